@@ -1,0 +1,142 @@
+"""Every error that this package raises on purpose.
+
+One class for each thing that a user can do about it. The message names the object, what is wrong and
+what to type next; a docstring here is the remedy in one line.
+
+    PipedagError
+    ├── ConfigError             mend the YAML file (every mistake is listed, with file and line)
+    │   ├── UnknownInstance     choose one of the instances that exist
+    │   └── MissingVariable     set the environment variable, or write the attribute file
+    ├── WiringError             mend the flow: names, cycles, the way tasks are called
+    ├── InvalidName             choose another name for a stage or table
+    ├── DatabaseError           look at the database
+    │   ├── DatabaseUnreachable start it, or mend host and port
+    │   ├── LoginRefused        mend user name and password
+    │   └── DatabaseMissing     create the database, or allow us to
+    ├── NotOwned                the schema belongs to somebody else: change schema_prefix
+    ├── NotMaterialized         run what comes before
+    ├── FreshInput              the source changed, and this run was told to assert that it did not
+    ├── StageFailed             several tasks failed (fail_fast: false); each one is listed
+    ├── TaskFailed              mend the task
+    │   └── UnstorableResult    return something that a table can hold
+    └── EmptySelection          select at least one table
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class PipedagError(Exception):
+    """Root of all errors of this package."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a configuration file.
+
+    `line` counts from 1; it is None where a mistake belongs to the file as a whole.
+    """
+
+    file: Path | None
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        where = "" if self.file is None else f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        return where + self.message
+
+
+class ConfigError(PipedagError):
+    """Mend the configuration. All mistakes that could be found at once are in `problems`."""
+
+    def __init__(self, problems: Problem | str | Sequence[Problem]) -> None:
+        if isinstance(problems, str):
+            problems = Problem(None, None, problems)
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class UnknownInstance(ConfigError):
+    """Choose one of the instances that the configuration has."""
+
+
+class MissingVariable(ConfigError):
+    """Set the environment variable, or write the attribute file, that the chosen instance uses."""
+
+
+class WiringError(PipedagError):
+    """Mend the flow: it cannot be run as it is wired."""
+
+
+class InvalidName(WiringError):
+    """Choose another name: this one cannot be a stage or a table."""
+
+
+class DatabaseError(PipedagError):
+    """Look at the database."""
+
+
+class DatabaseUnreachable(DatabaseError):
+    """Start the database, or mend host and port in the url."""
+
+
+class LoginRefused(DatabaseError):
+    """Mend user name and password in the url."""
+
+
+class DatabaseMissing(DatabaseError):
+    """Create the database, or set `create_database_if_not_exists: true`."""
+
+
+class NotOwned(PipedagError):
+    """The schema belongs to somebody else. Choose another `schema_prefix` or stage name."""
+
+
+class NotMaterialized(PipedagError):
+    """Run what comes before: the table that was asked for has no committed version."""
+
+
+class FreshInput(PipedagError):
+    """The input changed while `assert_no_fresh_input` was asked for."""
+
+
+class TaskFailed(PipedagError):
+    """Mend the task. The user's own exception is `__cause__`, with its traceback."""
+
+
+class UnstorableResult(TaskFailed):
+    """Return something that a table can hold."""
+
+
+class StageFailed(PipedagError):
+    """Several tasks of one stage failed. Each one is in `failures`."""
+
+    def __init__(self, stage: str, failures: Sequence[TaskFailed]) -> None:
+        self.failures = tuple(failures)
+        listed = "\n".join(f"- {failure}" for failure in failures)
+        super().__init__(f"{len(self.failures)} tasks of stage {stage!r} failed:\n{listed}")
+
+
+class EmptySelection(PipedagError):
+    """Select at least one table."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'midi'?"` when something close to `word` is known, else the choices.
+
+    >>> did_you_mean("mid", ["full", "midi"])
+    " Did you mean 'midi'?"
+    >>> did_you_mean("xyz", ["full", "midi"])
+    " Known: 'full', 'midi'."
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(map(repr, known))}." if known else ""

@@ -1,0 +1,85 @@
+"""Names in the database: what they may be, and how they are built from instance, stage and table.
+
+For the prefix `midi_` and the stage `raw`:
+
+    midi_raw              what people query: one view per table
+    midi_raw__versions    the immutable physical tables
+    midi_raw__next        the views of the coming stage version, while a commit prepares them
+    midi_raw__previous    the views of the last one, until they are dropped
+    midi_pipedag          the catalog
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from pipedag_dagster.errors import InvalidName
+
+MAX_BYTES = 63  # PostgreSQL cuts longer identifiers without an error (NAMEDATALEN - 1)
+CATALOG = "pipedag"
+_SUFFIXES = ("__versions", "__next", "__previous")
+
+
+def table_name(name: str) -> str:
+    """The name under which a table is stored: lower-case, refused when it cannot be one."""
+    return _checked(name, "table").lower()
+
+
+def stage_name(name: str) -> str:
+    """The name under which a stage is stored: lower-case, refused when it cannot be one."""
+    lowered = _checked(name, "stage").lower()
+    if lowered == CATALOG or lowered.endswith(_SUFFIXES):
+        raise InvalidName(
+            f"Stage name {name!r} is taken by the package itself ({CATALOG!r} and names that end in "
+            f"{', '.join(_SUFFIXES)}). Choose another one."
+        )
+    return lowered
+
+
+def _checked(name: str, kind: str) -> str:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InvalidName(f"A {kind} needs a name: a text of at least one character, but got {name!r}.")
+    if len(name.encode()) > MAX_BYTES:
+        raise InvalidName(
+            f"The {kind} name {name!r} has {len(name.encode())} bytes; PostgreSQL allows {MAX_BYTES}. Shorten it."
+        )
+    return name
+
+
+def physical_name(table: str) -> str:
+    """A new name for one immutable version of a table: unique, and still recognizable."""
+    token = secrets.token_hex(6)
+    stem = table.encode()[: MAX_BYTES - len(token) - 1].decode(errors="ignore")
+    return f"{stem}_{token}"
+
+
+@dataclass(frozen=True)
+class StageSchemas:
+    """The four schemas of one stage in one instance."""
+
+    current: str
+    versions: str
+    next: str
+    previous: str
+
+    @classmethod
+    def of(cls, prefix: str, stage: str, suffix: str = "") -> StageSchemas:
+        """Raise InvalidName when the longest of the names does not fit into PostgreSQL's 63 bytes."""
+        current = f"{prefix}{stage_name(stage)}{suffix}"
+        longest = f"{current}{max(_SUFFIXES, key=len)}"
+        if len(longest.encode()) > MAX_BYTES:
+            raise InvalidName(
+                f"Stage {stage!r} with schema_prefix {prefix!r} needs the schema name {longest!r}, which has "
+                f"{len(longest.encode())} bytes; PostgreSQL allows {MAX_BYTES}. Shorten the stage or the prefix."
+            )
+        return cls(current, *(f"{current}{end}" for end in _SUFFIXES))
+
+
+def quote(*parts: str) -> str:
+    """A quoted, dotted SQL identifier.
+
+    >>> quote("full_raw", "orders")
+    '"full_raw"."orders"'
+    """
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)

