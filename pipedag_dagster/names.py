@@ -5,12 +5,13 @@ For the prefix `midi_` and the stage `raw`:
     midi_raw              what people query: one view per table
     midi_raw__versions    the immutable physical tables
     midi_raw__next        the views of the coming stage version, while a commit prepares them
-    midi_raw__previous    the views of the last one, until they are dropped
+    midi_raw__old         the views of the last one, until they are dropped
     midi_pipedag          the catalog
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from pipedag_dagster.errors import InvalidName
 
 MAX_BYTES = 63  # PostgreSQL cuts longer identifiers without an error (NAMEDATALEN - 1)
 CATALOG = "pipedag"
-_SUFFIXES = ("__versions", "__next", "__previous")
+_SUFFIXES = ("__versions", "__next", "__old")
 
 
 def table_name(name: str) -> str:
@@ -29,6 +30,8 @@ def table_name(name: str) -> str:
 def stage_name(name: str) -> str:
     """The name under which a stage is stored: lower-case, refused when it cannot be one."""
     lowered = _checked(name, "stage").lower()
+    if not re.fullmatch(r"[a-z0-9_]+", lowered):
+        raise InvalidName(f"Stage name {name!r}: Dagster's asset groups allow letters, digits and '_' only.")
     if lowered == CATALOG or lowered.endswith(_SUFFIXES):
         raise InvalidName(
             f"Stage name {name!r} is taken by the package itself ({CATALOG!r} and names that end in "
@@ -61,7 +64,7 @@ class StageSchemas:
     current: str
     versions: str
     next: str
-    previous: str
+    old: str
 
     @classmethod
     def of(cls, prefix: str, stage: str, suffix: str = "") -> StageSchemas:

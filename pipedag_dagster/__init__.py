@@ -1,0 +1,32 @@
+"""Several sizes of one pipeline in Dagster: full, midi and mini instances of the same stages, on PostgreSQL.
+
+This is the whole public API. What a user does about an error is in `pipedag_dagster.errors`.
+"""
+
+from pipedag_dagster.context import ConfigContext, PipedagConfig
+from pipedag_dagster.definitions import build_definitions
+from pipedag_dagster.errors import PipedagError
+from pipedag_dagster.flow import Stage
+from pipedag_dagster.io_manager import TableIOManager
+from pipedag_dagster.logs import setup_logging
+from pipedag_dagster.resources import InstanceResource
+from pipedag_dagster.run import Flow, Result, StageLockContext
+from pipedag_dagster.tables import Table
+from pipedag_dagster.task import input_stage_versions, materialize
+
+__all__ = [
+    "ConfigContext",
+    "Flow",
+    "InstanceResource",
+    "PipedagConfig",
+    "PipedagError",
+    "Result",
+    "Stage",
+    "StageLockContext",
+    "Table",
+    "TableIOManager",
+    "build_definitions",
+    "input_stage_versions",
+    "materialize",
+    "setup_logging",
+]

@@ -1,0 +1,122 @@
+"""A stage as Dagster assets: one subsettable multi-asset, so one step, so one transaction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import dagster as dg
+import pandas as pd
+import sqlalchemy as sa
+
+from pipedag_dagster.cache import task_code_version
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.flow import Stage, TaskCall
+from pipedag_dagster.resources import InstanceResource
+from pipedag_dagster.stage_run import Outcome, StageResult, run_stage
+from pipedag_dagster.store.catalog import TableVersion
+
+
+def asset_key(instance_id: str, stage: str, asset: str) -> dg.AssetKey:
+    """The key of a table: `[instance_id, stage, table]`."""
+    return dg.AssetKey([instance_id, stage, asset])
+
+
+def stage_assets(config: ConfigContext, stage: Stage) -> dg.AssetsDefinition:
+    """The tables of a stage as assets. Launching some of them runs only those."""
+    specs = [spec for call in stage.calls for spec in _specs(config, call)]
+    name = re.sub(r"\W", "_", f"{config.instance_id}__{stage.name}")
+
+    @dg.multi_asset(name=name, specs=specs, can_subset=True)
+    def run(context: dg.AssetExecutionContext, instance: InstanceResource) -> Iterator[dg.MaterializeResult[None]]:
+        selected = {key.path[-1] for key in context.selected_asset_keys}
+        result = run_stage(
+            config,
+            stage,
+            context.run_id,
+            assets=selected,
+            validation=instance.validation(config.config.cache_validation),
+            tell=context.log.info,
+        )
+        # Only now, after the commit: Dagster never says that a table is there that is not.
+        yield from _results(context, config, result, selected)
+
+    return run
+
+
+def _specs(instance: ConfigContext, call: TaskCall) -> Iterator[dg.AssetSpec]:
+    task, stage = call.task, call.stage.name
+    copies = task.input and instance.source is not None
+    for slot in call.slots:
+        source = instance.source if copies else call.source
+        if source is not None:
+            source_stage = getattr(call.source_stage, "name", stage) if not copies else stage
+            deps = [asset_key(source.instance_id, source_stage, slot.asset)]
+        else:
+            needed = ((output.call.stage.name, slot.asset) for output in call.inputs for slot in output.slots)
+            deps = [asset_key(instance.instance_id, *pair) for pair in dict.fromkeys(needed)]
+        yield dg.AssetSpec(
+            asset_key(instance.instance_id, stage, slot.asset),
+            deps=deps,
+            group_name=stage,
+            code_version="copy" if copies else task_code_version(call),
+            description=task.__doc__,
+            kinds={"postgres", "table" if copies else _kind(call)},
+        )
+
+
+def _kind(call: TaskCall) -> str:
+    kind = call.task.input_type
+    if kind is not None and issubclass(kind, sa.FromClause):
+        return "sql"
+    return "pandas" if kind is None or issubclass(kind, pd.DataFrame) else kind.__module__.partition(".")[0]
+
+
+def _results(
+    context: dg.AssetExecutionContext, instance: ConfigContext, result: StageResult, selected: set[str]
+) -> Iterator[dg.MaterializeResult[None]]:
+    schemas = instance.store.table_store.schemas
+    for outcome in result.outcomes:
+        declared = set(outcome.call.assets)
+        for asset, table in outcome.tables.items():
+            key = asset_key(instance.instance_id, table.stage, asset)
+            where = (
+                f"{instance.store.table_store.database.engine.url.database}.{schemas(table.stage).current}.{table.name}"
+            )
+            metadata = _metadata(outcome, table, where, result)
+            if asset in selected:
+                yield dg.MaterializeResult(
+                    asset_key=key, metadata=metadata, data_version=dg.DataVersion(table.data_version)
+                )
+            elif asset not in declared:
+                # A table that was not known before the task ran is reported too.
+                tags = {"dagster/data_version": table.data_version}
+                context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags=tags))
+
+
+def _metadata(outcome: Outcome, table: TableVersion, where: str, result: StageResult) -> dict[str, dg.MetadataValue]:
+    key = set(table.primary_key)
+    columns = [
+        dg.TableColumn(
+            column.name,
+            column.type,
+            constraints=dg.TableColumnConstraints(
+                nullable=column.nullable, unique=key == {column.name}, other=["primary key"] * (column.name in key)
+            ),
+        )
+        for column in table.columns
+    ]
+    metadata: dict[str, dg.MetadataValue] = {
+        "dagster/table_name": dg.MetadataValue.text(where),
+        "dagster/row_count": dg.MetadataValue.int(table.rows),
+        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
+        "pipedag/reason": dg.MetadataValue.text(outcome.reason),
+        "pipedag/cached": dg.MetadataValue.bool(outcome.cached),
+        "pipedag/seconds": dg.MetadataValue.float(round(outcome.seconds, 3)),
+        "pipedag/bytes": dg.MetadataValue.int(table.bytes),
+        "pipedag/stage_version": dg.MetadataValue.int(result.version),
+        "pipedag/previous_stage_version": dg.MetadataValue.int(result.previous),
+    }
+    if table.query is not None:
+        metadata["pipedag/query"] = dg.MetadataValue.md(f"```sql\n{table.query}\n```")
+    return metadata

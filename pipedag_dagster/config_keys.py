@@ -1,0 +1,352 @@
+"""What a configuration file may say: its sections and keys, and a plain sentence for every mistake.
+
+`read` takes one file apart. Mistakes are collected and left out of the data, so that one mistake does not hide
+another, in this file or the next. Values are named in a message only where they cannot be secret.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
+from pipedag_dagster.yaml_source import Source, load
+
+Key: TypeAlias = tuple[str | int, ...]
+ARGS: Key = ("table_store", "args")
+URL: Key = (*ARGS, "url")
+PREFIX: Key = (*ARGS, "schema_prefix")
+
+AUTO_TABLE = (
+    "pandas.DataFrame",
+    "polars.DataFrame",
+    "polars.LazyFrame",
+    "pyarrow.Table",
+    "sqlalchemy.Table",
+    "sqlalchemy.sql.expression.TextClause",
+    "sqlalchemy.sql.expression.Selectable",
+)
+_TABLE_STORES = (
+    "pipedag_dagster.PostgresStore",
+    "pydiverse.pipedag.backend.table.SQLTableStore",
+    "pydiverse.pipedag.backend.table.sql.dialects.PostgresTableStore",
+)
+_BLOB_STORES = ("pipedag_dagster.FileBlobStore", "pydiverse.pipedag.backend.blob.FileBlobStore")
+
+
+class CacheMode(enum.StrEnum):
+    """How much of the cache a run believes."""
+
+    normal = "normal"
+    assert_no_fresh_input = "assert_no_fresh_input"
+    ignore_fresh_input = "ignore_fresh_input"
+    force_fresh_input = "force_fresh_input"
+    force_cache_invalid = "force_cache_invalid"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_written(cls, data: Any) -> Any:
+        """A key with nothing behind it counts as not written; so does a section."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None or key not in keys_of(cls)}
+        return {} if data is None else data
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, str]:
+    """The keys of a section, as they are written, and the model's field for each."""
+    return {info.alias or name: name for name, info in model.model_fields.items()}
+
+
+def _one_of(names: tuple[str, ...], says: str = "unknown class {!r}.") -> AfterValidator:
+    # Names are looked up, never imported: a configuration file cannot run code.
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(says.format(value) + did_you_mean(value, names))
+        return value
+
+    return AfterValidator(check)
+
+
+_NOT_NEEDED = "not needed"
+_Unused: TypeAlias = Annotated[Any, _NOT_NEEDED]
+_Count: TypeAlias = Annotated[int, Field(ge=1)]
+
+
+class _TableArgs(_Model):
+    url: str | None = None
+    url_attrs_file: str | None = None
+    schema_prefix: str = ""
+    schema_suffix: str = ""
+    create_database_if_not_exists: bool = False
+    print_materialize: bool = False
+    print_sql: bool = False
+    avoid_drop_create_schema: _Unused = None
+    no_db_locking: _Unused = None
+    strict_materialization_details: _Unused = None
+    materialization_details: _Unused = None
+    max_concurrent_copy_operations: _Unused = None
+    sqlalchemy_pool_size: _Unused = None
+    sqlalchemy_pool_timeout: _Unused = None
+    max_query_print_length: _Unused = None
+
+
+class _TableConnection(_Model):
+    class_: Annotated[str, _one_of(_TABLE_STORES)] = Field(default=_TABLE_STORES[0], alias="class")
+    args: _TableArgs = _TableArgs()
+
+
+class _TableStore(_TableConnection):
+    table_store_connection: str | None = None
+    hook_args: _Unused = None
+    local_table_cache: _Unused = None
+
+
+class _BlobArgs(_Model):
+    base_path: str | None = None
+
+
+class _BlobConnection(_Model):
+    class_: Annotated[str, _one_of(_BLOB_STORES)] = Field(default=_BLOB_STORES[0], alias="class")
+    args: _BlobArgs = _BlobArgs()
+
+
+class _BlobStore(_BlobConnection):
+    blob_store_connection: str | None = None
+
+
+class _Plugin(_Model):
+    class_: Any = Field(default=None, alias="class")
+    args: Any = None
+
+
+class _CacheValidation(_Model):
+    mode: Annotated[CacheMode, Field(strict=False)] = CacheMode.normal
+    disable_cache_function: bool = False
+    ignore_task_version: bool = False
+
+
+class _SampleTable(_Model):
+    rows: _Count | None = None
+
+
+class _Sample(_SampleTable):
+    tables: dict[str, _SampleTable] = {}
+
+
+class _Setup(_Model):
+    instance_id: str | None = None
+    per_user_template: str = "{id}_{username}"
+    auto_table: list[Annotated[str, _one_of(AUTO_TABLE)]] = [*AUTO_TABLE]
+    fail_fast: bool = False
+    cache_validation: _CacheValidation = _CacheValidation()
+    max_concurrent: _Count = 4
+    keep_versions: _Count = 2
+    executor: Annotated[
+        str, _one_of(("in_process",), "the executor {!r} is not there yet, so far only 'in_process'.")
+    ] = "in_process"
+    sample: _Sample = _Sample()
+    attrs: dict[Any, Any] = {}
+    table_store: _TableStore = _TableStore()
+    blob_store: Annotated[_BlobStore, _NOT_NEEDED] = _BlobStore()
+    lock_manager: Annotated[_Plugin, _NOT_NEEDED] = _Plugin()
+    orchestration: Annotated[_Plugin, _NOT_NEEDED] = _Plugin()
+    auto_blob: _Unused = None
+    network_interface: _Unused = None
+    disable_kroki: _Unused = None
+    kroki_url: _Unused = None
+    stage_commit_technique: _Unused = None
+    strict_result_get_locking: _Unused = None
+    ignore_position_hashes: _Unused = None
+    tags: _Unused = None
+
+
+class Section(_Setup):
+    technical_setup: str | None = None
+
+
+class _Shared(_Model):
+    name: str = "pipeline"
+    table_store_connections: dict[str, _TableConnection] = {}
+    blob_store_connections: Annotated[dict[str, _BlobConnection], _NOT_NEEDED] = {}
+    technical_setups: dict[str, _Setup] = {}
+    strict_instance_lookup: _Unused = None
+    flows: _Unused = None
+
+
+class SingleFile(_Shared):
+    instances: dict[str, Section] = {}
+
+
+class AnyFile(_Shared, Section):
+    pass
+
+
+# ---- reading -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A section as one file says it, checked, without its mistakes; `at` is its place in the file.
+
+    `bad` has the places of mistakes in it; the place () is a file that cannot be read at all.
+    `below` is where the section lies in an instance: a connection lies below `table_store`.
+    """
+
+    source: Source
+    at: Key = ()
+    data: dict[str, Any] = field(default_factory=dict)
+    bad: frozenset[Key] = frozenset()
+    below: Key = ()
+
+    def part(self, *at: str) -> Layer:
+        """The section at `at` in this one; empty when there is none."""
+        place = (*self.at, *at)
+        bad = frozenset(b for b in self.bad if b[: len(place)] == place or place[: len(b)] == b)
+        return Layer(self.source, place, get(self.data, at) or {}, bad)
+
+    def get(self, path: Key) -> Any:
+        """What the layer says about the value at `path` of the instance, None when nothing."""
+        lies_below = path[: len(self.below)] == self.below
+        return get(self.data, path[len(self.below) :]) if lies_below else None
+
+    def keys(self, section: str) -> list[str]:
+        """The names that the file has in a section, those with mistakes too."""
+        found = get(self.source.data, (section,))
+        return [str(key) for key in found] if isinstance(found, dict) else []
+
+    def problem(self, path: Key, message: str) -> Problem:
+        """A mistake in the value at `path` of the instance."""
+        place = (*self.at, *path[len(self.below) :])
+        return Problem(self.source.file, self.source.line(place), f"{dotted(place)}: {message}")
+
+
+def get(data: Any, path: Key) -> Any:
+    """The value at `path`, None when there is none."""
+    for part in path:
+        if isinstance(data, list) and isinstance(part, int):
+            data = data[part] if part < len(data) else None
+        else:
+            data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def merge(low: dict[Any, Any], high: dict[Any, Any]) -> dict[Any, Any]:
+    """`high` over `low`, mappings key by key."""
+    merged = {**low, **high}
+    for key in low.keys() & high.keys():
+        if isinstance(low[key], dict) and isinstance(high[key], dict):
+            merged[key] = merge(low[key], high[key])
+    return merged
+
+
+def nested(path: Key, data: dict[Any, Any]) -> dict[Any, Any]:
+    """`data` put below `path`."""
+    return reduce(lambda inner, key: {key: inner}, reversed(path), data)
+
+
+def dotted(path: Key) -> str:
+    """A path as people write it.
+
+    >>> dotted(("instances", "midi", "auto_table", 0))
+    'instances.midi.auto_table[0]'
+    """
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def read(file: Path, model: type[BaseModel], problems: list[Problem], notes: list[str]) -> Layer:
+    """Read one file as `model` says; mistakes go to `problems`, keys without a meaning here to `notes`."""
+    try:
+        source = load(file)
+    except ConfigError as error:
+        problems += error.problems
+        return Layer(Source(file, {}), bad=frozenset({()}))
+    problems += source.problems
+    bad: set[Key] = set()
+    try:
+        checked = model.model_validate(source.data)
+    except ValidationError as error:
+        for mistake in error.errors(include_url=False):
+            place = tuple(part for part in mistake["loc"] if part != "[key]")
+            bad.add(place)
+            text = f"{dotted(place)}: {_sentence(mistake, model)}"
+            problems.append(Problem(file, source.line(place), text))
+        checked = model.model_validate(_without(source.data, {tuple(map(str, place)) for place in bad}))
+    for place in _unused(checked):
+        notes.append(f"not needed: {dotted(place)} ({file}:{source.line(place)})")
+    data = checked.model_dump(by_alias=True, exclude_unset=True)
+    return Layer(source, data=data, bad=frozenset(bad))
+
+
+def _without(data: Any, bad: set[tuple[str, ...]], at: tuple[str, ...] = ()) -> Any:
+    if isinstance(data, dict):
+        return {key: _without(value, bad, (*at, str(key))) for key, value in data.items() if (*at, str(key)) not in bad}
+    if isinstance(data, list):
+        return [value for number, value in enumerate(data) if (*at, str(number)) not in bad]
+    return data
+
+
+def _unused(model: BaseModel, at: Key = ()) -> Iterator[Key]:
+    for key, name in keys_of(type(model)).items():
+        if name not in model.model_fields_set:
+            continue
+        value = getattr(model, name)
+        if _NOT_NEEDED in type(model).model_fields[name].metadata:
+            yield (*at, key)
+        elif isinstance(value, BaseModel):
+            yield from _unused(value, (*at, key))
+        elif isinstance(value, dict):
+            for inner, item in value.items():
+                if isinstance(item, BaseModel):
+                    yield from _unused(item, (*at, key, inner))
+
+
+def _sentence(mistake: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong, in words for somebody who never heard of pydantic."""
+    loc, value, context = mistake["loc"], mistake["input"], mistake.get("ctx", {})
+    if loc[-1] == "[key]":
+        return "a name must be text. Put it into quotes."
+    match mistake["type"]:
+        case "extra_forbidden" | "invalid_key":
+            return f"unknown key.{did_you_mean(str(loc[-1]), _keys_at(model, loc[:-1]))}"
+        case "value_error":
+            return str(context["error"])
+        case "list_type":
+            return "must be a list."
+        case "dict_type" | "model_type":
+            return "must be a mapping of keys to values."
+        case "bool_type":
+            sentence = "must be true or false"
+        case "int_type":
+            sentence = "must be a whole number"
+        case "greater_than_equal":
+            sentence = f"must be at least {context['ge']}"
+        case "string_type":
+            sentence = "must be text (put it into quotes)"
+        case "enum":
+            sentence = f"must be {context['expected']}"
+        case _:
+            sentence = mistake["msg"]
+    # What stands below `args` may be a password.
+    secret = "args" in loc or isinstance(value, dict | list)
+    return f"{sentence}." if secret else f"{sentence}, not {value!r}."
+
+
+def _keys_at(model: type[BaseModel], loc: Key) -> Iterable[str]:
+    kind: Any = model
+    for part in loc:
+        if hasattr(kind, "model_fields"):
+            kind = kind.model_fields[keys_of(kind)[str(part)]].annotation
+        else:  # dict[str, section]
+            kind = get_args(kind)[-1]
+    return keys_of(kind)

@@ -1,0 +1,136 @@
+"""What runs and tasks see of the configuration: one instance with its store."""
+
+from __future__ import annotations
+
+import functools
+import os
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pipedag_dagster.config import ConfigFiles, InstanceConfig
+from pipedag_dagster.errors import ConfigError
+from pipedag_dagster.store.table_store import TableStore
+
+_current: ContextVar[ConfigContext | None] = ContextVar("config", default=None)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The stores of an instance."""
+
+    table_store: TableStore
+
+
+class ConfigContext:
+    """One instance of a pipeline: its configuration, and the store that holds its tables.
+
+    `with config:` makes it the current one, which `ConfigContext.get()` returns. Nothing connects to the database
+    before the first use of the store.
+    """
+
+    def __init__(self, config: InstanceConfig, files: PipedagConfig) -> None:
+        self.config = config
+        self.files = files
+        self._tokens: list[Token[ConfigContext | None]] = []
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The `attrs` of the instance."""
+        return self.config.attrs
+
+    @property
+    def instance_id(self) -> str:
+        """The id that keeps the instance apart: part of its schema prefix or database."""
+        return self.config.instance_id
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The stores of the instance: `.store.table_store`."""
+        return Store(TableStore(self.config))
+
+    @functools.cached_property
+    def source(self) -> ConfigContext | None:
+        """The instance that inputs are copied from; None when this one reads its inputs itself.
+
+        Raises:
+            ConfigError: the source's own configuration cannot be resolved.
+        """
+        if self.config.copy_source is None:
+            return None
+        return self.files.get(self.config.copy_source, self.config.copy_per_user)
+
+    @classmethod
+    def get(cls) -> ConfigContext:
+        """The current configuration, inside of `with config:` and inside of tasks.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        current = _current.get()
+        if current is None:
+            raise ConfigError("No instance is current here: write `with config:` around it.")
+        return current
+
+    def __enter__(self) -> Self:
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        _current.reset(self._tokens.pop())
+
+    def __repr__(self) -> str:
+        return f"ConfigContext(pipeline={self.config.pipeline!r}, instance={self.config.name!r})"
+
+
+class PipedagConfig:
+    """All instances of a pipeline.
+
+    Args:
+        path: a YAML file, or a folder with `__any__.yaml` and one file an instance. Without it: the environment
+            variable PIPEDAG_CONFIG, else `instances/` or `pipedag.yaml` in the working directory or above it.
+
+    Raises:
+        ConfigError: everything that is wrong, at once, with file and line.
+
+    Example:
+        cfg = PipedagConfig("pipedag.yaml").get("midi")
+        cfg.attrs["copy_filter_cnt"]
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.files = ConfigFiles(find_config() if path is None else path)
+
+    @property
+    def instance_names(self) -> tuple[str, ...]:
+        return self.files.instance_names
+
+    def get(self, instance: str, per_user: bool = False) -> ConfigContext:
+        """The configuration of one instance.
+
+        Args:
+            instance: its name.
+            per_user: one for each user: the user's name becomes part of the instance's id.
+
+        Raises:
+            UnknownInstance: there is none of this name.
+            MissingVariable: it uses an environment variable or attribute file that is not there.
+        """
+        return ConfigContext(self.files.instance(instance, per_user), self)
+
+
+def find_config(start: Path | None = None) -> Path:
+    """The configuration that a command means when it names none (see `PipedagConfig`)."""
+    named = os.environ.get("PIPEDAG_CONFIG")
+    if named:
+        return Path(named)
+    start = start or Path.cwd()
+    for folder in (start, *start.parents):
+        for candidate in (folder / "instances", folder / "pipedag.yaml"):
+            if (candidate / "__any__.yaml").is_file() or (candidate.is_file() and candidate.suffix):
+                return candidate
+    raise ConfigError(
+        f"No configuration: neither instances/__any__.yaml nor pipedag.yaml is in {start} or above it. "
+        "Name it, or set PIPEDAG_CONFIG."
+    )

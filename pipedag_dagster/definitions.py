@@ -1,0 +1,87 @@
+"""All of Dagster for one instance: assets, resources, a job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import dagster as dg
+
+from pipedag_dagster.assets import stage_assets
+from pipedag_dagster.context import ConfigContext, PipedagConfig
+from pipedag_dagster.errors import WiringError
+from pipedag_dagster.flow import FlowGraph
+from pipedag_dagster.io_manager import TableIOManager
+from pipedag_dagster.resources import InstanceResource
+
+Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
+
+
+def build_definitions(
+    build: Build,
+    config: str | Path | PipedagConfig | None = None,
+    *,
+    instance: str,
+    per_user: bool = False,
+) -> dg.Definitions:
+    """The Dagster definitions of one instance of a pipeline: one code location.
+
+    Args:
+        build: gets the instance (its `.attrs` are there when the wiring depends on them) and returns the flow, or
+            several flows with different stages.
+        config: a YAML file, a folder of them, or a loaded configuration. Without it: PIPEDAG_CONFIG, else
+            `instances/` or `pipedag.yaml` in the working directory or above it.
+        instance: its name in the configuration.
+        per_user: one instance for each user.
+
+    Returns:
+        Definitions with one asset group a stage, the resources `instance` and `io_manager`, the in-process executor,
+        and a job of the instance's name that runs everything.
+
+    Raises:
+        ConfigError: everything that is wrong in the configuration, with file and line.
+        WiringError: the flow cannot run as it is wired.
+
+    Example:
+        full, midi = (build_definitions(build, "instances", instance=name) for name in ("full", "midi"))
+    """
+    files = config if isinstance(config, PipedagConfig) else PipedagConfig(config)
+    context = files.get(instance, per_user)
+    flows = build(context)
+    return define(context, [flows] if isinstance(flows, FlowGraph) else list(flows))
+
+
+def define(context: ConfigContext, flows: list[FlowGraph], *, keep_pins: bool = False) -> dg.Definitions:
+    """`build_definitions` for flows that are built already. `keep_pins`: the caller releases what the run has read."""
+    stages = [stage for flow in flows for stage in flow.stages]
+    names = [stage.name for stage in stages]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise WiringError(f"Two flows have a stage {twice[0]!r}. Stages of one instance need different names.")
+    if not stages:
+        raise WiringError(f"Flow {flows[0].name if flows else ''!r} has no stage.")
+    store = context.store.table_store
+    for name in names:
+        store.schemas(name)  # names that do not fit are refused now
+    resource = InstanceResource(
+        config_path=str(context.files.path),
+        instance=context.config.name,
+        per_user=context.config.per_user,
+        keep_pins=keep_pins,
+    )
+    return dg.Definitions(
+        assets=[stage_assets(context, stage) for stage in stages],
+        resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
+        jobs=[
+            dg.define_asset_job(
+                job_name(context), dg.AssetSelection.all(), description=f"All stages of {context.instance_id}."
+            )
+        ],
+        executor=dg.in_process_executor,
+    )
+
+
+def job_name(context: ConfigContext) -> str:
+    """The name of the job that runs the whole instance."""
+    return re.sub(r"\W", "_", context.instance_id)

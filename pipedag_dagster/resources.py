@@ -1,0 +1,82 @@
+"""The instance as a Dagster resource."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from pydantic import Field
+
+from pipedag_dagster.config import CacheMode, CacheValidation
+from pipedag_dagster.context import ConfigContext, PipedagConfig
+from pipedag_dagster.errors import ConfigError, DatabaseError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def _load(config: str, instance: str, per_user: bool) -> ConfigContext:
+    return PipedagConfig(config).get(instance, per_user)
+
+
+class InstanceResource(dg.ConfigurableResource):
+    """One instance of a pipeline. The cache modes can be set for one run, in the launchpad or as run config:
+    `resources: {instance: {config: {cache_validation_mode: force_cache_invalid}}}`.
+
+    No secret is part of it: the configuration is read where the run is.
+    """
+
+    config_path: str = Field(description="The pipeline's configuration: a YAML file, or a folder of them.")
+    instance: str = Field(description="Name of the instance in the configuration.")
+    per_user: bool = Field(default=False, description="One instance for each user.")
+    cache_validation_mode: str | None = Field(
+        default=None, description=f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}."
+    )
+    disable_cache_function: bool | None = Field(default=None, description="Do not call cache functions in this run.")
+    ignore_task_version: bool | None = Field(default=None, description="Run tasks with a version in this run.")
+    keep_pins: bool = Field(default=False, description="Keep what the run has read until the caller releases it.")
+
+    @property
+    def context(self) -> ConfigContext:
+        """The instance with its store.
+
+        Raises:
+            ConfigError: the configuration is wrong.
+        """
+        return _load(self.config_path, self.instance, self.per_user)
+
+    def validation(self, own: CacheValidation) -> CacheValidation:
+        """How this run decides what must run: `own`, the instance's way, unless this run has another one.
+
+        Raises:
+            ConfigError: there is no mode of this name.
+        """
+        mode = self.cache_validation_mode
+        if mode is not None and mode not in list(CacheMode):
+            raise ConfigError(f"cache_validation_mode: there is no mode {mode!r}.{did_you_mean(mode, CacheMode)}")
+        return CacheValidation(
+            own.mode if mode is None else CacheMode(mode),
+            own.disable_cache_function if self.disable_cache_function is None else self.disable_cache_function,
+            own.ignore_task_version if self.ignore_task_version is None else self.ignore_task_version,
+        )
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[InstanceResource]:
+        """For the time of a run (in-process): what the run has pinned is released at its end."""
+        try:
+            yield self
+        finally:
+            if context.run_id and not self.keep_pins:
+                release(self.context, context.run_id)
+
+
+def release(instance: ConfigContext, run_id: str) -> None:
+    """Give up the table versions that a run has pinned, in its own instance and in the one it copies from."""
+    for one in filter(None, (instance, instance.source)):
+        try:
+            one.store.table_store.unpin(run_id)
+        except DatabaseError as error:  # the run has failed for it already; pins end by themselves
+            log.debug("pins of run %s stay: %s", run_id, error)

@@ -1,0 +1,177 @@
+"""Running a flow from Python, through Dagster, in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from contextvars import ContextVar, Token
+from typing import Any, Self
+
+import dagster as dg
+
+from pipedag_dagster.assets import asset_key
+from pipedag_dagster.config import CacheMode
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.definitions import define, job_name
+from pipedag_dagster.errors import NotMaterialized, PipedagError
+from pipedag_dagster.flow import FlowGraph, Output, TaskCall
+from pipedag_dagster.resources import release
+from pipedag_dagster.store.catalog import RunTable, TableVersion
+
+_held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
+
+
+class StageLockContext:
+    """Keeps the results of the runs inside of it readable until it ends, whatever other runs commit meanwhile.
+
+    Nobody waits for it: it holds table versions, which are immutable, and not the stages.
+    """
+
+    _token: Token[list[tuple[ConfigContext, str]] | None]
+
+    def __enter__(self) -> Self:
+        self._token = _held.set([])
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        held = _held.get() or []
+        _held.reset(self._token)
+        for instance, run_id in held:
+            release(instance, run_id)
+
+
+class Result:
+    """What a run has done.
+
+    Attributes:
+        successful: whether all went well.
+        error: what went wrong, else None.
+        run_id: the id of the Dagster run.
+    """
+
+    def __init__(self, instance: ConfigContext, run_id: str, error: BaseException | None) -> None:
+        self.instance = instance
+        self.run_id = run_id
+        self.error = error
+
+    @property
+    def successful(self) -> bool:
+        return self.error is None
+
+    @property
+    def tables(self) -> list[tuple[RunTable, TableVersion]]:
+        """Each table of the run with what was done about it and why."""
+        return self.instance.store.table_store.of_run(self.run_id)
+
+    def get(self, output: Output | TaskCall, as_type: type | None = None) -> Any:
+        """What a task has returned, as the database has it.
+
+        Args:
+            output: the handle that the task's call returned while wiring.
+            as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame` or `sa.Table`.
+
+        Returns:
+            One table; a tuple or dict of them for a task that returns several.
+
+        Raises:
+            NotMaterialized: the run did not make it, or it was dropped since.
+        """
+        output = Output(output) if isinstance(output, TaskCall) else output
+        call = output.call
+        made = {table.asset: table for run, table in self.tables if run.stage == call.stage.name}
+        wanted = {slot.asset: slot for slot in output.slots}
+        if output.key is None and call.count is None and len(call.slots) != 1 or call.task.from_source:
+            if output.key is None:
+                wanted |= {asset: None for asset, table in made.items() if table.task == call.name}
+        missing = sorted(set(wanted) - set(made))
+        if missing:
+            raise NotMaterialized(
+                f"Run {self.run_id[:8]} has no table {call.stage.name}.{missing[0]}: it failed before, or the version "
+                "was dropped since. Read results inside of `with StageLockContext():`."
+            )
+        store = self.instance.store.table_store
+        data = {asset: store.read(made[asset], as_type) for asset in wanted}
+        if output.key is not None or (len(call.slots) == 1 and call.slots[0].key is None):
+            return data[output.slots[0].asset]
+        return data if call.count is None else tuple(data.values())
+
+
+class Flow(FlowGraph):
+    """The graph of a pipeline: `with Flow("shop") as flow:` around its stages.
+
+    Args:
+        name: of the flow.
+    """
+
+    def run(
+        self,
+        config: ConfigContext | None = None,
+        *,
+        cache_validation_mode: str | CacheMode | None = None,
+        disable_cache_function: bool | None = None,
+        ignore_task_version: bool | None = None,
+        fail_fast: bool | None = None,
+    ) -> Result:
+        """Run all stages on one instance: through Dagster, in this process.
+
+        Without DAGSTER_HOME, Dagster keeps no history of the run; with it, the run shows in the UI.
+
+        Args:
+            config: the instance; without it the current one (`with config:`).
+            cache_validation_mode, disable_cache_function, ignore_task_version: replace the instance's own
+                `cache_validation` for this run.
+            fail_fast: raise what went wrong, instead of returning a result that is not successful. Without it, as the
+                instance is configured.
+
+        Raises:
+            PipedagError: with `fail_fast`, when the run fails.
+            WiringError: the flow cannot run as it is wired.
+        """
+        context = config or ConfigContext.get()
+        overrides = {
+            "cache_validation_mode": cache_validation_mode and CacheMode(cache_validation_mode).value,
+            "disable_cache_function": disable_cache_function,
+            "ignore_task_version": ignore_task_version,
+        }
+        definitions = define(context, [self], keep_pins=True)
+        result = execute(definitions, context, overrides)
+        if result.error is not None and (context.config.fail_fast if fail_fast is None else fail_fast):
+            raise result.error
+        return result
+
+
+def execute(
+    definitions: dg.Definitions,
+    context: ConfigContext,
+    overrides: dict[str, Any] | None = None,
+    *,
+    selection: list[dg.AssetKey] | None = None,
+    log_level: int = logging.WARNING,
+) -> Result:
+    """Run the definitions of one instance, or some of its assets, in this process.
+
+    Args:
+        overrides: fields of the instance resource, for this run.
+        log_level: of Dagster's own log on the console.
+    """
+    run_id = str(uuid.uuid4())
+    chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
+    run_config = {
+        "resources": {"instance": {"config": chosen | {"keep_pins": True}}},
+        "loggers": {"console": {"config": {"log_level": logging.getLevelName(log_level)}}},
+    }
+    job = definitions.resolve_job_def(job_name(context))
+    with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as dagster:
+        error: BaseException | None = None
+        try:
+            job.execute_in_process(run_config=run_config, instance=dagster, run_id=run_id, asset_selection=selection)
+        except PipedagError as failure:
+            error = failure
+        finally:
+            held = _held.get()
+            if held is None:
+                release(context, run_id)
+            else:
+                held.append((context, run_id))
+    return Result(context, run_id, error)

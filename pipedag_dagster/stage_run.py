@@ -1,0 +1,479 @@
+"""Running one stage of one instance: decide what must run, run it, stage the results, commit once.
+
+A stage run holds the lock of the stage. It reads other stages in the versions that its run has pinned. Nothing
+is visible before the commit at its end; when a task fails, what the others have staged is kept in the catalog for
+the next run.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipedag_dagster import cache, sampling
+from pipedag_dagster.cache import CACHED, Key
+from pipedag_dagster.config import CacheMode, CacheValidation
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.errors import NotMaterialized, PipedagError, StageFailed, TaskFailed
+from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.flow import Output, Slot, Stage, TaskCall
+from pipedag_dagster.result import Returned, unpack
+from pipedag_dagster.store.catalog import RunTable, StageVersion, TableVersion
+from pipedag_dagster.store.frames import content_version, to_arrow
+from pipedag_dagster.store.physical import Constraints, Made
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one call: its tables, by asset, and why it ran (or `cached`)."""
+
+    call: TaskCall
+    tables: Mapping[str, TableVersion]
+    reason: str
+    seconds: float
+
+    @property
+    def cached(self) -> bool:
+        return self.reason == CACHED
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage run has done. `version` is the stage version that is visible now, `previous` the one before."""
+
+    outcomes: tuple[Outcome, ...]
+    version: int
+    previous: int
+
+
+def run_stage(
+    instance: ConfigContext,
+    stage: Stage,
+    run_id: str,
+    *,
+    assets: Collection[str] | None = None,
+    validation: CacheValidation | None = None,
+    tell: Callable[[str], None] = log.info,
+) -> StageResult:
+    """Bring the tables of one stage up to date and commit them.
+
+    Args:
+        instance: whose tables.
+        run_id: all stages with the same run id see the same versions of what they read.
+        assets: only these tables of the stage; all without it. What they need from the same stage is read from its
+            committed version.
+        validation: replaces the instance's own `cache_validation`.
+        tell: gets a line of text for each thing that happens.
+
+    Raises:
+        TaskFailed: a task failed. What is visible is what was visible before.
+        NotMaterialized: something that is needed was never committed.
+        FreshInput: the input changed while the mode asserts that it does not.
+    """
+    store = instance.store.table_store
+    store.prepare([stage.name])
+    names = [other.name for other in stage.flow.stages]
+    pins = store.pin(run_id, names)
+    source_pins = instance.source.store.table_store.pin(run_id, names) if instance.source else {}
+    with store.lock(stage.name, run_id), instance:
+        base = store.current([stage.name])[stage.name]
+        run = _StageRun(
+            instance, stage, run_id, validation or instance.config.cache_validation, tell, pins, source_pins, base
+        )
+        return run.run([call for call in stage.calls if assets is None or set(call.assets) & set(assets)], assets)
+
+
+@dataclass
+class _StageRun:
+    instance: ConfigContext
+    stage: Stage
+    run_id: str
+    validation: CacheValidation
+    tell: Callable[[str], None]
+    pins: Mapping[str, StageVersion]
+    source_pins: Mapping[str, StageVersion]
+    base: StageVersion
+    outcomes: dict[TaskCall, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store = self.instance.store.table_store
+
+    # The stage as a whole
+
+    def run(self, calls: list[TaskCall], assets: Collection[str] | None) -> StageResult:
+        started = time.monotonic()
+        self._run_all(calls)
+        outcomes = tuple(self.outcomes[call] for call in calls)
+        members = self._members(outcomes, assets)
+        records = [
+            RunTable(self.run_id, self.stage.name, asset, outcome.reason, outcome.seconds, table.id or 0)
+            for outcome in outcomes
+            for asset, table in outcome.tables.items()
+            if assets is None or asset in assets or asset not in outcome.call.assets
+        ]
+        previous = self.base.number
+        if {table.id for table in members.values()} == {table.id for table in self.base.tables.values()} and previous:
+            self.store.record(records)
+            self.tell(f"stage {self.stage.name}: unchanged, version {previous}")
+            return StageResult(outcomes, previous, previous)
+        self.store.commit(self.stage.name, previous + 1, members, self.run_id, records)
+        seconds = time.monotonic() - started
+        self.tell(f"stage {self.stage.name}: committed version {previous + 1} after {seconds:.1f} s")
+        return StageResult(outcomes, previous + 1, previous)
+
+    def _run_all(self, calls: list[TaskCall]) -> None:
+        """Run the calls, independent ones at the same time, each after those that it needs."""
+        waiting = list(calls)
+        running: dict[Future[Outcome], TaskCall] = {}
+        failures: list[PipedagError] = []
+        broken: set[TaskCall] = set()
+        with ThreadPoolExecutor(self.instance.config.max_concurrent, thread_name_prefix=self.stage.name) as threads:
+            while waiting or running:
+                for call in list(waiting):
+                    needed = {output.call for output in call.inputs} & set(calls)
+                    if needed & broken:
+                        broken.add(call)
+                        waiting.remove(call)
+                    elif all(other in self.outcomes for other in needed):
+                        waiting.remove(call)
+                        running[threads.submit(contextvars.copy_context().run, self._run_call, call)] = call
+                if not running:
+                    continue
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    call = running.pop(future)
+                    try:
+                        self.outcomes[call] = future.result()
+                    except PipedagError as failure:
+                        failures.append(failure)
+                        broken.add(call)
+                        self.tell(f"{call}: failed")
+                    else:
+                        self._tell(self.outcomes[call], len(self.outcomes), len(calls))
+                if failures and self.instance.config.fail_fast:
+                    waiting.clear()
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise StageFailed(self.stage.name, failures) from failures[0]
+
+    def _tell(self, outcome: Outcome, done: int, total: int) -> None:
+        for asset, table in outcome.tables.items():
+            what = "cached" if outcome.cached else f"staged {table.rows:,} rows in {outcome.seconds:.1f} s"
+            why = "" if outcome.cached else f": {outcome.reason}"
+            self.tell(f"{self.stage.name}.{asset}: {what} ({done}/{total}){why}")
+        log.debug("%s done", outcome.call, extra={"outcome": outcome})
+
+    def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:
+        """The tables of the coming stage version, by asset: what this run selected, and of the rest what the flow
+        still has or somebody else has put there."""
+        ours = {asset: call for call in self.stage.calls for asset in call.assets}
+        calls = {call.name for call in self.stage.calls}
+        ran = {outcome.call.name for outcome in outcomes}
+        members = {
+            asset: table
+            for asset, table in self.base.tables.items()
+            if table.flow != self.stage.flow.name or asset in ours or (table.task in calls and table.task not in ran)
+        }
+        for outcome in outcomes:
+            for asset, table in outcome.tables.items():
+                if assets is None or asset in assets or asset not in ours:
+                    members[asset] = table
+        names: dict[str, TableVersion] = {}
+        for table in members.values():
+            other = names.setdefault(table.name, table)
+            if other is not table:
+                raise TaskFailed(
+                    f"Stage {self.stage.name!r} would have two tables {table.name!r}: one by {other.task!r} and one by "
+                    f"{table.task!r}. Nothing was committed. Give one of them another name."
+                )
+        return members
+
+    # One call
+
+    def _run_call(self, call: TaskCall) -> Outcome:
+        started = time.monotonic()
+        try:
+            if call.task.input and self.instance.source is not None:
+                tables, reason = self._copy(call)
+            else:
+                tables, reason = self._execute(call)
+        except PipedagError:
+            raise
+        except Exception as error:
+            inputs = ", ".join(f"{table.stage}.{table.name}" for table in self._input_tables(call)) or "none"
+            raise TaskFailed(
+                f"{call} failed: {type(error).__name__}: {error}\n(instance {self.instance.config.name!r}, "
+                f"input tables: {inputs})"
+            ) from error
+        return Outcome(call, {table.asset: table for table in tables}, reason, time.monotonic() - started)
+
+    def _execute(self, call: TaskCall) -> tuple[list[TableVersion], str]:
+        """Run a task, unless the catalog has what it would make."""
+        inputs = self._input_versions(call)
+        parts: dict[str, Any] = {
+            "task": call.name,
+            "code": None if call.task.lazy else cache.task_code_version(call),
+            "arguments": cache.argument_hashes(call),
+            "inputs": {name: table.data_version for name, table in inputs.items()},
+        }
+        call_arguments = _Arguments(self, call)
+        if call.task.cache is not None and not self.validation.disable_cache_function:
+            parts["cache"] = cache.cache_value(call, call_arguments)
+        returned: list[Returned] | None = None
+        if call.task.lazy:
+            returned = self._call(call, call_arguments)
+            # What the query says counts, not which inputs were passed; physical names stand for data versions.
+            parts |= {"inputs": {}, "query": [self._canonical(item, inputs.values()) for item in returned]}
+        key = Key(parts)
+        found = self._find(call, key)
+        if found:
+            return found, CACHED
+        before = self.base.tables.get(call.assets[0])
+        reason = cache.why(key, before)
+        cache.assert_not_fresh(call, self.validation, reads_source=call.task.from_source, reason=reason)
+        started = time.monotonic()
+        if returned is None:
+            returned = self._call(call, call_arguments)
+        execution = secrets.token_hex(8)
+        made = [self._store(call, item) for item in returned]
+        versions = [item.content or digest(key.task_key, str(position)) for position, item in enumerate(made)]
+        tables = [
+            self._version(
+                call, item.slot, item.name, one, key, execution, version, item.constraints, item.query, started
+            )
+            for item, one, version in zip(returned, made, versions, strict=True)
+        ]
+        return self.store.add(tables), reason
+
+    def _call(self, call: TaskCall, arguments: _Arguments) -> list[Returned]:
+        args, kwargs = arguments.of_task()
+        value = call.task.fn(*args, **kwargs)
+        return unpack(call, value, self.instance.config.auto_table)
+
+    def _store(self, call: TaskCall, item: Returned) -> Made:
+        stage = self.stage.name
+        if item.query is None:
+            if self.instance.config.print_materialize:
+                log.info("%s.%s:\n%s", stage, item.name, item.frame)
+            return self.store.stage_frame(stage, item.name, item.frame, item.constraints)
+        if self.instance.config.print_materialize or self.instance.config.print_sql:
+            log.info("%s.%s:\n%s", stage, item.name, item.query)
+        source = call.source.store.table_store if call.source is not None else None
+        return self.store.stage_query(stage, item.name, item.query, item.constraints, source)
+
+    def _copy(self, call: TaskCall) -> tuple[list[TableVersion], str]:
+        """Instead of an input task: copy a sample of what the source has committed for it."""
+        source = self.instance.source
+        assert source is not None
+        originals = [self._source_table(source, self.stage.name, slot.asset) for slot in call.slots]
+        rows = {original.asset: self.instance.config.sample_rows(original.name) for original in originals}
+        parts = {
+            "task": call.name,
+            "code": "copy",
+            "arguments": {f"rows of {asset}": str(count) for asset, count in rows.items()},
+            "inputs": {f"{source.config.name}: {self.stage.name}.{one.asset}": one.data_version for one in originals},
+        }
+        key = Key(parts)
+        found = self._find(call, key, reads_source=True)
+        if found:
+            return found, CACHED
+        reason = cache.why(key, self.base.tables.get(call.assets[0]))
+        cache.assert_not_fresh(call, self.validation, reads_source=True, reason=reason)
+        execution, tables = secrets.token_hex(8), []
+        source_store = source.store.table_store
+        for slot, original in zip(call.slots, originals, strict=True):
+            started = time.monotonic()
+            query = sampling.sample_query(
+                source_store.schemas(self.stage.name).versions, original, rows[original.asset]
+            )
+            limits = sampling.constraints(original)
+            made = self.store.stage_query(self.stage.name, original.name, query, limits, source_store)
+            version = made.content or digest(key.task_key, slot.asset)
+            tables.append(
+                self._version(call, slot, original.name, made, key, execution, version, limits, query, started)
+            )
+        return self.store.add(tables), reason
+
+    def _find(self, call: TaskCall, key: Key, *, reads_source: bool = False) -> list[TableVersion]:
+        """What the catalog has for this key; nothing when the mode forces the task to run."""
+        if cache.must_run(call, self.validation, reads_source=reads_source or call.task.from_source):
+            return []
+        ignore = self.validation.mode is CacheMode.ignore_fresh_input or self.validation.disable_cache_function
+        stage = self.stage.name
+        if not ignore:
+            found = self.store.find(stage, key.cache_key)
+        else:
+            found = self.store.find(stage, key.task_key, with_cache_value=False)
+        # A catalog entry of another wiring may lack an output.
+        return found if set(call.assets) <= {table.asset for table in found} else []
+
+    def _version(
+        self,
+        call: TaskCall,
+        slot: Slot,
+        name: str,
+        made: Made,
+        key: Key,
+        execution: str,
+        data_version: str,
+        constraints: Constraints,
+        query: str | None,
+        started: float,
+    ) -> TableVersion:
+        return TableVersion(
+            stage=self.stage.name,
+            asset=slot.asset,
+            name=name,
+            physical=made.physical,
+            flow=self.stage.flow.name,
+            task=call.name,
+            execution=execution,
+            slot=str(slot.key),
+            task_key=key.task_key,
+            cache_key=key.cache_key,
+            parts=key.parts,
+            code_version=cache.task_code_version(call),
+            data_version=data_version,
+            columns=made.columns,
+            primary_key=constraints.primary_key,
+            indexes=constraints.indexes,
+            rows=made.rows,
+            bytes=made.bytes,
+            query=query,
+            run_id=self.run_id,
+            seconds=time.monotonic() - started,
+        )
+
+    # Inputs
+
+    def tables_of(self, output: Output) -> dict[str, TableVersion]:
+        """The table versions behind an output, by asset: as this run made them, as it has pinned them, or, for a
+        call of this stage that was not selected, as they are committed."""
+        call = output.call
+        if call in self.outcomes:
+            tables = self.outcomes[call].tables
+        else:
+            version = self.base if call.stage is self.stage else self.pins[call.stage.name]
+            tables = {
+                asset: table
+                for asset, table in version.tables.items()
+                if asset in call.assets or table.task == call.name
+            }
+        if output.key is not None or call.count is not None or len(call.slots) == 1:
+            missing = [slot.asset for slot in output.slots if slot.asset not in tables]
+            if missing:
+                raise NotMaterialized(
+                    f"{call.stage.name}.{missing[0]} was never committed in instance {self.instance.config.name!r}, or "
+                    "since then under another name. Run it too: pipedag-dagster run "
+                    f"{self.instance.config.name} --select {call.stage.name}"
+                )
+            return {slot.asset: tables[slot.asset] for slot in output.slots}
+        return dict(tables)
+
+    def _input_versions(self, call: TaskCall) -> dict[str, TableVersion]:
+        """What a call reads, by name: data versions of these make its key."""
+        if call.source is not None:
+            return {
+                f"{call.source.config.name}: {table.stage}.{name}": table
+                for name, table in self.source_tables(call).items()
+            }
+        return {
+            f"{table.stage}.{asset}": table for output in call.inputs for asset, table in self.tables_of(output).items()
+        }
+
+    def _input_tables(self, call: TaskCall) -> list[TableVersion]:
+        try:
+            return list(self._input_versions(call).values())
+        except PipedagError:
+            return []
+
+    def _source_table(self, source: ConfigContext, stage: str, asset: str) -> TableVersion:
+        version = self.source_pins[stage]
+        if asset not in version.tables:
+            raise NotMaterialized(
+                f"Instance {source.config.name!r}, from which {self.instance.config.name!r} copies its inputs, has no "
+                f"table {stage}.{asset} yet. Run it first: pipedag-dagster run {source.config.name}"
+            )
+        return version.tables[asset]
+
+    def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
+        """For a task under @input_stage_versions: what the source has, without what other tasks here make."""
+        stage = getattr(call.source_stage, "name", str(call.source_stage))
+        store = call.source.store.table_store
+        version = store.pin(self.run_id, [stage])[stage]
+        if not version.number:
+            name = call.source.config.name
+            raise NotMaterialized(
+                f"Instance {name!r}, from which {call} copies, has not committed stage {stage!r} yet. "
+                f"Run it first: pipedag-dagster run {name}"
+            )
+        others = {asset for other in self.stage.calls if other is not call for asset in other.assets}
+        return {
+            table.name: table for table in version.tables.values() if table.name not in others | {table.asset} & others
+        }
+
+    def _canonical(self, item: Returned, inputs: Collection[TableVersion]) -> str:
+        """What a lazy task returned, so that equal means equal: physical names stand for data versions."""
+        if item.query is None:
+            return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
+        text = item.query
+        for table in inputs:
+            text = text.replace(table.physical, f"{table.name}@{table.data_version}")
+        return digest(item.name, text, repr(item.constraints))
+
+
+class _Arguments:
+    """The arguments of a call as functions get them; tables are read from the database only when they are taken."""
+
+    def __init__(self, run: _StageRun, call: TaskCall) -> None:
+        self.run = run
+        self.call = call
+
+    def of_task(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """For the task itself."""
+        if self.call.source is not None:
+            return self._of_source(), {name: self.call.arguments[name] for name in self.call.task.pass_args}
+        bound = self.call.task.signature.bind_partial()
+        bound.arguments.update({name: self._read(value) for name, value in self.call.arguments.items()})
+        return bound.args, bound.kwargs
+
+    def of_cache_function(self, names: Collection[str] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """For the cache function, which takes the arguments `names`; all of them without it."""
+        if self.call.source is not None:
+            return self.of_task()
+        arguments = self.call.arguments.items()
+        return (), {name: self._read(value) for name, value in arguments if names is None or name in names}
+
+    def _of_source(self) -> tuple[Any, ...]:
+        run, call, kind = self.run, self.call, self.call.task.input_type
+        staged = {
+            table.name: run.store.read(table, kind)
+            for outcome in list(run.outcomes.values())
+            for table in outcome.tables.values()
+        }
+        source = call.source.store.table_store
+        return staged, {name: source.read(table, kind) for name, table in run.source_tables(call).items()}, call.source
+
+    def _read(self, value: Any) -> Any:
+        """`value` with its outputs replaced by data."""
+        if isinstance(value, Output):
+            tables = self.run.tables_of(value)
+            data = {asset: self.run.store.read(table, self.call.task.input_type) for asset, table in tables.items()}
+            slots = value.slots
+            if value.key is not None or (len(slots) == 1 and slots[0].key is None):
+                return data[slots[0].asset]
+            return data if value.call.count is None else tuple(data[slot.asset] for slot in slots)
+        if isinstance(value, dict):
+            return {key: self._read(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._read(part) for part in value)
+        return value

@@ -1,0 +1,327 @@
+"""The catalog of one instance: what was made, from what, by which run, and what is visible.
+
+It lives in the schema `<prefix>pipedag` of the instance's own database, so that it changes in the same
+transaction as the tables that it describes. Statements only; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from pipedag_dagster.errors import DatabaseError
+
+FORMAT = 1
+"""Version of the catalog's own tables. A change of them needs a migration."""
+
+PIN_LEASE = datetime.timedelta(days=1)
+"""A pin of a run that died without releasing it ends after this time."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as PostgreSQL describes it; `type` is what `format_type` prints."""
+
+    name: str
+    type: str
+    nullable: bool = True
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One immutable physical copy of one table.
+
+    `execution` groups the tables that one execution of a task made. `task_key` is the hash of what the task
+    depends on; `cache_key` has the value of its cache function too. `parts` are the parts of the keys by name,
+    for saying what changed. `data_version` is what the table *is*.
+    """
+
+    stage: str
+    asset: str
+    name: str
+    physical: str
+    flow: str
+    task: str
+    execution: str
+    slot: str
+    task_key: str
+    cache_key: str
+    parts: Mapping[str, Any]
+    code_version: str
+    data_version: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    indexes: tuple[tuple[str, ...], ...]
+    rows: int
+    bytes: int
+    query: str | None
+    run_id: str
+    seconds: float
+    created_at: datetime.datetime | None = None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class StageVersion:
+    """The tables that are visible at one time, by asset. Number 0, without tables: nothing was committed yet."""
+
+    stage: str
+    number: int
+    tables: Mapping[str, TableVersion]
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """What one run did about one table. `reason` is why it ran, or `cached`."""
+
+    run_id: str
+    stage: str
+    asset: str
+    reason: str
+    seconds: float
+    table_version: int
+
+
+class Catalog:
+    """Statements on the catalog in `schema`. Each takes the connection, and so the transaction, to run in."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self.metadata = metadata = sa.MetaData(schema=schema)
+        now = sa.func.now()
+        self.meta = sa.Table("meta", metadata, sa.Column("format", sa.Integer, nullable=False))
+        self.table_version = sa.Table(
+            "table_version",
+            metadata,
+            sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+            *(sa.Column(name, sa.Text, nullable=False) for name in ("stage", "asset", "name", "physical", "flow")),
+            *(sa.Column(name, sa.Text, nullable=False) for name in ("task", "execution", "slot")),
+            sa.Column("task_key", sa.Text, nullable=False),
+            sa.Column("cache_key", sa.Text, nullable=False),
+            sa.Column("parts", JSONB, nullable=False),
+            sa.Column("code_version", sa.Text, nullable=False),
+            sa.Column("data_version", sa.Text, nullable=False),
+            *(sa.Column(name, JSONB, nullable=False) for name in ("columns", "primary_key", "indexes")),
+            sa.Column("rows", sa.BigInteger, nullable=False),
+            sa.Column("bytes", sa.BigInteger, nullable=False),
+            sa.Column("query", sa.Text),
+            sa.Column("run_id", sa.Text, nullable=False),
+            sa.Column("seconds", sa.Double, nullable=False),
+            sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Index("table_version_task_key", "stage", "task_key"),
+            sa.UniqueConstraint("stage", "physical"),
+        )
+        self.stage_version = sa.Table(
+            "stage_version",
+            metadata,
+            sa.Column("stage", sa.Text, primary_key=True),
+            sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("run_id", sa.Text, nullable=False),
+            sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        )
+        self.stage_table = sa.Table(
+            "stage_table",
+            metadata,
+            sa.Column("stage", sa.Text, primary_key=True),
+            sa.Column("number", sa.Integer, primary_key=True),
+            sa.Column("table_version", sa.ForeignKey(self.table_version.c.id), primary_key=True),
+            sa.ForeignKeyConstraint(
+                ["stage", "number"], [self.stage_version.c.stage, self.stage_version.c.number], ondelete="CASCADE"
+            ),
+        )
+        self.run_table = sa.Table(
+            "run_table",
+            metadata,
+            *(sa.Column(name, sa.Text, primary_key=True) for name in ("run_id", "stage", "asset")),
+            sa.Column("reason", sa.Text, nullable=False),
+            sa.Column("seconds", sa.Double, nullable=False),
+            sa.Column("table_version", sa.BigInteger, nullable=False),
+            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        )
+        self.pin = sa.Table(
+            "pin",
+            metadata,
+            sa.Column("run_id", sa.Text, primary_key=True),
+            sa.Column("stage", sa.Text, primary_key=True),
+            sa.Column("number", sa.Integer, nullable=False),
+            sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        )
+
+    def create(self, connection: sa.Connection) -> None:
+        """Make the tables. The schema exists."""
+        self.metadata.create_all(connection, checkfirst=False)
+        connection.execute(self.meta.insert().values(format=FORMAT))
+
+    def check_format(self, connection: sa.Connection) -> None:
+        found = connection.scalar(sa.select(self.meta.c.format))
+        if found != FORMAT:
+            raise DatabaseError(
+                f"The catalog {self.schema!r} has format {found}; this version of pipedag_dagster reads format {FORMAT}. "
+                "Use the version of the package that wrote it, or drop the instance's schemas and run it again."
+            )
+
+    # What is visible
+
+    def current(self, connection: sa.Connection, stages: Collection[str]) -> dict[str, StageVersion]:
+        """The newest version of each stage; number 0 where there is none."""
+        table = self.stage_version
+        newest = sa.select(table.c.stage, sa.func.max(table.c.number)).where(table.c.stage.in_(stages))
+        numbers = dict.fromkeys(stages, 0)
+        numbers |= {row[0]: row[1] for row in connection.execute(newest.group_by(table.c.stage))}
+        return self.versions(connection, numbers)
+
+    def versions(self, connection: sa.Connection, numbers: Mapping[str, int]) -> dict[str, StageVersion]:
+        """The given version of each stage."""
+        member, made = self.stage_table, self.table_version
+        wanted = sa.tuple_(member.c.stage, member.c.number).in_(list(numbers.items()))
+        query = sa.select(made).join(member, member.c.table_version == made.c.id).where(wanted)
+        tables: dict[str, dict[str, TableVersion]] = {stage: {} for stage in numbers}
+        for row in connection.execute(query.order_by(made.c.id)):
+            tables[row.stage][row.asset] = _table_version(row)
+        return {stage: StageVersion(stage, number, tables[stage]) for stage, number in numbers.items()}
+
+    def stages(self, connection: sa.Connection) -> list[str]:
+        """All stages that have a version."""
+        column = self.stage_version.c.stage
+        return list(connection.scalars(sa.select(column).distinct().order_by(column)))
+
+    def commit(self, connection: sa.Connection, stage: str, number: int, tables: Iterable[int], run_id: str) -> None:
+        connection.execute(self.stage_version.insert().values(stage=stage, number=number, run_id=run_id))
+        rows = [{"stage": stage, "number": number, "table_version": table} for table in tables]
+        if rows:
+            connection.execute(self.stage_table.insert(), rows)
+
+    # What was made
+
+    def add(self, connection: sa.Connection, tables: Iterable[TableVersion]) -> list[TableVersion]:
+        """Record staged tables, all of one execution in one transaction. Returns them with their ids."""
+        added = []
+        for table in tables:
+            values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+            del values["id"], values["created_at"]  # the database gives them
+            values["columns"] = [dataclasses.asdict(column) for column in table.columns]
+            number = connection.scalar(self.table_version.insert().values(values).returning(self.table_version.c.id))
+            added.append(dataclasses.replace(table, id=number))
+        return added
+
+    def find(self, connection: sa.Connection, stage: str, key: str, *, with_cache_value: bool) -> list[TableVersion]:
+        """The tables of the newest execution with this cache key (or, without the value of the cache function,
+        this task key); empty when there is none."""
+        table = self.table_version
+        column = table.c.cache_key if with_cache_value else table.c.task_key
+        newest = (
+            sa.select(table.c.execution)
+            .where(table.c.stage == stage, column == key)
+            .order_by(table.c.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        rows = connection.execute(sa.select(table).where(table.c.execution == newest).order_by(table.c.id))
+        return [_table_version(row) for row in rows]
+
+    # What runs did
+
+    def record(self, connection: sa.Connection, tables: Iterable[RunTable]) -> None:
+        rows = [dataclasses.asdict(table) for table in tables]
+        if rows:
+            statement = insert(self.run_table)
+            update = {name: statement.excluded[name] for name in ("reason", "seconds", "table_version")}
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["run_id", "stage", "asset"], set_=update), rows
+            )
+
+    def of_run(self, connection: sa.Connection, run_id: str) -> list[tuple[RunTable, TableVersion]]:
+        """What a run did, in the order in which it did it. Tables that were dropped since are left out."""
+        run, made = self.run_table, self.table_version
+        query = sa.select(run.c.reason, run.c.seconds.label("run_seconds"), made)
+        query = query.join(made, made.c.id == run.c.table_version).where(run.c.run_id == run_id)
+        return [
+            (RunTable(run_id, row.stage, row.asset, row.reason, row.run_seconds, row.id), _table_version(row))
+            for row in connection.execute(query.order_by(run.c.at, made.c.id))
+        ]
+
+    # Pins
+
+    def pin(self, connection: sa.Connection, run_id: str, stages: Collection[str]) -> dict[str, int]:
+        """Pin the newest version of each stage for a run, but for those that it has pinned before. Returns its pins."""
+        # One lock for pinning (shared) and for forgetting (exclusive): nothing is pinned while it is forgotten.
+        self._lock_pins(connection, "pg_advisory_xact_lock_shared")
+        newest = {stage: version.number for stage, version in self.current(connection, stages).items()}
+        self._write_pins(connection, run_id, newest, move=False)
+        query = sa.select(self.pin.c.stage, self.pin.c.number)
+        query = query.where(self.pin.c.run_id == run_id, self.pin.c.stage.in_(stages))
+        return {row.stage: row.number for row in connection.execute(query)}
+
+    def move_pin(self, connection: sa.Connection, run_id: str, stage: str, number: int) -> None:
+        """Let a run see the version that it has just committed."""
+        self._write_pins(connection, run_id, {stage: number}, move=True)
+
+    def _write_pins(self, connection: sa.Connection, run_id: str, numbers: Mapping[str, int], *, move: bool) -> None:
+        statement = insert(self.pin).values(until=sa.func.now() + PIN_LEASE)
+        if move:
+            update = {"number": statement.excluded.number, "until": statement.excluded.until}
+            statement = statement.on_conflict_do_update(index_elements=["run_id", "stage"], set_=update)
+        else:
+            statement = statement.on_conflict_do_nothing()
+        rows = [{"run_id": run_id, "stage": stage, "number": number} for stage, number in numbers.items()]
+        if rows:
+            connection.execute(statement, rows)
+
+    def unpin(self, connection: sa.Connection, run_id: str) -> None:
+        connection.execute(self.pin.delete().where(self.pin.c.run_id == run_id))
+
+    def _lock_pins(self, connection: sa.Connection, function: str) -> None:
+        connection.execute(
+            sa.text(f"SELECT {function}(hashtextextended(:key, 0))"), {"key": f"pipedag:{self.schema}:pin"}
+        )
+
+    # Forgetting
+
+    def forget(self, connection: sa.Connection, stage: str, keep: int) -> None:
+        """Forget stage versions but the last `keep` and the pinned ones, and what nothing refers to any more.
+
+        What was staged after the oldest of the kept commits stays: the next run may use it. What one execution
+        made goes together. The physical tables are the caller's to drop.
+        """
+        self._lock_pins(connection, "pg_advisory_xact_lock")
+        version, member, made, pin = self.stage_version, self.stage_table, self.table_version, self.pin
+        connection.execute(pin.delete().where(pin.c.until < sa.func.now()))
+        kept = sa.select(version.c.number).where(version.c.stage == stage).order_by(version.c.number.desc()).limit(keep)
+        connection.execute(
+            version.delete().where(
+                version.c.stage == stage,
+                version.c.number.not_in(kept.scalar_subquery()),
+                version.c.number.not_in(sa.select(pin.c.number).where(pin.c.stage == stage)),
+            )
+        )
+        used = sa.select(made.c.execution).join(member, member.c.table_version == made.c.id)
+        oldest_kept = sa.select(sa.func.min(version.c.committed_at)).where(
+            version.c.stage == stage, version.c.number.in_(kept.scalar_subquery())
+        )
+        connection.execute(
+            made.delete().where(
+                made.c.stage == stage,
+                made.c.execution.not_in(used),
+                made.c.created_at < oldest_kept.scalar_subquery(),
+            )
+        )
+
+    def physical_names(self, connection: sa.Connection, stage: str) -> set[str]:
+        """The physical tables of a stage that are known."""
+        return set(
+            connection.scalars(sa.select(self.table_version.c.physical).where(self.table_version.c.stage == stage))
+        )
+
+
+def _table_version(row: sa.Row[Any]) -> TableVersion:
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(TableVersion)}
+    values["columns"] = tuple(Column(**column) for column in row.columns)
+    values["primary_key"] = tuple(row.primary_key)
+    values["indexes"] = tuple(tuple(index) for index in row.indexes)
+    return TableVersion(**values)

@@ -1,0 +1,178 @@
+"""Connections to one PostgreSQL database, and what its errors mean."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from pipedag_dagster.errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, LoginRefused
+from pipedag_dagster.store import embedded
+
+_MINIMUM = 14  # hash_record_extended(): content versions are computed in the database
+
+
+class Database:
+    """One PostgreSQL database: a pool of SQLAlchemy connections, and plain ones for COPY.
+
+    Nothing connects before the first use. Safe to use from several threads.
+
+    Args:
+        url: where it is, or "embedded".
+        project: the folder in which the embedded server keeps its data.
+        create: create the database when it does not exist.
+    """
+
+    def __init__(self, url: sa.URL | str, project: Path, *, create: bool = False) -> None:
+        self._given = url
+        self._project = project
+        self._create = create or url == "embedded"
+        self._engine: sa.Engine | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def engine(self) -> sa.Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._open()
+            return self._engine
+
+    @property
+    def uri(self) -> str:
+        """The libpq uri, password included: for drivers, never for people."""
+        return self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def _open(self) -> sa.Engine:
+        url = embedded.start(self._project) if isinstance(self._given, str) else self._given
+        engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_size=10, max_overflow=20)
+        with explained(url):
+            try:
+                version = _version(engine)
+            except sa.exc.OperationalError as error:
+                if not (self._create and _is_missing_database(error)):
+                    raise
+                _create_database(url)
+                version = _version(engine)
+        if version < _MINIMUM * 10_000:
+            raise DatabaseError(
+                f"{url.host or url.query.get('host')} runs PostgreSQL {version // 10_000}; {_MINIMUM} or newer is needed."
+            )
+        return engine
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction: committed at the end, rolled back on an exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection in a READ ONLY transaction that sees one state of the database throughout."""
+        options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+        with self.engine.connect().execution_options(**options) as connection:
+            yield connection
+
+    def connect(self, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of its own, outside of the pool, in autocommit mode: for COPY and for session locks."""
+        uri = self.uri
+        with explained(self.engine.url):
+            return psycopg.connect(uri, autocommit=True, application_name=application_name)
+
+    def same_as(self, other: Database) -> bool:
+        """Whether both are one database, so that one statement can read from both."""
+        query = "SELECT system_identifier::text || current_database() FROM pg_control_system()"
+        mine, theirs = self.engine.url, other.engine.url
+        if (mine.host, mine.port, mine.query, mine.database) == (
+            theirs.host,
+            theirs.port,
+            theirs.query,
+            theirs.database,
+        ):
+            return True
+        if mine.database != theirs.database:
+            return False
+        # The same server may be known by two host names.
+        with self.read() as one, other.read() as two:
+            return one.scalar(sa.text(query)) == two.scalar(sa.text(query))
+
+    def close(self) -> None:
+        """Close all pooled connections; the next use opens new ones."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.dispose()
+                self._engine = None
+
+
+def execute(connection: sa.Connection, statement: str) -> None:
+    """Run a statement as it stands: neither % nor : mean anything in it."""
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+@contextmanager
+def explained(url: sa.URL) -> Iterator[None]:
+    """Turn a failed connection into an error that says what to do. No password is ever part of it."""
+    try:
+        yield
+    except (sa.exc.OperationalError, psycopg.OperationalError) as error:
+        place = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        # The cause may hold connection parameters: it is quoted without its chain.
+        reason = _first_line(error, url)
+        state = _sqlstate(error)
+        if _is_missing_database(error):
+            raise DatabaseMissing(
+                f"Database {url.database!r} does not exist at {place}. Create it, or set "
+                "`create_database_if_not_exists: true` in the args of the table store."
+            ) from None
+        if state in ("28P01", "28000") or "authentication failed" in reason or "no password supplied" in reason:
+            raise LoginRefused(
+                f"{place} refuses the login of user {url.username!r}: {reason}. Mend user name and password in the url."
+            ) from None
+        raise DatabaseUnreachable(
+            f"{place} cannot be reached: {reason}. Is the database running, and are host and port right?"
+        ) from None
+
+
+def _first_line(error: Exception, url: sa.URL) -> str:
+    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    return reason.replace(url.password, "***") if url.password else reason
+
+
+def _sqlstate(error: Exception) -> str | None:
+    original = getattr(error, "orig", None) or error
+    return getattr(original, "sqlstate", None)
+
+
+def _is_missing_database(error: Exception) -> bool:
+    text = str(getattr(error, "orig", None) or error)
+    return _sqlstate(error) == "3D000" or ('database "' in text and "does not exist" in text)
+
+
+def _version(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
+
+
+def _create_database(url: sa.URL) -> None:
+    """CREATE DATABASE, from a database that every server has. Two processes may do so at the same time."""
+    for maintenance in ("postgres", "template1"):
+        uri = url.set(drivername="postgresql", database=maintenance).render_as_string(hide_password=False)
+        try:
+            with psycopg.connect(uri, autocommit=True) as connection:
+                name = psycopg.sql.Identifier(str(url.database))
+                connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(name))
+            return
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            return
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DatabaseMissing(
+                f"Database {url.database!r} does not exist, and user {url.username!r} may not create it: {error}"
+            ) from None
+        except psycopg.OperationalError as error:
+            if not _is_missing_database(error):
+                raise
+    raise DatabaseMissing(f"Database {url.database!r} does not exist, and there is no database to create it from.")

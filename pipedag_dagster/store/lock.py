@@ -1,0 +1,44 @@
+"""One run at a time writes a stage: a session-level advisory lock, which the database releases by itself when
+the process that holds it dies."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipedag_dagster.store.database import Database
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.1  # seconds; a wait in the database could not be interrupted
+
+
+@contextmanager
+def stage_lock(database: Database, schema: str, run_id: str) -> Iterator[None]:
+    """Hold the lock of the stage whose tables are in `schema`. A waiting run says whom it waits for."""
+    name = f"pipedag run {run_id[:8]} on {socket.gethostname()}"[:63]
+    with database.connect(name) as connection:
+        take = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+        told = None
+        while connection.execute(take, (f"pipedag:{schema}",)).fetchone() != (True,):
+            holder = _holder(connection.execute(_HOLDER, (f"pipedag:{schema}",)).fetchone())
+            if holder != told:
+                log.warning("stage %s: waiting for %s", schema, holder)
+                told = holder
+            time.sleep(_POLL)
+        yield
+
+
+_HOLDER = """
+    SELECT a.application_name, a.backend_start FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%s, 0)
+"""
+
+
+def _holder(row: tuple[str, object] | None) -> str:
+    return f"{row[0]}, which holds its lock since {row[1]:%Y-%m-%d %H:%M:%S}" if row else "another run"

@@ -1,0 +1,194 @@
+"""Making one immutable physical table: from a DataFrame, from a query, or by copying from another instance.
+
+Each function makes the table in a schema that nobody reads from yet and returns what it has become. Constraints,
+indexes and statistics come last, after the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from pipedag_dagster.errors import UnstorableResult
+from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.names import quote
+from pipedag_dagster.store import frames
+from pipedag_dagster.store.catalog import Column
+from pipedag_dagster.store.database import Database
+
+CONTENT_HASH_ROWS = 20_000_000
+"""Results of queries with more rows are not hashed; their data version is that of the query and its inputs."""
+
+# `named` leaves a % in a text alone, where the driver's own style would double it.
+_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What the database is to enforce and to index."""
+
+    primary_key: tuple[str, ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    non_nullable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A physical table as it was made. `content` is a hash of what it holds; None when it was too large to hash."""
+
+    physical: str
+    columns: tuple[Column, ...]
+    rows: int
+    bytes: int
+    content: str | None
+
+
+def render(query: Any) -> str:
+    """The SQL text of a query, with its parameters written out.
+
+    Raises:
+        UnstorableResult: a parameter has no literal form.
+    """
+    if isinstance(query, sa.FromClause) and not isinstance(query, sa.Select):
+        query = sa.select(query)
+    try:
+        return str(query.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})).strip().rstrip(";")
+    except (sa.exc.CompileError, NotImplementedError) as error:
+        raise UnstorableResult(f"The query cannot be written as SQL text: {error}") from error
+
+
+def from_frame(database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: str) -> Made:
+    """A physical table with the rows of a DataFrame (pandas, polars, pyarrow).
+
+    Raises:
+        UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
+    """
+    arrow = frames.to_arrow(frame, what)
+    ddl = [sa.Column(key, kind) for key, kind in frames.column_types(arrow.schema).items()]
+    with database.begin() as connection:
+        connection.execute(sa.schema.CreateTable(sa.Table(name, sa.MetaData(), *ddl, schema=schema)))
+    rows = frames.write(database.uri, schema, name, arrow)
+    columns, size = _finish(database, schema, name, constraints, what)
+    return Made(name, columns, rows, size, frames.content_version(arrow))
+
+
+def from_query(database: Database, schema: str, name: str, query: str, constraints: Constraints, what: str) -> Made:
+    """A physical table with the rows of a query, made inside the database.
+
+    Raises:
+        UnstorableResult: the database refuses the query, or the result breaks a constraint.
+    """
+    with database.connect("pipedag") as connection, _explained(what, query):
+        # Without parameters the driver leaves % signs alone.
+        rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
+    return _measure(database, schema, name, constraints, what, rows)
+
+
+def from_elsewhere(
+    source: Database, query: str, database: Database, schema: str, name: str, constraints: Constraints, what: str
+) -> Made:
+    """A physical table with the rows of a query on another database, streamed by binary COPY.
+
+    Raises:
+        UnstorableResult: one of the databases refuses, or the result breaks a constraint.
+    """
+    table = quote(schema, name)
+    with source.connect("pipedag copy") as reader, database.connect("pipedag copy") as writer, _explained(what, query):
+        reader.execute("BEGIN READ ONLY")
+        shape = reader.execute(f"SELECT * FROM ({query}) AS q LIMIT 0".encode()).pgresult
+        assert shape is not None
+        columns = range(shape.nfields)
+        names = [(shape.fname(i) or b"").decode() for i in columns]
+        kinds = reader.execute(
+            "SELECT format_type(oid, modifier) "
+            "FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY AS t (oid, modifier, i) ORDER BY i",
+            ([shape.ftype(i) for i in columns], [shape.fmod(i) for i in columns]),
+        ).fetchall()
+        ddl = ", ".join(f"{quote(column)} {kind}" for column, (kind,) in zip(names, kinds, strict=True))
+        writer.execute(f"CREATE TABLE {table} ({ddl})".encode())
+        with (
+            reader.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as out,
+            writer.cursor() as cursor,
+        ):
+            with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
+                for block in out:
+                    into.write(block)
+            rows = cursor.rowcount
+    return _measure(database, schema, name, constraints, what, rows)
+
+
+def _measure(database: Database, schema: str, name: str, constraints: Constraints, what: str, rows: int) -> Made:
+    columns, size = _finish(database, schema, name, constraints, what)
+    content = None
+    if rows <= CONTENT_HASH_ROWS:
+        with database.begin() as connection:
+            content = connection.scalar(sa.text(_CONTENT.format(hash=row_hash(columns), table=quote(schema, name))))
+        content = digest(content or "", *(part for column in columns for part in (column.name, column.type)))
+    return Made(name, columns, rows, size, content)
+
+
+# Independent of the order of rows: a table has none. A sum, not an xor, or equal rows would cancel out.
+_CONTENT = "SELECT concat(count(*), ':', coalesce(sum({hash}::numeric), 0)) FROM {table} AS t"
+
+# Types without a hash function of their own are hashed as text.
+_UNHASHABLE = ("json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "tsvector", "tsquery", "bit")
+
+
+def row_hash(columns: Sequence[Column], table: str = "t") -> str:
+    """An SQL expression: the hash of a row as bigint, the same for the same values on every server."""
+    values = ", ".join(
+        quote(table, column.name) + ("::text" if column.type.startswith(_UNHASHABLE) else "") for column in columns
+    )
+    return f"hash_record_extended(ROW({values}), 0)"
+
+
+def _finish(
+    database: Database, schema: str, name: str, constraints: Constraints, what: str
+) -> tuple[tuple[Column, ...], int]:
+    """Constraints, indexes and statistics; returns columns and size in bytes."""
+    table = quote(schema, name)
+    changes = [f"ALTER COLUMN {quote(column)} SET NOT NULL" for column in constraints.non_nullable]
+    if constraints.primary_key:
+        changes.append(f"ADD PRIMARY KEY ({', '.join(map(quote, constraints.primary_key))})")
+    statements = [f"ALTER TABLE {table} {', '.join(changes)}"] if changes else []
+    statements += [f"CREATE INDEX ON {table} ({', '.join(map(quote, index))})" for index in constraints.indexes]
+    with database.connect("pipedag") as connection:
+        for statement in statements:
+            with _explained(what, statement):
+                connection.execute(statement.encode())
+        connection.execute(f"ANALYZE {table}".encode())
+        columns = connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
+            "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            (table,),
+        ).fetchall()
+        size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
+    assert size is not None
+    return tuple(Column(*column) for column in columns), size[0]
+
+
+class _explained:
+    """Turn what the database says about a statement into an error that names the table."""
+
+    def __init__(self, what: str, statement: str) -> None:
+        self.what = what
+        self.statement = statement
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            return  # the connection, not the result
+        if isinstance(error, psycopg.Error):
+            detail = error.diag.message_detail
+            raise UnstorableResult(
+                f"{self.what}: {error.diag.message_primary or error}"
+                + (f" ({detail})" if detail else "")
+                + f"\nin: {self.statement.strip()}"
+            ) from error

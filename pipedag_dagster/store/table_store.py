@@ -1,0 +1,194 @@
+"""The tables of one instance in one database: reading pinned versions, staging new ones, committing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import sqlalchemy as sa
+
+from pipedag_dagster.config import InstanceConfig
+from pipedag_dagster.errors import NotMaterialized
+from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
+from pipedag_dagster.store import commit, frames, ownership, physical
+from pipedag_dagster.store.catalog import Catalog, RunTable, StageVersion, TableVersion
+from pipedag_dagster.store.database import Database
+from pipedag_dagster.store.lock import stage_lock
+from pipedag_dagster.store.ownership import Owner
+from pipedag_dagster.store.physical import Constraints, Made
+
+
+class TableStore:
+    """The store of one instance. Nothing connects before the first use; safe to use from several threads.
+
+    Args:
+        config: the instance. Its `schema_prefix` keeps it apart from the other instances of the database.
+    """
+
+    def __init__(self, config: InstanceConfig) -> None:
+        self.config = config
+        self.database = Database(config.url, config.project, create=config.create_database_if_not_exists)
+        self.catalog = Catalog(f"{config.schema_prefix}{CATALOG}{config.schema_suffix}")
+        self._reflected: dict[str, sa.Table] = {}
+
+    def schemas(self, stage: str) -> StageSchemas:
+        return StageSchemas.of(self.config.schema_prefix, stage, self.config.schema_suffix)
+
+    def owner(self, stage: str) -> Owner:
+        return Owner(self.config.pipeline, self.config.instance_id, stage)
+
+    def prepare(self, stages: Collection[str] = ()) -> None:
+        """Make sure that the catalog is there and that the schemas of these stages are ours.
+
+        Raises:
+            NotOwned: a schema belongs to somebody else. Nothing was changed.
+        """
+        with self.database.begin() as connection:
+            # Two processes may do so at once.
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('pipedag:prepare', 0))"))
+            if ownership.claim(connection, self.catalog.schema, self.owner("")):
+                self.catalog.create(connection)
+            self.catalog.check_format(connection)
+            for stage in stages:
+                schemas = self.schemas(stage)
+                ownership.claim(connection, schemas.current, self.owner(stage))
+                ownership.claim(connection, schemas.versions, self.owner(stage))
+
+    def exists(self) -> bool:
+        """Whether anything of this instance was ever made."""
+        with self.database.read() as connection:
+            return ownership.owner_of(connection, self.catalog.schema) == self.owner("")
+
+    # Reading
+
+    def current(self, stages: Collection[str]) -> dict[str, StageVersion]:
+        """The committed version of each stage; number 0 where there is none."""
+        if not self.exists():
+            return {stage: StageVersion(stage, 0, {}) for stage in stages}
+        with self.database.read() as connection:
+            return self.catalog.current(connection, stages)
+
+    def pin(self, run_id: str, stages: Collection[str]) -> dict[str, StageVersion]:
+        """The versions that a run sees from its first step to its last: those that are current when it asks
+        first. They are kept until `unpin`."""
+        if not self.exists():
+            return {stage: StageVersion(stage, 0, {}) for stage in stages}
+        with self.database.begin() as connection:
+            return self.catalog.versions(connection, self.catalog.pin(connection, run_id, stages))
+
+    def unpin(self, run_id: str) -> None:
+        """Give up what the run has pinned."""
+        with self.database.begin() as connection:
+            if ownership.owner_of(connection, self.catalog.schema) == self.owner(""):
+                self.catalog.unpin(connection, run_id)
+
+    def get_stage_hash(self, stage: object) -> str:
+        """A hash of the committed content of a stage: it changes when one of its tables does.
+
+        Args:
+            stage: a `Stage`, or its name.
+        """
+        name = str(getattr(stage, "name", stage))
+        tables = self.current([name])[name].tables
+        return digest(name, *(part for asset in sorted(tables) for part in (asset, tables[asset].data_version)))
+
+    def read(self, table: TableVersion, kind: type | None = None) -> Any:
+        """A table version as `kind`: a `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table` for
+        an alias to build queries on.
+
+        Raises:
+            NotMaterialized: the version was dropped meanwhile.
+        """
+        if kind is not None and issubclass(kind, sa.FromClause):
+            return self.reflect(table).alias(table.name)
+        source = quote(self.schemas(table.stage).versions, table.physical)
+        try:
+            arrow = frames.read(self.database.uri, f"SELECT * FROM {source}")
+        except Exception as error:
+            if "does not exist" in str(error):
+                raise NotMaterialized(
+                    f"This version of {table.stage}.{table.name} was dropped since (keep_versions: "
+                    f"{self.config.keep_versions}). Read it again: a newer one is there."
+                ) from None
+            raise
+        if kind is None or issubclass(kind, pd.DataFrame):
+            return frames.to_pandas(arrow)
+        return arrow if issubclass(kind, pa.Table) else frames.to_polars(arrow, kind)
+
+    def reflect(self, table: TableVersion) -> sa.Table:
+        """The physical table for SQLAlchemy. It never changes, so it is looked up once."""
+        if table.physical not in self._reflected:
+            schema = self.schemas(table.stage).versions
+            with self.database.read() as connection:
+                found = sa.Table(table.physical, sa.MetaData(), schema=schema, autoload_with=connection)
+            self._reflected[table.physical] = found
+        return self._reflected[table.physical]
+
+    # Staging: new physical tables, visible to nobody
+
+    def stage_frame(self, stage: str, name: str, frame: Any, constraints: Constraints) -> Made:
+        """Write a DataFrame into a new physical table."""
+        schema, what = self.schemas(stage).versions, f"{stage}.{name}"
+        return physical.from_frame(self.database, schema, physical_name(name), frame, constraints, what)
+
+    def stage_query(
+        self, stage: str, name: str, query: str, constraints: Constraints, source: TableStore | None = None
+    ) -> Made:
+        """Write the rows of a query into a new physical table.
+
+        Args:
+            source: the instance whose tables the query reads, when it is another one. Rows are streamed when it lives
+                in another database.
+        """
+        schema, what = self.schemas(stage).versions, f"{stage}.{name}"
+        if source is None or self.database.same_as(source.database):
+            return physical.from_query(self.database, schema, physical_name(name), query, constraints, what)
+        return physical.from_elsewhere(
+            source.database, query, self.database, schema, physical_name(name), constraints, what
+        )
+
+    def add(self, tables: Sequence[TableVersion]) -> list[TableVersion]:
+        """Record what one execution of a task has staged, so that this or a later run can use it."""
+        with self.database.begin() as connection:
+            return self.catalog.add(connection, tables)
+
+    def find(self, stage: str, key: str, *, with_cache_value: bool = True) -> list[TableVersion]:
+        """What the newest execution with this key has made (see `Catalog.find`)."""
+        with self.database.read() as connection:
+            return self.catalog.find(connection, stage, key, with_cache_value=with_cache_value)
+
+    # Committing
+
+    @contextmanager
+    def lock(self, stage: str, run_id: str) -> Iterator[None]:
+        """Hold the stage's lock: one run at a time writes a stage."""
+        with stage_lock(self.database, self.schemas(stage).current, run_id):
+            yield
+
+    def commit(
+        self, stage: str, number: int, tables: Mapping[str, TableVersion], run_id: str, records: Sequence[RunTable] = ()
+    ) -> None:
+        """Make these tables (by asset) the version `number` of the stage, atomically, and let the run see it. What
+        the run did is recorded with it. The caller holds the stage's lock."""
+        schemas = self.schemas(stage)
+        commit.commit(
+            self.database, self.catalog, schemas, self.owner(stage), number, list(tables.values()), run_id, records
+        )
+        commit.clean_up(self.database, self.catalog, schemas, stage, self.config.keep_versions)
+
+    def record(self, tables: Sequence[RunTable]) -> None:
+        """Record what a run did about its tables."""
+        with self.database.begin() as connection:
+            self.catalog.record(connection, tables)
+
+    def of_run(self, run_id: str) -> list[tuple[RunTable, TableVersion]]:
+        """What a run did, table by table."""
+        with self.database.read() as connection:
+            return self.catalog.of_run(connection, run_id)
+
+    def close(self) -> None:
+        self.database.close()

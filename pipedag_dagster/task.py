@@ -1,0 +1,162 @@
+"""Tasks: functions that make tables."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, overload
+
+from pipedag_dagster.errors import WiringError
+from pipedag_dagster.names import table_name
+
+Wire = Callable[["Task", tuple[Any, ...], dict[str, Any]], Any]
+wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
+"""What a call of a task does: set by an open `Flow` or `Stage`. None: the plain function is called."""
+
+
+class Task:
+    """A function under `@materialize` or `@input_stage_versions`.
+
+    Called inside `with Stage(...)` it is wired into the flow and returns a handle of its outputs; called
+    anywhere else it is the plain function, so it can be tested as one.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        nout: int | None = None,
+        outputs: Sequence[str] | None = None,
+        input: bool = False,
+        version: str | None = None,
+        cache: Callable[..., Any] | None = None,
+        lazy: bool = False,
+        input_type: type | None = None,
+        from_source: bool = False,
+        pass_args: Sequence[str] = (),
+    ) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.name = table_name(getattr(fn, "__name__", type(fn).__name__))
+        self.outputs = None if outputs is None else tuple(table_name(name) for name in outputs)
+        self.nout = nout
+        self.input = input
+        self.version = version
+        self.cache = cache
+        self.lazy = lazy
+        self.input_type = input_type
+        self.from_source = from_source
+        self.pass_args = tuple(pass_args)
+        self.signature = inspect.signature(fn)
+        self._check()
+
+    def _check(self) -> None:
+        if isinstance(self.version, bool) or not isinstance(self.version, str | None):
+            raise WiringError(f'Task {self.name!r}: version must be a text, as in version="1.0".')
+        if self.outputs is not None:
+            if not self.outputs or len(set(self.outputs)) < len(self.outputs):
+                raise WiringError(f"Task {self.name!r}: outputs must be different table names, at least one.")
+            if self.nout is not None and self.nout != len(self.outputs):
+                raise WiringError(
+                    f"Task {self.name!r}: nout={self.nout}, but outputs names {len(self.outputs)} tables. "
+                    "Leave nout out."
+                )
+        if self.nout is not None and self.nout < 1:
+            raise WiringError(f"Task {self.name!r}: nout must be at least 1.")
+        if self.lazy and self.version is not None:
+            raise WiringError(
+                f"Task {self.name!r}: a lazy task always runs, because what it returns is compared; "
+                "leave version= out, or lazy=True."
+            )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        wire = wiring.get()
+        return self.fn(*args, **kwargs) if wire is None else wire(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+@overload
+def materialize(fn: Callable[..., Any], /) -> Task: ...
+@overload
+def materialize(
+    *,
+    nout: int | None = None,
+    outputs: Sequence[str] | None = None,
+    input: bool = False,
+    version: str | None = None,
+    cache: Callable[..., Any] | None = None,
+    lazy: bool = False,
+    input_type: type | None = None,
+) -> Callable[[Callable[..., Any]], Task]: ...
+def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a task of a function: what it returns is materialized as tables of its stage.
+
+    Args:
+        nout: how many tables it returns, so that `a, b = task()` works. They are named after the task
+            (`task`, `task_2`) unless the returned `Table` has a name.
+        outputs: the names of the tables it returns, in order (a tuple or list) or by name (a dict).
+            Recommended: Dagster then knows the tables by their names before the task has run.
+        input: the task brings data in from outside. Small instances (`copy_filtered_input: true`) do not run
+            it: they copy a sample of what their `copy_source` has committed.
+        version: pins the code version by hand. Without it, the code is fingerprinted.
+        cache: a function that tells whether outside data changed. It gets those arguments of the task that
+            it names, and returns any value with a stable content; another value means fresh input.
+        lazy: the task runs every time, because it only builds a query; the query is compared.
+        input_type: how inputs arrive: `pd.DataFrame`, `sa.Table` (an alias to build queries on), also
+            `pa.Table` and polars' `pl.DataFrame`.
+
+    Raises:
+        WiringError: the options contradict each other.
+
+    Example:
+        >>> @materialize(version="1.0")
+        ... def answer():
+        ...     return 42
+        >>> answer()
+        42
+    """
+    return Task(fn) if fn is not None else functools.partial(Task, **options)
+
+
+def input_stage_versions(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    outputs: Sequence[str] | None = None,
+    input_type: type | None = None,
+    cache: Callable[..., Any] | None = None,
+    pass_args: Sequence[str] = (),
+    lazy: bool = False,
+    version: str | None = None,
+) -> Any:
+    """Make a task that fills a stage from another instance: copying by hand.
+
+    It is called as `task(source_cfg, stage=stage, **kwargs)`, where `source_cfg` is the configuration of the
+    instance to copy from. The function (and its cache function) is called as
+    `fn(tbls, source_tbls, source_cfg, **{name: … for name in pass_args})`:
+
+    - `tbls`: the tables of this stage that this run has staged so far, by name; usually none.
+    - `source_tbls`: the tables of the same stage that the source has committed, by name, without those that
+      other tasks of this stage make. They are pinned: one stage version, whatever the source does meanwhile.
+
+    It returns a dict of tables. Ask the handle for what later tasks need: `tbls["orders"]`.
+
+    Args:
+        pass_args: which of the keyword arguments of the call the function gets.
+        outputs, input_type, cache, lazy, version: as for `materialize`.
+    """
+    make = functools.partial(
+        Task,
+        outputs=outputs,
+        input_type=input_type,
+        cache=cache,
+        pass_args=pass_args,
+        lazy=lazy,
+        version=version,
+        from_source=True,
+    )
+    return make if fn is None else make(fn)
