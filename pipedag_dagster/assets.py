@@ -1,8 +1,6 @@
 """A stage as Dagster assets: one subsettable multi-asset, so one step, so one transaction."""
 
-from __future__ import annotations
-
-import re
+import re  # no postponed annotations here: Dagster looks at those of a step as objects
 from collections.abc import Iterator
 
 import dagster as dg

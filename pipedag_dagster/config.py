@@ -288,7 +288,7 @@ def _draft(name: str, shared: Layer, base: Layer, own: Layer) -> _Draft:
 
 def _mistakes(path: Path, drafts: dict[str, _Draft], shared: Layer) -> Iterator[Problem]:
     """What is wrong with whole instances. An instance of which a part is wrong is not blamed for what it lacks."""
-    if not drafts:
+    if not drafts and not shared.bad:
         advice = f"a file for each, like {path / 'full.yaml'}" if path.is_dir() else "`instances: {full: {}}`"
         yield Problem(path, None, f"there is no instance. Write {advice}.")
     places: dict[tuple[str, ...], list[_Draft]] = {}

@@ -223,7 +223,7 @@ class Layer:
     def keys(self, section: str) -> list[str]:
         """The names that the file has in a section, those with mistakes too."""
         found = get(self.source.data, (section,))
-        return [str(key) for key in found] if isinstance(found, dict) else []
+        return [key for key in found if isinstance(key, str)] if isinstance(found, dict) else []
 
     def problem(self, path: Key, message: str) -> Problem:
         """A mistake in the value at `path` of the instance."""
@@ -278,17 +278,24 @@ def read(file: Path, model: type[BaseModel], problems: list[Problem], notes: lis
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
             place = tuple(part for part in mistake["loc"] if part != "[key]")
-            bad.add(place)
+            bad.add(tuple(map(str, place)))
             text = f"{dotted(place)}: {_sentence(mistake, model)}"
             problems.append(Problem(file, source.line(place), text))
-        checked = model.model_validate(_without(source.data, {tuple(map(str, place)) for place in bad}))
+        checked = _best_of(_without(source.data, bad), model)
     for place in _unused(checked):
         notes.append(f"not needed: {dotted(place)} ({file}:{source.line(place)})")
     data = checked.model_dump(by_alias=True, exclude_unset=True)
     return Layer(source, data=data, bad=frozenset(bad))
 
 
-def _without(data: Any, bad: set[tuple[str, ...]], at: tuple[str, ...] = ()) -> Any:
+def _best_of(data: Any, model: type[BaseModel]) -> BaseModel:
+    try:
+        return model.model_validate(data)
+    except ValidationError:  # pydantic says 1 for the key `true`, so it was not left out
+        return model()
+
+
+def _without(data: Any, bad: set[Key], at: tuple[str, ...] = ()) -> Any:
     if isinstance(data, dict):
         return {key: _without(value, bad, (*at, str(key))) for key, value in data.items() if (*at, str(key)) not in bad}
     if isinstance(data, list):

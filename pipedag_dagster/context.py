@@ -103,6 +103,16 @@ class PipedagConfig:
         self.files = ConfigFiles(find_config() if path is None else path)
 
     @property
+    def path(self) -> Path:
+        """The file or folder that was read."""
+        return self.files.path
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Keys that are accepted and mean nothing here."""
+        return self.files.notes
+
+    @property
     def instance_names(self) -> tuple[str, ...]:
         return self.files.instance_names
 

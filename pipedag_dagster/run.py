@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import dagster as dg
 
-from pipedag_dagster.assets import asset_key
 from pipedag_dagster.config import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.definitions import define, job_name

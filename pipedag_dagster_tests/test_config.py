@@ -302,7 +302,7 @@ def test_all_missing_variables_are_named_at_once(folder: Any) -> None:
 @pytest.mark.parametrize(
     ("attributes", "says"),
     [
-        (None, "pw: there is no such file"),
+        (None, "pw, a mapping of names to values: there is no such file"),
         ("usernam: secret1\npassword: secret1", "a value for {username}. Did you mean 'usernam'?"),
         ("username: u\npassword: [secret1]", "line 2 is not a name and a value in quotes"),
         ("username: u\nusername: u\npassword: secret1", "line 2 is not a name and a value in quotes"),
@@ -324,7 +324,7 @@ def test_an_attribute_file_that_does_not_help(tmp_path: Path, attributes: str | 
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("mysql://u:secret1@h/d", "only PostgreSQL so far"),
+        ("mysql://u:secret1@h/d", "is for 'mysql', but only PostgreSQL so far"),
         ("secret1", "is not a database url. Write one like postgresql://"),
         ("postgresql://u:p@h:secret1/d", "is not a database url"),
         ("postgresql://u:p@secret1@h/d", "has an @ in the user name or password. Write it as %40"),
@@ -387,7 +387,7 @@ def test_an_unknown_instance(folder: Any, name: str, hint: str) -> None:
         ("instance_id: {$HOME}", '{$HOME} must be in quotes: "{$HOME}".'),
         ("fail_fast: true\nfail_fast: true", "the key 'fail_fast' is there twice; first in line 1."),
         ("- a", "must be a mapping of keys to values at its top level."),
-        ("5: x", "5: unknown key."),
+        ("5: x", "[5]: unknown key."),
         ("instance_id: {id}_", 'A value that begins with { must be in quotes: "{…}".'),
         ("attrs: {a: [}", "is not valid YAML: "),
         ("attrs: &a {b: *a}", "is not valid YAML: Circular reference"),
@@ -500,9 +500,10 @@ def test_no_file_at_all(tmp_path: Path) -> None:
         ConfigFiles(tmp_path / "nowhere")
 
 
-def test_an_instance_name_must_be_text(tmp_path: Path) -> None:
-    file = write(tmp_path / "p.yaml", "instances:\n  2024: {}\n")
-    assert the_mistake(file) == "p.yaml:2: instances[2024]: a name must be text. Put it into quotes."
+@pytest.mark.parametrize("name", ["2024", "true", "2024-01-01", "1.5"])
+def test_an_instance_name_must_be_text(tmp_path: Path, name: str) -> None:
+    mistake = the_mistake(write(tmp_path / "p.yaml", f"instances:\n  {name}: {{}}\n"))
+    assert mistake.endswith("a name must be text. Put it into quotes.")
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

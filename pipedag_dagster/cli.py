@@ -1,0 +1,246 @@
+"""The command `pipedag-dagster`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from dagster import BetaWarning
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+from rich.tree import Tree
+
+from pipedag_dagster.cache import CACHED
+from pipedag_dagster.config import CacheMode
+from pipedag_dagster.context import PipedagConfig, find_config
+from pipedag_dagster.errors import ConfigError, PipedagError, StageFailed
+from pipedag_dagster.run import Result, execute
+from pipedag_dagster.stage_run import Outcome
+from pipedag_dagster.store import embedded
+from pipedag_dagster.workspace import Location, locations, of_instance
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def main() -> None:
+    """Entry point: errors of this package become a message and exit code 1."""
+    warnings.filterwarnings("ignore", category=BetaWarning)
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except PipedagError as error:
+        _explain(error)
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pipedag_dagster")
+def cli() -> None:
+    """Several sizes of one pipeline in Dagster."""
+
+
+def _where(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("-m", "--module", help="Module with the definitions, instead of a workspace.")(command)
+    workspace = click.option(
+        "-w", "--workspace", type=click.Path(path_type=Path), default="workspace.yaml", show_default=True
+    )
+    return workspace(command)
+
+
+@cli.command()
+@click.argument("instance")
+@click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
+@click.option("--cache-mode", type=click.Choice(list(CacheMode)), help="Replaces the instance's own mode in this run.")
+@_where
+def run(instance: str, select: str | None, cache_mode: str | None, module: str | None, workspace: Path) -> None:
+    """Run INSTANCE, or some of its tables, and show what was done about each table and why."""
+    console = Console()
+    for location in of_instance(locations(module, workspace), instance):
+        selection = location.select(select)
+        started = time.monotonic()
+        with _progress(location, len(selection)):
+            result = execute(
+                location.definitions,
+                location.instance,
+                {"cache_validation_mode": cache_mode},
+                selection=selection,
+                log_level=logging.CRITICAL,
+            )
+        if result.error is not None:
+            raise result.error
+        console.print(_summary(location, result, time.monotonic() - started))
+
+
+@cli.command("list")
+@click.argument("instance", required=False)
+@_where
+def list_(instance: str | None, module: str | None, workspace: Path) -> None:
+    """Show the instances, their stages and the committed tables."""
+    found = locations(module, workspace)
+    tree = Tree("instances")
+    for location in of_instance(found, instance) if instance else found:
+        _add_instance(tree, location)
+    Console().print(tree)
+
+
+@cli.command()
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="Check this configuration too.")
+@_where
+def check(config: Path | None, module: str | None, workspace: Path) -> None:
+    """Load the configuration and all definitions, and name every mistake at once."""
+    problems: list[str] = []
+    console = Console()
+    try:
+        files = PipedagConfig(config)
+        for note in files.notes:
+            console.print(note, highlight=False)
+        console.print(f"{files.path}: instances {', '.join(files.instance_names)}", highlight=False)
+        for name in files.instance_names:
+            problems += _mistakes(lambda name=name: files.get(name))
+    except ConfigError as error:
+        problems += map(str, error.problems)
+    if module or (workspace.is_file() and config is None):
+        problems += _mistakes(lambda: locations(module, workspace))
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    console.print("Everything is right.")
+
+
+@cli.command()
+def stop() -> None:
+    """Stop the embedded PostgreSQL of this project."""
+    files = PipedagConfig(find_config())
+    project = files.get(files.instance_names[0]).config.project
+    stopped = embedded.stop(project)
+    click.echo("Stopped." if stopped else "It was not running.")
+
+
+def _mistakes(load: Callable[[], object]) -> list[str]:
+    try:
+        load()
+    except ConfigError as error:
+        return [str(problem) for problem in error.problems]
+    except PipedagError as error:
+        return [str(error)]
+    return []
+
+
+@contextmanager
+def _progress(location: Location, total: int) -> Iterator[None]:
+    """A bar that counts tables, and names the last one."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(location.resource.instance, total=total, last="")
+        handler = _Advance(lambda done: progress.update(bar, advance=len(done.tables), last=str(done.call)))
+        logger = logging.getLogger("pipedag_dagster.stage_run")
+        before = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.level, logger.propagate = before
+
+
+class _Advance(logging.Handler):
+    """Hands the outcomes that a stage run logs to a function."""
+
+    def __init__(self, advance: Callable[[Outcome], None]) -> None:
+        super().__init__(logging.DEBUG)
+        self.advance = advance
+
+    def emit(self, record: logging.LogRecord) -> None:
+        outcome: Any = getattr(record, "outcome", None)
+        if outcome is not None:
+            self.advance(outcome)
+
+
+def _summary(location: Location, result: Result, seconds: float) -> Grid:
+    instance = location.instance
+    store = instance.store.table_store
+    tables = result.tables
+    versions = store.current({run.stage for run, _ in tables})
+    ran = sum(run.reason != CACHED for run, _ in tables)
+    grid = Grid(
+        title=f"[bold]{instance.instance_id}[/]  {ran} of {len(tables)} tables ran in {seconds:.1f} s",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    grid.add_column("table")
+    grid.add_column("rows", justify="right")
+    grid.add_column("what")
+    grid.add_column("seconds", justify="right")
+    stage = None
+    for run, table in tables:
+        if run.stage != stage:
+            stage = run.stage
+            grid.add_row(f"[bold cyan]{stage}[/]", "", f"[dim]version {versions[stage].number}[/]", "")
+        cached = run.reason == CACHED
+        what = "[dim]cached[/]" if cached else f"[green]ran[/]: {run.reason}"
+        grid.add_row(f"  {table.name}", f"{table.rows:,}", what, "" if cached else f"{run.seconds:.2f}")
+    return grid
+
+
+def _add_instance(tree: Tree, location: Location) -> None:
+    instance = location.instance
+    store = instance.store.table_store
+    declared: dict[str, list[str]] = {}
+    for key in location.keys():
+        declared.setdefault(key.path[1], []).append(key.path[2])
+    versions = store.current(declared)
+    source = f", inputs copied from {instance.config.copy_source}" if instance.config.copy_source else ""
+    branch = tree.add(f"[bold]{instance.config.name}[/] [dim]({location.name}{source})[/]")
+    for stage, assets in declared.items():
+        version = versions[stage]
+        state = f"version {version.number}" if version.number else "never run"
+        leaf = branch.add(f"[cyan]{stage}[/] [dim]{state}, schema {store.schemas(stage).current}[/]")
+        for asset in sorted({*assets, *version.tables}):
+            table = version.tables.get(asset)
+            leaf.add(f"{asset} [dim]-[/]" if table is None else f"{table.name} [dim]{table.rows:,} rows[/]")
+
+
+def _explain(error: PipedagError) -> None:
+    """The message, and the user's own traceback without our frames."""
+    console = Console(stderr=True)
+    failures = error.failures if isinstance(error, StageFailed) else (error,)
+    for failure in failures:
+        if isinstance(failure.__cause__, Exception):
+            ours = traceback.TracebackException.from_exception(failure.__cause__)
+            frames = [frame for frame in ours.stack if not _is_ours(frame.filename)]
+            if frames:
+                ours.stack = traceback.StackSummary.from_list(frames)
+                ours.__cause__ = ours.__context__ = None
+                console.print("".join(ours.format()), end="", markup=False, highlight=False)
+    console.print("[bold red]Error:[/] ", end="")
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_PACKAGE) and not filename.startswith(f"{_PACKAGE}/examples")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""All the Dagster there is: one Definitions an instance.
+
+dagster asset materialize -m pipedag_dagster.examples.quickstart.definitions -a mini --select '*'
+"""
+
+from pipedag_dagster import build_definitions
+from pipedag_dagster.examples.quickstart.flow import build
+
+full, midi, mini = (build_definitions(build, instance=name) for name in ("full", "midi", "mini"))

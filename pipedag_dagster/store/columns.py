@@ -1,0 +1,301 @@
+"""One column: from pandas, polars or Arrow to its canonical Arrow type, and from there to pandas.
+
+Canonical means one Arrow type for each PostgreSQL type. Binary COPY checks nothing: a 32-bit integer sent to a
+BIGINT column would arrive as another number, so data and DDL must agree exactly.
+
+Whatever could not come back equal is refused with one of `REFUSALS`; `frames` adds the names of table and column.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import uuid
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+_TIMESTAMP, _TIMESTAMPTZ, _INTERVAL = pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.duration("us")
+_JSON, _UUID, _MONTHS = pa.json_(pa.string()), pa.uuid(), pa.month_day_nano_interval()
+_TEXT, _BYTES = pa.large_string(), pa.large_binary()  # "large": a chunk of the small ones ends at 2 GB
+
+# The canonical types; decimals come on top.
+_SQL: dict[Any, sa.types.TypeEngine[Any]] = {
+    pa.int16(): sa.SmallInteger(),
+    pa.int32(): sa.Integer(),
+    pa.int64(): sa.BigInteger(),
+    pa.float32(): sa.REAL(),
+    pa.float64(): sa.DOUBLE_PRECISION(),
+    pa.bool_(): sa.Boolean(),
+    _TEXT: sa.Text(),
+    _BYTES: sa.LargeBinary(),
+    pa.date32(): sa.Date(),
+    pa.time64("us"): sa.Time(),
+    _TIMESTAMP: sa.TIMESTAMP(timezone=False),
+    _TIMESTAMPTZ: sa.TIMESTAMP(timezone=True),
+    _INTERVAL: postgresql.INTERVAL(),
+    _UUID: sa.Uuid(),
+    _JSON: postgresql.JSONB(),
+}
+_WIDENED = {
+    pa.int8(): pa.int16(),
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.float16(): pa.float32(),
+    pa.date64(): pa.date32(),
+    pa.string(): _TEXT,
+    pa.string_view(): _TEXT,
+    pa.null(): _TEXT,
+    pa.binary(): _BYTES,
+    pa.binary_view(): _BYTES,
+}
+_PANDAS: dict[Any, Any] = {
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+
+# What Python types one column may hold together. The order matters: a bool is an int, a datetime is a date.
+_NESTED = (dict, list, tuple, np.ndarray)
+_ALIKE: tuple[tuple[type, ...], ...] = (
+    (bool, np.bool_),
+    (int, float, Decimal, np.integer, np.floating),
+    (str,),
+    (bytes, bytearray, memoryview),
+    (dt.datetime,),
+    (dt.date,),
+    (dt.time,),
+    (dt.timedelta,),
+    (uuid.UUID,),
+    _NESTED,
+)
+_EARLIEST = -210_866_803_200_000_000  # 4714 BC in microseconds: the first timestamp of PostgreSQL
+_ROUND = "PostgreSQL keeps microseconds: round it, for example with .dt.floor('us')."
+
+
+def sql_type(kind: pa.DataType) -> sa.types.TypeEngine[Any]:
+    """The PostgreSQL type of a canonical Arrow type.
+
+    >>> sql_type(pa.int64())
+    BigInteger()
+    """
+    return sa.Numeric(kind.precision, kind.scale) if pa.types.is_decimal(kind) else _SQL[kind]
+
+
+def canonical(column: Any) -> pa.ChunkedArray:
+    """A pandas Series, or whatever Arrow can import, as a canonical Arrow column.
+
+    >>> canonical(pd.Series(["a", "b"], dtype="category")).type
+    DataType(large_string)
+    """
+    if isinstance(column, pd.Series):
+        column = _from_pandas(column)
+    if not isinstance(column, pa.ChunkedArray):
+        column = pa.chunked_array([column] if isinstance(column, pa.Array) else column)
+    column = _decoded(column)
+    try:
+        column = column.cast(_target(column))
+        if column.type == _INTERVAL:
+            column.cast(pa.duration("ns"))  # ADBC reads 64-bit nanoseconds: 292 years
+    except pa.ArrowInvalid as error:  # all casts to a canonical type widen, but those of times
+        raise ValueError(f"{error}. {_ROUND if 'lose data' in str(error) else ''}".rstrip()) from error
+    if column.type == _TEXT and pc.any(pc.match_substring(column, "\0")).as_py():
+        raise ValueError("it holds the character NUL. Remove it, for example with .str.replace('\\0', '').")
+    _check_times(column)
+    return column
+
+
+def series(column: pa.ChunkedArray) -> pd.Series[Any]:
+    """A canonical column, or one as ADBC reads it, in pandas. The dtype depends on the type only.
+
+    >>> series(pa.chunked_array([[1, None]])).dtype
+    Int64Dtype()
+    """
+    kind = column.type
+    if _is_numeric(kind):
+        return pd.Series(_decimals(column), dtype=object)
+    if isinstance(kind, pa.JsonType):
+        return pd.Series(_parsed(column), dtype=object)
+    if kind == _UUID or pa.types.is_nested(kind):
+        return pd.Series(column.to_pylist(), dtype=object)
+    if isinstance(kind, pa.OpaqueType):
+        if kind.storage_type != pa.string():
+            raise TypeError(f"pandas has nothing for its type {kind.type_name}. Select it as text: column::text.")
+        column = column.cast(pa.string())
+    if kind == _MONTHS:
+        column = _durations(column)
+    _check_times(column)
+    return pd.Series(column.to_pandas(types_mapper=_PANDAS.get))
+
+
+def content(chunk: pa.Array) -> Iterator[Any]:
+    """The bytes of a canonical chunk: which rows are valid, the values of those rows, and the lengths of texts.
+
+    Each of the three, joined over all chunks, is the same however the column is chunked.
+    """
+    chunk = getattr(chunk, "storage", chunk)
+    yield chunk.is_valid().to_numpy(zero_copy_only=False).view(np.uint8)
+    kept = _large(chunk.drop_null())
+    if not len(kept):
+        return
+    if kept.type in (_TEXT, _BYTES):
+        _, offsets, data = kept.buffers()
+        ends = np.frombuffer(offsets, np.int64, len(kept) + 1, kept.offset * 8)
+        yield memoryview(data or b"")[ends[0] : ends[-1]]
+        yield np.diff(ends)
+    elif pa.types.is_floating(kept.type):
+        floats = kept.to_numpy(zero_copy_only=False)
+        yield np.where(np.isnan(floats), np.nan, floats)  # there are many bit patterns for NaN
+    else:
+        kept = kept.cast(pa.uint8()) if pa.types.is_boolean(kept.type) else kept
+        width = kept.type.bit_width // 8
+        yield memoryview(kept.buffers()[1])[kept.offset * width : (kept.offset + len(kept)) * width]
+
+
+def _from_pandas(column: pd.Series[Any]) -> Any:
+    if isinstance(column.dtype, pd.SparseDtype):
+        column = pd.Series(np.asarray(column))
+    if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.dtype == object:
+        column = column.astype(object)
+    return _from_objects(column) if column.dtype == object else pa.array(column, from_pandas=True)
+
+
+def _from_objects(column: pd.Series[Any]) -> Any:
+    """Look at the types first: Arrow would make bytes of text beside bytes, and dates of datetimes beside dates."""
+    null = column.isna().to_numpy()
+    values = column.to_numpy()
+    kept = values[~null]
+    types = set(map(type, kept))
+    kinds = {next((alike for alike in _ALIKE if issubclass(kind, alike)), ()) for kind in types}
+    if len(kinds) > 1 or () in kinds:
+        found = ", ".join(sorted(kind.__name__ for kind in types))
+        raise TypeError(f"it holds {found}. Convert it to one type that PostgreSQL has, for example with .astype(str).")
+    if kinds == {_NESTED}:
+        return _as_json(None if missing else value for value, missing in zip(values, null, strict=True))
+    if Decimal in types:
+        _check_finite(kept)
+    if kinds <= {(dt.datetime,), (dt.time,), (dt.timedelta,)}:
+        if any(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0) for value in kept):
+            raise ValueError(f"it has nanoseconds. {_ROUND}")
+        zoned = {getattr(value, "tzinfo", None) is not None for value in kept}
+        if len(zoned) > 1 or (kinds == {(dt.time,)} and True in zoned):
+            raise TypeError("it mixes values with and without a time zone, or holds times with one. Use one kind.")
+    return pa.array(values, mask=null)
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without dictionaries, nesting, and the types that only ADBC has."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        chunks = column.chunks or [pa.array([], kind)]
+        return _decoded(pa.chunked_array([_large(chunk.dictionary).take(chunk.indices) for chunk in chunks]))
+    if isinstance(kind, pa.JsonType):
+        return _as_json(_parsed(column))
+    if pa.types.is_nested(kind):
+        return _as_json(column.to_pylist(maps_as_pydicts="strict"))
+    if kind == _MONTHS:
+        return _durations(column)
+    if _is_numeric(kind):
+        values = _decimals(column)
+        _check_finite(values)
+        return pa.chunked_array(
+            [pa.array(values, None if any(v is not None for v in values) else pa.decimal128(38, 0))]
+        )
+    return _large(column)
+
+
+def _target(column: pa.ChunkedArray) -> pa.DataType:
+    kind = column.type
+    if kind in _SQL or kind in _WIDENED:
+        return _WIDENED.get(kind, kind)
+    if kind == pa.uint64():
+        return pa.int64() if (pc.max(column).as_py() or 0) < 2**63 else pa.decimal128(20, 0)
+    if pa.types.is_timestamp(kind):
+        return _TIMESTAMPTZ if kind.tz else _TIMESTAMP
+    if pa.types.is_time(kind):
+        return pa.time64("us")
+    if pa.types.is_duration(kind):
+        return _INTERVAL
+    if pa.types.is_decimal(kind):  # PostgreSQL 14 has no negative scale, and none above the precision
+        precision, scale = max(kind.precision, kind.scale, kind.precision - kind.scale), max(kind.scale, 0)
+        return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+    raise TypeError(f"PostgreSQL has nothing for its type {kind}. Convert it, for example with .astype(str).")
+
+
+def _large(values: Any) -> Any:
+    """Arrow cannot take from views, and the offsets of plain strings end at 2 GB."""
+    target = _BYTES if pa.types.is_fixed_size_binary(values.type) else _WIDENED.get(values.type)
+    return values.cast(target) if target in (_TEXT, _BYTES) else values
+
+
+def _check_times(column: pa.ChunkedArray) -> None:
+    if pa.types.is_timestamp(column.type):
+        earliest = pc.min(column.cast(pa.int64())).as_py()
+        if earliest is not None and earliest < _EARLIEST:  # that is also how ADBC reads both infinities
+            raise ValueError("it holds infinity, or timestamps before 4714 BC.")
+    if column.type == pa.date32():
+        days = pc.min_max(column.cast(pa.int32())).as_py()
+        if days["min"] is not None and not -719_162 <= days["min"] <= days["max"] <= 2_932_896:
+            raise ValueError("it holds infinity, or dates outside of the years 1 to 9999, which Python cannot.")
+
+
+def _check_finite(values: Iterable[Any]) -> None:
+    if any(isinstance(value, Decimal) and not value.is_finite() for value in values):
+        raise ValueError("it holds decimals that are NaN or infinite, which Arrow cannot. Make floats of them.")
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.OpaqueType) and bool(kind.type_name == "numeric")  # ADBC reads NUMERIC as text
+
+
+def _decimals(column: pa.ChunkedArray) -> list[Decimal | None]:
+    return [None if text is None else Decimal(text) for text in column.cast(pa.string()).to_pylist()]
+
+
+def _durations(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The intervals of PostgreSQL: a day is 24 hours, but a month has no length."""
+    found = column.to_pylist()
+    if any(value and value.months for value in found):
+        raise ValueError("it holds intervals with months, which have no fixed length. Select a number, or text.")
+    durations = [value and dt.timedelta(value.days, microseconds=value.nanoseconds // 1000) for value in found]
+    return pa.chunked_array([pa.array(durations, _INTERVAL)])
+
+
+def _parsed(column: pa.ChunkedArray) -> list[Any]:
+    return [None if text is None else json.loads(text) for text in column.cast(column.type.storage_type).to_pylist()]
+
+
+def _as_json(values: Iterable[Any]) -> pa.ChunkedArray:
+    texts = [None if value is None else _json(value) for value in values]
+    return pa.chunked_array([pa.array(texts, pa.string())]).cast(_JSON)
+
+
+def _json(value: Any) -> str:
+    """JSON text that comes back from JSONB as it was. Not json.dumps: JSONB would make an integer of 1e23."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int):
+        return json.dumps(value)
+    if isinstance(value, str) and "\0" not in value:
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.1f}" if abs(value) >= 1e16 else repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_json, value))}]"
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return f"{{{','.join(f'{_json(key)}:{_json(value[key])}' for key in sorted(value))}}}"
+    raise TypeError(
+        f"JSON cannot hold the {type(value).__name__} {value!r:.80}. Return JSON text, or one column for each part."
+    )

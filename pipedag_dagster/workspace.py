@@ -1,0 +1,148 @@
+"""Finding the definitions that a command is about: those of a module, or those that `workspace.yaml` names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dagster as dg
+
+from pipedag_dagster import yaml_source
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.errors import ConfigError, EmptySelection, PipedagError, Problem, UnknownInstance, did_you_mean
+from pipedag_dagster.resources import InstanceResource
+
+
+@dataclass(frozen=True)
+class Location:
+    """The definitions of one instance. `name` is where they are: `module:attribute`."""
+
+    name: str
+    definitions: dg.Definitions
+    resource: InstanceResource
+
+    @property
+    def instance(self) -> ConfigContext:
+        return self.resource.context
+
+    def keys(self) -> list[dg.AssetKey]:
+        """All tables of the instance."""
+        return sorted(self.definitions.resolve_all_asset_keys())
+
+    def select(self, text: str | None) -> list[dg.AssetKey]:
+        """The assets that a selection means: a stage, `stage.table`, or Dagster's own syntax (`group:raw`,
+        `+key:"mini/raw/orders"`). All of them without it.
+
+        Raises:
+            EmptySelection: none. (Dagster's own command line would run everything.)
+        """
+        keys = self.keys()
+        if text is None:
+            return keys
+        wanted = text.lower().split(".")
+        chosen = [key for key in keys if key.path[1 : 1 + len(wanted)] == wanted]
+        if not chosen:
+            try:
+                selection = dg.AssetSelection.from_string(text)
+                chosen = sorted(selection.resolve(self.definitions.resolve_asset_graph()))
+            except Exception as error:
+                raise EmptySelection(f"--select {text!r} is no selection that Dagster understands: {error}") from None
+        if not chosen:
+            known = {".".join(key.path[1:]) for key in keys} | {key.path[1] for key in keys}
+            raise EmptySelection(f"--select {text!r} selects no table.{did_you_mean(text, known)}")
+        return chosen
+
+
+def locations(module: str | None = None, workspace: Path = Path("workspace.yaml")) -> list[Location]:
+    """All definitions made by `build_definitions` in a module, or in what the workspace names.
+
+    Raises:
+        ConfigError: everything that is wrong, at once.
+    """
+    found: list[Location] = []
+    problems: list[Problem] = []
+    for name, load, line in _targets(module, workspace):
+        try:
+            found.extend(load())
+        except ConfigError as error:
+            problems.extend(error.problems)
+        except Exception as error:  # the user's module may raise anything
+            message = str(error) if isinstance(error, PipedagError) else f"{type(error).__name__}: {error}"
+            problems.append(Problem(None if module else workspace, line, f"{name} cannot be loaded: {message}"))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    if not found:
+        raise ConfigError(f"{module or workspace} has no definitions that were made by build_definitions().")
+    return found
+
+
+def of_instance(found: Iterable[Location], instance: str) -> list[Location]:
+    """Those of one instance.
+
+    Raises:
+        UnknownInstance: there are none; close names are given.
+    """
+    found = list(found)
+    chosen = [location for location in found if location.resource.instance == instance]
+    if not chosen:
+        known = {location.resource.instance for location in found}
+        raise UnknownInstance(f"There is no instance {instance!r}.{did_you_mean(instance, known)}")
+    return chosen
+
+
+def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, int | None]]:
+    """Name, loader and line of each module that is named."""
+    if module is not None:
+        yield module, lambda: _in_module(module, None), None
+        return
+    if not workspace.is_file():
+        raise ConfigError(
+            f"There is no {workspace} here. Name the module of your definitions: -m my_pipeline.definitions"
+        )
+    source = yaml_source.load(workspace)
+    for number, entry in enumerate(source.data.get("load_from") or []):
+        line = source.line(("load_from", number))
+        kind, target = next(iter(entry.items())) if isinstance(entry, dict) and entry else ("", None)
+        if kind == "python_module":
+            name, attribute = _target(target, "module_name")
+            yield name, lambda name=name, attribute=attribute: _in_module(name, attribute), line
+        elif kind == "python_file":
+            name, attribute = _target(target, "relative_path")
+            path = workspace.parent / name
+            yield name, lambda path=path, attribute=attribute: _definitions(_file(path), str(path), attribute), line
+
+
+def _target(target: Any, key: str) -> tuple[str, str | None]:
+    return (target, None) if isinstance(target, str) else (target[key], target.get("attribute"))
+
+
+def _in_module(name: str, attribute: str | None) -> list[Location]:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` and Dagster do: the working directory counts
+    return _definitions(importlib.import_module(name), name, attribute)
+
+
+def _file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _definitions(module: ModuleType, name: str, attribute: str | None) -> list[Location]:
+    names = [attribute] if attribute else [key for key in vars(module) if not key.startswith("_")]
+    found = []
+    for key in names:
+        value = getattr(module, key)
+        resource = value.resources.get("instance") if isinstance(value, dg.Definitions) and value.resources else None
+        if isinstance(resource, InstanceResource):
+            found.append(Location(f"{name}:{key}", value, resource))
+    return found
