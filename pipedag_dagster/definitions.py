@@ -13,7 +13,7 @@ from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.flow import FlowGraph
 from pipedag_dagster.io_manager import TableIOManager
-from pipedag_dagster.resources import InstanceResource
+from pipedag_dagster.resources import bound_resource
 
 Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 
@@ -64,12 +64,7 @@ def define(context: ConfigContext, flows: list[FlowGraph], *, keep_pins: bool = 
     store = context.store.table_store
     for name in names:
         store.schemas(name)  # names that do not fit are refused now
-    resource = InstanceResource(
-        config_path=str(context.files.path),
-        instance=context.config.name,
-        per_user=context.config.per_user,
-        keep_pins=keep_pins,
-    )
+    resource = bound_resource(context, keep_pins=keep_pins)
     return dg.Definitions(
         assets=[stage_assets(context, stage) for stage in stages],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},

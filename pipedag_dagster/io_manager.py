@@ -1,8 +1,6 @@
 """Tables for plain Dagster assets."""
 
-from __future__ import annotations
-
-import secrets
+import secrets  # no postponed annotations here: Dagster looks at those of a resource as objects
 import time
 from typing import Any, get_origin
 

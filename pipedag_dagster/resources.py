@@ -6,9 +6,10 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, create_model
 
 from pipedag_dagster.config import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
@@ -71,6 +72,18 @@ class InstanceResource(dg.ConfigurableResource):
         finally:
             if context.run_id and not self.keep_pins:
                 release(self.context, context.run_id)
+
+
+def bound_resource(context: ConfigContext, *, keep_pins: bool = False) -> InstanceResource:
+    """The resource of one instance. Which instance it is are defaults of its fields, so that the run config of one run
+    needs to name only what it changes."""
+    fields: dict[str, Any] = {
+        "config_path": (str, Field(str(context.files.path), description="The pipeline's configuration.")),
+        "instance": (str, Field(context.config.name, description="Name of the instance in the configuration.")),
+        "per_user": (bool, Field(context.config.per_user, description="One instance for each user.")),
+        "keep_pins": (bool, Field(keep_pins, description="Keep what the run has read until the caller releases it.")),
+    }
+    return create_model("InstanceResource", __base__=InstanceResource, **fields)()
 
 
 def release(instance: ConfigContext, run_id: str) -> None:

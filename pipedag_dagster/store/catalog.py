@@ -144,7 +144,7 @@ class Catalog:
             sa.Column("table_version", sa.BigInteger, nullable=False),
             sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
         )
-        self.pin = sa.Table(
+        self.pins = sa.Table(
             "pin",
             metadata,
             sa.Column("run_id", sa.Text, primary_key=True),
@@ -254,8 +254,8 @@ class Catalog:
         self._lock_pins(connection, "pg_advisory_xact_lock_shared")
         newest = {stage: version.number for stage, version in self.current(connection, stages).items()}
         self._write_pins(connection, run_id, newest, move=False)
-        query = sa.select(self.pin.c.stage, self.pin.c.number)
-        query = query.where(self.pin.c.run_id == run_id, self.pin.c.stage.in_(stages))
+        query = sa.select(self.pins.c.stage, self.pins.c.number)
+        query = query.where(self.pins.c.run_id == run_id, self.pins.c.stage.in_(stages))
         return {row.stage: row.number for row in connection.execute(query)}
 
     def move_pin(self, connection: sa.Connection, run_id: str, stage: str, number: int) -> None:
@@ -263,7 +263,7 @@ class Catalog:
         self._write_pins(connection, run_id, {stage: number}, move=True)
 
     def _write_pins(self, connection: sa.Connection, run_id: str, numbers: Mapping[str, int], *, move: bool) -> None:
-        statement = insert(self.pin).values(until=sa.func.now() + PIN_LEASE)
+        statement = insert(self.pins).values(until=sa.func.now() + PIN_LEASE)
         if move:
             update = {"number": statement.excluded.number, "until": statement.excluded.until}
             statement = statement.on_conflict_do_update(index_elements=["run_id", "stage"], set_=update)
@@ -274,7 +274,7 @@ class Catalog:
             connection.execute(statement, rows)
 
     def unpin(self, connection: sa.Connection, run_id: str) -> None:
-        connection.execute(self.pin.delete().where(self.pin.c.run_id == run_id))
+        connection.execute(self.pins.delete().where(self.pins.c.run_id == run_id))
 
     def _lock_pins(self, connection: sa.Connection, function: str) -> None:
         connection.execute(
@@ -290,7 +290,7 @@ class Catalog:
         made goes together. The physical tables are the caller's to drop.
         """
         self._lock_pins(connection, "pg_advisory_xact_lock")
-        version, member, made, pin = self.stage_version, self.stage_table, self.table_version, self.pin
+        version, member, made, pin = self.stage_version, self.stage_table, self.table_version, self.pins
         connection.execute(pin.delete().where(pin.c.until < sa.func.now()))
         kept = sa.select(version.c.number).where(version.c.stage == stage).order_by(version.c.number.desc()).limit(keep)
         connection.execute(

@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import math
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -102,9 +102,7 @@ def canonical(column: Any) -> pa.ChunkedArray:
     """
     if isinstance(column, pd.Series):
         column = _from_pandas(column)
-    if not isinstance(column, pa.ChunkedArray):
-        column = pa.chunked_array([column] if isinstance(column, pa.Array) else column)
-    column = _decoded(column)
+    column = _decoded(pa.chunked_array(column))
     try:
         column = column.cast(_target(column))
         if column.type == _INTERVAL:
@@ -140,28 +138,17 @@ def series(column: pa.ChunkedArray) -> pd.Series[Any]:
     return pd.Series(column.to_pandas(types_mapper=_PANDAS.get))
 
 
-def content(chunk: pa.Array) -> Iterator[Any]:
-    """The bytes of a canonical chunk: which rows are valid, the values of those rows, and the lengths of texts.
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as ADBC reads it, in types that every library of frames knows: UUID and JSON are text.
 
-    Each of the three, joined over all chunks, is the same however the column is chunked.
+    >>> plain(pa.chunked_array(pa.array(["[1]"], pa.json_()))).type
+    DataType(string)
     """
-    chunk = getattr(chunk, "storage", chunk)
-    yield chunk.is_valid().to_numpy(zero_copy_only=False).view(np.uint8)
-    kept = _large(chunk.drop_null())
-    if not len(kept):
-        return
-    if kept.type in (_TEXT, _BYTES):
-        _, offsets, data = kept.buffers()
-        ends = np.frombuffer(offsets, np.int64, len(kept) + 1, kept.offset * 8)
-        yield memoryview(data or b"")[ends[0] : ends[-1]]
-        yield np.diff(ends)
-    elif pa.types.is_floating(kept.type):
-        floats = kept.to_numpy(zero_copy_only=False)
-        yield np.where(np.isnan(floats), np.nan, floats)  # there are many bit patterns for NaN
-    else:
-        kept = kept.cast(pa.uint8()) if pa.types.is_boolean(kept.type) else kept
-        width = kept.type.bit_width // 8
-        yield memoryview(kept.buffers()[1])[kept.offset * width : (kept.offset + len(kept)) * width]
+    if column.type == _UUID:
+        return pa.chunked_array(pa.array([value and str(value) for value in column.to_pylist()], pa.string()))
+    if _is_numeric(column.type) or column.type == _MONTHS:
+        return _decoded(column)
+    return column.cast(column.type.storage_type) if isinstance(column.type, pa.BaseExtensionType) else column
 
 
 def _from_pandas(column: pd.Series[Any]) -> Any:
@@ -210,9 +197,8 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if _is_numeric(kind):
         values = _decimals(column)
         _check_finite(values)
-        return pa.chunked_array(
-            [pa.array(values, None if any(v is not None for v in values) else pa.decimal128(38, 0))]
-        )
+        kind = None if any(value is not None for value in values) else pa.decimal128(38, 0)
+        return pa.chunked_array([pa.array(values, kind)])
     return _large(column)
 
 
@@ -279,7 +265,7 @@ def _parsed(column: pa.ChunkedArray) -> list[Any]:
 
 def _as_json(values: Iterable[Any]) -> pa.ChunkedArray:
     texts = [None if value is None else _json(value) for value in values]
-    return pa.chunked_array([pa.array(texts, pa.string())]).cast(_JSON)
+    return pa.chunked_array(pa.array(texts, pa.string())).cast(_JSON)
 
 
 def _json(value: Any) -> str:

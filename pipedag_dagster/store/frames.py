@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
@@ -70,7 +72,7 @@ def content_version(table: pa.Table) -> str:
     for field, column in zip(table.schema, table.columns, strict=True):
         streams = [xxhash.xxh3_128() for _ in range(3)]  # one for each kind of bytes: chunks leave no trace
         for chunk in column.chunks:
-            for stream, content in zip(streams, columns.content(chunk), strict=False):
+            for stream, content in zip(streams, _bytes(chunk), strict=False):
                 stream.update(content)
         digests = [stream.hexdigest() for stream in streams]
         version.update(json.dumps([field.name, str(field.type), len(column), *digests]).encode())
@@ -137,6 +139,29 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
     return frame.set_axis(pd.Index(table.column_names), axis=1)  # a query may name two columns alike
 
 
+def to_polars(table: pa.Table, kind: type) -> Any:
+    """A polars frame of what `read` returned: a DataFrame, or a LazyFrame when `kind` is that. UUID and JSON are text.
+
+    Raises:
+        TaskFailed: a column has no counterpart in polars (an interval of months, more than 38 digits). Names it.
+
+    >>> to_polars(pa.table({"id": [1, None]}), polars.DataFrame).schema  # doctest: +SKIP
+    Schema({'id': Int64})
+    """
+    polars = sys.modules["polars"]  # who names a polars class has imported polars
+    series = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column = columns.plain(column)
+            if pa.types.is_decimal256(column.type):
+                raise TypeError("its numbers have more than 38 digits. Read it into pandas, or select it as text.")
+            series.append(polars.Series(name, column))
+        except columns.REFUSALS as error:
+            raise TaskFailed(f"Column {name!r} cannot be read: {error}") from error
+    frame = polars.DataFrame(series)
+    return frame.lazy() if issubclass(kind, polars.LazyFrame) else frame
+
+
 def _parts(frame: Any, what: str) -> list[tuple[Any, Any]]:
     polars = sys.modules.get("polars")  # who has a polars frame has imported polars
     if polars and isinstance(frame, polars.LazyFrame):
@@ -188,3 +213,29 @@ def _check_names(names: list[Any], what: str) -> None:
         else:
             continue
         raise UnstorableResult(f"{what}: the column name {name!r} {reason}.")
+
+
+def _bytes(chunk: pa.Array) -> Iterator[Any]:
+    """Which rows are valid; the values of those rows; the lengths of texts.
+
+    Each of the three, joined over all chunks, is the same however a column is chunked.
+    """
+    chunk = getattr(chunk, "storage", chunk)
+    yield chunk.is_valid().to_numpy(zero_copy_only=False).view(np.uint8)
+    kept = chunk.drop_null()  # what is under a NULL may be anything
+    kept = kept.cast(pa.uint8()) if pa.types.is_boolean(kept.type) else kept
+    rows, start = len(kept), kept.offset
+    if not rows:
+        return
+    if pa.types.is_floating(kept.type):
+        floats = kept.to_numpy(zero_copy_only=False)
+        yield np.where(np.isnan(floats), np.nan, floats)  # NaN has many bit patterns
+    elif len(kept.buffers()) == 2:
+        width = kept.type.bit_width // 8
+        yield memoryview(kept.buffers()[1])[start * width : (start + rows) * width]
+    else:
+        _, offsets, data = kept.buffers()
+        size = np.dtype(np.int64 if "large" in str(kept.type) else np.int32)
+        ends = np.frombuffer(offsets, size, rows + 1, start * size.itemsize)
+        yield memoryview(data or b"")[ends[0] : ends[-1]]
+        yield np.diff(ends)
