@@ -31,7 +31,7 @@ def stage_assets(config: ConfigContext, stage: Stage) -> dg.AssetsDefinition:
         result = run_stage(
             config,
             stage,
-            context.run_id,
+            context.run.run_id,
             assets=selected,
             validation=instance.validation(config.config.cache_validation),
             tell=context.log.info,

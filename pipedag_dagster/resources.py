@@ -70,8 +70,8 @@ class InstanceResource(dg.ConfigurableResource):
         try:
             yield self
         finally:
-            if context.run_id and not self.keep_pins:
-                release(self.context, context.run_id)
+            if context.run and not self.keep_pins:
+                release(self.context, context.run.run_id)
 
 
 def bound_resource(context: ConfigContext, *, keep_pins: bool = False) -> InstanceResource:

@@ -235,7 +235,7 @@ def _bytes(chunk: pa.Array) -> Iterator[Any]:
         yield memoryview(kept.buffers()[1])[start * width : (start + rows) * width]
     else:
         _, offsets, data = kept.buffers()
-        size = np.dtype(np.int64 if "large" in str(kept.type) else np.int32)
+        size = np.dtype(np.int64 if kept.type in (pa.large_string(), pa.large_binary()) else np.int32)
         ends = np.frombuffer(offsets, size, rows + 1, start * size.itemsize)
         yield memoryview(data or b"")[ends[0] : ends[-1]]
         yield np.diff(ends)
