@@ -115,7 +115,7 @@ class UnstorableResult(TaskFailed):
 class StageFailed(PipedagError):
     """Several tasks of one stage failed. Each one is in `failures`."""
 
-    def __init__(self, stage: str, failures: Sequence[TaskFailed]) -> None:
+    def __init__(self, stage: str, failures: Sequence[PipedagError]) -> None:
         self.failures = tuple(failures)
         listed = "\n".join(f"- {failure}" for failure in failures)
         super().__init__(f"{len(self.failures)} tasks of stage {stage!r} failed:\n{listed}")

@@ -160,10 +160,11 @@ class _StageRun:
                         self._tell(self.outcomes[call], len(self.outcomes), len(calls))
                 if failures and self.instance.config.fail_fast:
                     waiting.clear()
-        if len(failures) == 1:
-            raise failures[0]
-        if failures:
-            raise StageFailed(self.stage.name, failures) from failures[0]
+        different = list({str(failure): failure for failure in failures}.values())
+        if len(different) == 1:
+            raise different[0]
+        if different:
+            raise StageFailed(self.stage.name, different) from different[0]
 
     def _tell(self, outcome: Outcome, done: int, total: int) -> None:
         for asset, table in outcome.tables.items():
@@ -372,9 +373,9 @@ class _StageRun:
             missing = [slot.asset for slot in output.slots if slot.asset not in tables]
             if missing:
                 raise NotMaterialized(
-                    f"{call.stage.name}.{missing[0]} was never committed in instance {self.instance.config.name!r}, or "
-                    "since then under another name. Run it too: pipedag-dagster run "
-                    f"{self.instance.config.name} --select {call.stage.name}"
+                    f"{call.stage.name}.{missing[0]} is needed, but was never committed in instance "
+                    f"{self.instance.config.name!r}. Run it first: pipedag-dagster run {self.instance.config.name} "
+                    f"--select {call.stage.name}.{missing[0]}"
                 )
             return {slot.asset: tables[slot.asset] for slot in output.slots}
         return dict(tables)

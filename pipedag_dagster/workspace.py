@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import dagster as dg
+from dagster import DagsterError
 
 from pipedag_dagster import yaml_source
 from pipedag_dagster.context import ConfigContext
@@ -32,8 +33,9 @@ class Location:
         return self.resource.context
 
     def keys(self) -> list[dg.AssetKey]:
-        """All tables of the instance."""
-        return sorted(self.definitions.resolve_all_asset_keys())
+        """All tables of the instance, stage after stage. Those of its `copy_source` are not its own."""
+        own = (assets for assets in self.definitions.assets or () if isinstance(assets, dg.AssetsDefinition))
+        return [key for assets in own for key in sorted(assets.keys)]
 
     def select(self, text: str | None) -> list[dg.AssetKey]:
         """The assets that a selection means: a stage, `stage.table`, or Dagster's own syntax (`group:raw`,
@@ -49,10 +51,10 @@ class Location:
         chosen = [key for key in keys if key.path[1 : 1 + len(wanted)] == wanted]
         if not chosen:
             try:
-                selection = dg.AssetSelection.from_string(text)
-                chosen = sorted(selection.resolve(self.definitions.resolve_asset_graph()))
-            except Exception as error:
-                raise EmptySelection(f"--select {text!r} is no selection that Dagster understands: {error}") from None
+                selected = dg.AssetSelection.from_string(text).resolve(self.definitions.resolve_asset_graph())
+            except DagsterError:
+                selected = set()
+            chosen = [key for key in keys if key in selected]
         if not chosen:
             known = {".".join(key.path[1:]) for key in keys} | {key.path[1] for key in keys}
             raise EmptySelection(f"--select {text!r} selects no table.{did_you_mean(text, known)}")

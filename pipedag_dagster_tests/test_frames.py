@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.dialects import postgresql
 
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
 from pipedag_dagster.store import frames
@@ -97,13 +98,13 @@ ROUND_TRIPS = {
 @pytest.mark.parametrize("case", ROUND_TRIPS)
 def test_every_type_comes_out_equal_with_a_type_of_its_own(store, case):
     values, ddl, dtype = ROUND_TRIPS[case]
-    table = pa.table({"x": pa.chunked_array([values, values.slice(0, 0), pa.array([None], values.type)])})
+    table = pa.table({"x": pa.chunked_array([values, values.slice(0, 0), pa.nulls(1, values.type)])})
     kind = frames.column_types(frames.to_arrow(table, "t").schema)["x"]
-    assert str(kind.compile(dialect=sa.dialects.postgresql.dialect())) == ddl
+    assert str(kind.compile(dialect=postgresql.dialect())) == ddl
     out = frames.to_pandas(store(table))["x"]
     expected = values.to_pylist() if case != "map" else [{"a": 1}]
     assert [None if is_null else value for value, is_null in zip(out, out.isna(), strict=True)] == [*expected, None]
-    assert dtype in (str(out.dtype), "text")
+    assert str(out.dtype) == (str(pd.Series(["a"]).dtype) if dtype == "text" else dtype)
 
 
 @pytest.mark.parametrize("case", ROUND_TRIPS)
@@ -137,7 +138,7 @@ OBJECTS = {
     "datetime": ([MICRO, None, pd.NaT], sa.TIMESTAMP),
     "zoned": ([MICRO.replace(tzinfo=UTC), MICRO.replace(tzinfo=dt.timezone(dt.timedelta(hours=2)))], sa.TIMESTAMP),
     "time": ([dt.time(1, 2, 3, 4), None], sa.Time),
-    "timedelta": ([dt.timedelta(1, 2, 3), None], sa.Interval),
+    "timedelta": ([dt.timedelta(1, 2, 3), None], postgresql.INTERVAL),
     "UUID": ([ID, None], sa.Uuid),
     "dict": ([{"b": 1, "a": {"c": [1.0, 1e23, -1.5e-300, None, True, "ä"]}}, None, {}], sa.JSON),
     "list": ([[1, "a"], [], None], sa.JSON),
@@ -451,13 +452,13 @@ def version(**columns: Any) -> str:
 
 def test_content_version_is_a_constant():
     table = pa.table({"id": pa.array([1, 2, None]), "text": pa.array(["a", "", None], pa.large_string())})
-    assert frames.content_version(table) == "CONSTANT"
+    assert frames.content_version(table) == "2f5f09e8e615cdde1f97b26e7a7bebc2"
 
 
 @pytest.mark.parametrize("case", ROUND_TRIPS)
 def test_content_version_does_not_depend_on_chunks_slices_or_memory(case):
     values = ROUND_TRIPS[case][0]
-    null = pa.array([None], values.type)
+    null = pa.nulls(1, values.type)
     table = frames.to_arrow(pa.table({"x": pa.chunked_array([values, null, values, null])}), "t")
     expected = frames.content_version(table)
     middle = pa.concat_tables([table, table, table]).combine_chunks()[len(table) : 2 * len(table)]

@@ -135,7 +135,8 @@ def series(column: pa.ChunkedArray) -> pd.Series[Any]:
     if kind == _MONTHS:
         column = _durations(column)
     _check_times(column)
-    return pd.Series(column.to_pandas(types_mapper=_PANDAS.get))
+    mapper = _PANDAS.get if kind in _PANDAS else None  # with a mapper, text without a value would be object
+    return pd.Series(column.to_pandas(types_mapper=mapper))
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -186,8 +187,8 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Without dictionaries, nesting, and the types that only ADBC has."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        chunks = column.chunks or [pa.array([], kind)]
-        return _decoded(pa.chunked_array([_large(chunk.dictionary).take(chunk.indices) for chunk in chunks]))
+        chunks = [_large(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+        return _decoded(pa.chunked_array(chunks, None if chunks else kind.value_type))
     if isinstance(kind, pa.JsonType):
         return _as_json(_parsed(column))
     if pa.types.is_nested(kind):
