@@ -20,15 +20,17 @@ CACHED = "cached"
 class Key:
     """What a task's result depends on. `parts` are kept by name, to tell later which one has changed.
 
-    parts: `code`, `arguments` (hash by name), `inputs` (data version by name), `query` (lazy tasks) and `cache`
-    (hash of the cache function's value; only this one is not part of `task_key`).
+    parts: `task`, `code`, `arguments` (hash by name), `inputs` (data version by name), `cache` (hash of the cache
+    function's value), and of lazy tasks `text` and `query`: what was returned, without and with the data versions of
+    the tables in it. These stand for the inputs of a lazy task: what its query does not mention does not count.
     """
 
     parts: Mapping[str, Any]
 
     @property
     def task_key(self) -> str:
-        return content_hash({name: part for name, part in self.parts.items() if name != "cache"})
+        left_out = {"cache", "inputs"} if "query" in self.parts else {"cache"}
+        return content_hash({name: part for name, part in self.parts.items() if name not in left_out})
 
     @property
     def cache_key(self) -> str:
@@ -115,17 +117,15 @@ def why(key: Key, before: TableVersion | None) -> str:
     if before is None:
         return "new"
     old, new = before.parts, key.parts
-    if old.get("code") != new.get("code") and "query" not in new:
+    if old.get("code") != new.get("code"):
         return f"code changed ({old.get('code')} → {new.get('code')})"
+    if old.get("text") != new.get("text"):
+        return "query changed"
     for part, text in (("arguments", "argument changed"), ("inputs", "input changed")):
         changed = _changed(old.get(part) or {}, new.get(part) or {})
         if changed:
             return f"{text}: {', '.join(changed)}"
-    if old.get("query") != new.get("query"):
-        return "query changed"
-    if old.get("cache") != new.get("cache"):
-        return "fresh input"
-    return "forced"
+    return "fresh input" if old.get("cache") != new.get("cache") else "forced"
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

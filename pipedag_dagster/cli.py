@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ from pipedag_dagster.workspace import Location, locations, of_instance
 _PACKAGE = str(Path(__file__).parent)
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Entry point: errors of this package become a message and exit code 1."""
     warnings.filterwarnings("ignore", category=BetaWarning)
     try:
-        cli(standalone_mode=False)
+        cli(args, standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pipedag_dagster.errors import WiringError, did_you_mean
-from pipedag_dagster.names import stage_name, table_name
+from pipedag_dagster.names import asset_name, stage_name
 from pipedag_dagster.task import Task, Wire, wiring
 
 
@@ -77,7 +77,7 @@ class Output:
         if self.key is not None:
             raise WiringError(f"{self} is one table; it has no part {key!r}.")
         if isinstance(key, str):
-            key = table_name(key)
+            key = asset_name(key)
             outputs = call.task.outputs
             if outputs is not None:
                 if key not in outputs:
@@ -268,7 +268,7 @@ def _free_name(call: TaskCall, owner: dict[str, TaskCall]) -> str:
     while name in owner:
         number += 1
         name = f"{call.task.name}_{number}"
-    owner[table_name(name)] = call
+    owner[asset_name(name)] = call
     return name
 
 

@@ -27,6 +27,17 @@ def table_name(name: str) -> str:
     return _checked(name, "table").lower()
 
 
+def asset_name(name: str) -> str:
+    """The name of a table that is known before it is made: a Dagster asset too, so letters, digits and `_` only."""
+    lowered = table_name(name)
+    if not re.fullmatch(r"[a-z0-9_]+", lowered):
+        raise InvalidName(
+            f"Table name {name!r}: Dagster's assets allow letters, digits and '_' only. Give the task another name, or "
+            "names in outputs=[…]; a Table(…, name=…) that it returns may have any name."
+        )
+    return lowered
+
+
 def stage_name(name: str) -> str:
     """The name under which a stage is stored: lower-case, refused when it cannot be one."""
     lowered = _checked(name, "stage").lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipedag_dagster.errors import UnstorableResult
+from pipedag_dagster.errors import InvalidName, UnstorableResult, did_you_mean
 from pipedag_dagster.flow import Slot, TaskCall
 from pipedag_dagster.names import table_name
 from pipedag_dagster.store import physical
@@ -43,13 +44,22 @@ def unpack(call: TaskCall, value: Any, auto_table: tuple[str, ...]) -> list[Retu
     """The tables in what `call` returned.
 
     Raises:
-        UnstorableResult: they are not as many as declared, not named as declared, or not storable.
+        UnstorableResult: they are not as many as declared, not named as declared, or not storable; or two of them
+            have the same name.
     """
-    returned = [_returned(call, slot, part, auto_table) for slot, part in _slots(call, value)]
-    given = {item.slot for item in returned}
-    missing = [slot.asset for slot in call.slots if slot not in given]
+    try:
+        returned = [_returned(call, slot, part, auto_table) for slot, part in _slots(call, value)]
+    except InvalidName as error:
+        raise UnstorableResult(f"{call} returned a table that cannot be stored. {error}") from None
+    for names in ([item.name for item in returned], [item.slot.asset for item in returned]):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise UnstorableResult(f"{call} returned two tables {twice[0]!r}. Give one of them another name.")
+    missing = [slot.asset for slot in call.slots if slot not in {item.slot for item in returned}]
     if missing:
-        raise UnstorableResult(f"{call} did not return {', '.join(map(repr, missing))}.")
+        given = [item.name for item in returned]
+        advice = f"Declare what it returns: outputs={given}." if given and call.task.outputs is None else ""
+        raise UnstorableResult(f"{call} did not return {', '.join(map(repr, missing))}. {advice}".strip())
     return returned
 
 
@@ -58,13 +68,20 @@ def _slots(call: TaskCall, value: Any) -> Iterator[tuple[Slot, Any]]:
         declared = {slot.asset: slot for slot in call.slots}
         for key, part in value.items():
             asset = table_name(key)
+            if call.task.outputs is not None and asset not in declared:
+                raise UnstorableResult(
+                    f"{call} returned {key!r}, which is not in its outputs=[…].{did_you_mean(asset, declared)}"
+                )
             yield declared.get(asset, Slot(asset, asset)), part
     elif isinstance(value, tuple | list):
         expected = call.count or 1
         if len(value) != expected or (call.count is None and call.slots[0].key is not None):
+            advice = f"Write @materialize(nout={len(value)}), or better outputs=[…] with their names."
+            if call.task.outputs is not None or not value:
+                advice = "Return each of them, without rows if there are none."
             raise UnstorableResult(
-                f"{call} returned {len(value)} values, but {expected} is declared. "
-                f"Write @materialize(nout={len(value)}), or better outputs=[…] with their names."
+                f"{call} returned a {type(value).__name__} of {len(value)}, but its tables are: "
+                f"{', '.join(call.assets)}. {advice}"
             )
         yield from zip(call.slots, value, strict=True)
     elif len(call.slots) == 1 and call.slots[0].key is None:
@@ -102,10 +119,11 @@ def storable(value: Any, what: str, origin: str = "got") -> Table:
     """
     table = value if isinstance(value, Table) else Table(value)
     if not _is_data(table.obj):
-        kind = type(table.obj).__name__
+        kind = "None" if table.obj is None else type(table.obj).__name__
+        given = f"Table({kind})" if isinstance(value, Table) else kind
         raise UnstorableResult(
-            f"{origin} {f'Table({kind})' if isinstance(value, Table) else f'a {kind}'} for {what}, which a table cannot "
-            "hold. Return a DataFrame or a query, or a Table(…) of one."
+            f"{origin} {given} for {what}, which a table cannot hold. "
+            "Return a DataFrame or a query, or a Table(…) of one."
         )
     return table
 

@@ -232,8 +232,8 @@ class _StageRun:
         returned: list[Returned] | None = None
         if call.task.lazy:
             returned = self._call(call, call_arguments)
-            # What the query says counts, not which inputs were passed; physical names stand for data versions.
-            parts |= {"inputs": {}, "query": [self._canonical(item, inputs.values()) for item in returned]}
+            parts["text"] = [self._canonical(item, inputs, versions=False) for item in returned]
+            parts["query"] = [self._canonical(item, inputs, versions=True) for item in returned]
         key = Key(parts)
         found = self._find(call, key)
         if found:
@@ -422,13 +422,14 @@ class _StageRun:
             table.name: table for table in version.tables.values() if table.name not in others | {table.asset} & others
         }
 
-    def _canonical(self, item: Returned, inputs: Collection[TableVersion]) -> str:
-        """What a lazy task returned, so that equal means equal: physical names stand for data versions."""
+    def _canonical(self, item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
+        """A hash of what a lazy task returned: names, with or without data versions, stand for the physical tables,
+        so that equal means equal."""
         if item.query is None:
             return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
         text = item.query
-        for table in inputs:
-            text = text.replace(table.physical, f"{table.name}@{table.data_version}")
+        for name, table in inputs.items():
+            text = text.replace(table.physical, f"{name}@{table.data_version}" if versions else name)
         return digest(item.name, text, repr(item.constraints))
 
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any, overload
 
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.names import table_name
+from pipedag_dagster.names import asset_name
 
 Wire = Callable[["Task", tuple[Any, ...], dict[str, Any]], Any]
 wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
@@ -39,8 +39,8 @@ class Task:
     ) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.name = table_name(getattr(fn, "__name__", type(fn).__name__))
-        self.outputs = None if outputs is None else tuple(table_name(name) for name in outputs)
+        self.name = asset_name(getattr(fn, "__name__", type(fn).__name__))
+        self.outputs = None if outputs is None else tuple(asset_name(name) for name in outputs)
         self.nout = nout
         self.input = input
         self.version = version

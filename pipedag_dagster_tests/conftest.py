@@ -6,12 +6,14 @@ import itertools
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
+
+from pipedag_dagster import PipedagConfig
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
 os.environ.pop("DAGSTER_HOME", None)
@@ -44,3 +46,36 @@ def database_url(server_url: sa.URL) -> Iterator[sa.URL]:
     yield server_url.set(database=name)
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+ANY = """\
+name: shop
+table_store:
+  args:
+    url: "{url}"
+    schema_prefix: "{{instance_id}}_"
+"""
+SIZES = {
+    "full": "",
+    "midi": "attrs: {copy_filtered_input: true, copy_source: full, copy_filter_cnt: 2}\n",
+    "mini": "attrs: {copy_filtered_input: true, copy_source: full, copy_filter_cnt: 1}\n",
+}
+
+
+@pytest.fixture
+def instances(tmp_path: Path, database_url: sa.URL) -> Callable[..., PipedagConfig]:
+    """Write `instances/` for the test's database and read it: full, midi (2 rows) and mini (1 row).
+
+    `instances(midi="fail_fast: true")` replaces or adds the file of an instance; `any=` adds to what all share.
+    """
+
+    def write(any: str = "", **files: str) -> PipedagConfig:
+        folder = tmp_path / "instances"
+        folder.mkdir(exist_ok=True)
+        url = database_url.render_as_string(hide_password=False)
+        (folder / "__any__.yaml").write_text(ANY.format(url=url) + any)
+        for name, text in (SIZES | files).items():
+            (folder / f"{name}.yaml").write_text(text)
+        return PipedagConfig(folder)
+
+    return write

@@ -81,6 +81,7 @@ _ALIKE: tuple[tuple[type, ...], ...] = (
     (uuid.UUID,),
     _NESTED,
 )
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _EARLIEST = -210_866_803_200_000_000  # 4714 BC in microseconds: the first timestamp of PostgreSQL
 _ROUND = "PostgreSQL keeps microseconds: round it, for example with .dt.floor('us')."
 
@@ -189,6 +190,8 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(kind):
         chunks = [_large(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
         return _decoded(pa.chunked_array(chunks, None if chunks else kind.value_type))
+    if pa.types.is_run_end_encoded(kind):
+        return _decoded(pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], kind.value_type))
     if isinstance(kind, pa.JsonType):
         return _as_json(_parsed(column))
     if pa.types.is_nested(kind):
@@ -271,18 +274,20 @@ def _as_json(values: Iterable[Any]) -> pa.ChunkedArray:
 
 def _json(value: Any) -> str:
     """JSON text that comes back from JSONB as it was. Not json.dumps: JSONB would make an integer of 1e23."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if value is None or isinstance(value, bool | int):
-        return json.dumps(value)
     if isinstance(value, str) and "\0" not in value:
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return "null" if value is None else "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
     if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.1f}" if abs(value) >= 1e16 else repr(value)
-    if isinstance(value, list | tuple):
+        return f"{value:.1f}" if abs(value) >= 1e16 else float.__repr__(value)
+    if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_json, value))}]"
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return f"{{{','.join(f'{_json(key)}:{_json(value[key])}' for key in sorted(value))}}}"
+    if isinstance(value, (np.ndarray, np.integer, np.floating)):
+        return _json(value.tolist())
     raise TypeError(
         f"JSON cannot hold the {type(value).__name__} {value!r:.80}. Return JSON text, or one column for each part."
     )

@@ -117,7 +117,7 @@ class TableStore:
             raise
         if kind is None or issubclass(kind, pd.DataFrame):
             return frames.to_pandas(arrow)
-        return arrow if issubclass(kind, pa.Table) else frames.to_polars(arrow, kind)
+        return frames.to_arrow(arrow, table.name) if issubclass(kind, pa.Table) else frames.to_polars(arrow, kind)
 
     def reflect(self, table: TableVersion) -> sa.Table:
         """The physical table for SQLAlchemy. It never changes, so it is looked up once."""

@@ -1,0 +1,39 @@
+"""`make demo`: the flights on full, midi and mini, and what the three sizes say."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from pipedag_dagster import cli
+from pipedag_dagster.examples.flights import definitions
+from pipedag_dagster.workspace import locations, of_instance
+
+SIZES = ("full", "midi", "mini")
+
+
+def main() -> None:
+    """Run the three instances, then compare their reports."""
+    module = definitions.__name__
+    for size in SIZES:
+        cli.main(["run", size, "-m", module])
+    found = locations(module)
+    grid = Grid("why do flights leave New York late?", *SIZES, title="\n[bold]The same report, in three sizes[/]", box=None)
+    reports = []
+    for size in SIZES:
+        (location,) = of_instance(found, size)
+        store = location.instance.store.table_store
+        reports.append(store.read(store.current(["report"])["report"].tables["summary"]).set_index("question"))
+    for question in reports[0].index:
+        answers = (report.loc[question] if question in report.index else None for report in reports)
+        grid.add_row(question, *("-" if row is None else f"{row['answer']}: {row['value']:.2f}" for row in answers))
+    console = Console()
+    console.print(grid)
+    console.print(
+        "\nEach instance has its own schemas (full_report, midi_report, mini_report). Run it again: everything is cached."
+        "\nOpen the UI: [bold]make ui[/], then http://localhost:3000"
+    )
+
+
+if __name__ == "__main__":
+    main()
