@@ -1,6 +1,7 @@
 """A stage as Dagster assets: one subsettable multi-asset, so one step, so one transaction."""
 
-import re  # no postponed annotations here: Dagster looks at those of a step as objects
+import inspect  # no postponed annotations here: Dagster looks at those of a step as objects
+import re
 from collections.abc import Iterator
 
 import dagster as dg
@@ -23,7 +24,7 @@ def asset_key(instance_id: str, stage: str, asset: str) -> dg.AssetKey:
 def stage_assets(config: ConfigContext, stage: Stage) -> dg.AssetsDefinition:
     """The tables of a stage as assets. Launching some of them runs only those."""
     specs = [spec for call in stage.calls for spec in _specs(config, call)]
-    name = re.sub(r"\W", "_", f"{config.instance_id}__{stage.name}")
+    name = re.sub(r"[^A-Za-z0-9_]", "_", f"{config.instance_id}__{stage.name}")
 
     @dg.multi_asset(name=name, specs=specs, can_subset=True)
     def run(context: dg.AssetExecutionContext, instance: InstanceResource) -> Iterator[dg.MaterializeResult[None]]:
@@ -58,9 +59,17 @@ def _specs(instance: ConfigContext, call: TaskCall) -> Iterator[dg.AssetSpec]:
             deps=deps,
             group_name=stage,
             code_version="copy" if copies else task_code_version(call),
-            description=task.__doc__,
-            kinds={"postgres", "table" if copies else _kind(call)},
+            description=_description(call, deps[0] if copies else None),
+            # The lineage of several instances shows nothing else by which to tell their tables apart.
+            kinds={re.sub(r"[^A-Za-z0-9_.-]", "_", instance.instance_id)[:63], "postgres", "table" if copies else _kind(call)},
         )
+
+
+def _description(call: TaskCall, original: dg.AssetKey | None) -> str | None:
+    text = inspect.getdoc(call.task.fn)
+    if original is None:
+        return text
+    return f"A sample of {original.to_user_string()}, copied in place of this task:\n\n{text or call.name}"
 
 
 def _kind(call: TaskCall) -> str:

@@ -52,8 +52,8 @@ def build_definitions(
     return define(context, [flows] if isinstance(flows, FlowGraph) else list(flows))
 
 
-def define(context: ConfigContext, flows: list[FlowGraph], *, keep_pins: bool = False) -> dg.Definitions:
-    """`build_definitions` for flows that are built already. `keep_pins`: the caller releases what the run has read."""
+def define(context: ConfigContext, flows: list[FlowGraph]) -> dg.Definitions:
+    """`build_definitions` for flows that are built already."""
     stages = [stage for flow in flows for stage in flow.stages]
     names = [stage.name for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -64,7 +64,7 @@ def define(context: ConfigContext, flows: list[FlowGraph], *, keep_pins: bool = 
     store = context.store.table_store
     for name in names:
         store.schemas(name)  # names that do not fit are refused now
-    resource = bound_resource(context, keep_pins=keep_pins)
+    resource = bound_resource(context)
     return dg.Definitions(
         assets=[stage_assets(context, stage) for stage in stages],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
@@ -79,4 +79,4 @@ def define(context: ConfigContext, flows: list[FlowGraph], *, keep_pins: bool = 
 
 def job_name(context: ConfigContext) -> str:
     """The name of the job that runs the whole instance."""
-    return re.sub(r"\W", "_", context.instance_id)
+    return re.sub(r"[^A-Za-z0-9_]", "_", context.instance_id)

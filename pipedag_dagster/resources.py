@@ -6,7 +6,8 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, ClassVar
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -16,6 +17,9 @@ from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import ConfigError, DatabaseError, did_you_mean
 
 log = logging.getLogger(__name__)
+
+caller_releases: ContextVar[bool] = ContextVar("caller_releases", default=False)
+"""Set around a run in this process whose caller reads its results: what it has pinned outlives it."""
 
 
 @functools.cache
@@ -38,7 +42,9 @@ class InstanceResource(dg.ConfigurableResource):
     )
     disable_cache_function: bool | None = Field(default=None, description="Do not call cache functions in this run.")
     ignore_task_version: bool | None = Field(default=None, description="Run tasks with a version in this run.")
-    keep_pins: bool = Field(default=False, description="Keep what the run has read until the caller releases it.")
+
+    bound: ClassVar[dict[str, Any]] = {}
+    """What says which instance it is, where that is settled (`bound_resource`)."""
 
     @property
     def context(self) -> ConfigContext:
@@ -66,24 +72,36 @@ class InstanceResource(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[InstanceResource]:
-        """For the time of a run (in-process): what the run has pinned is released at its end."""
+        """For the time of a run (in-process): what the run has pinned is released at its end.
+
+        Raises:
+            ConfigError: the run's configuration names another instance than the one that the definitions are of.
+        """
+        for name, value in self.bound.items():
+            if getattr(self, name) != value:
+                raise ConfigError(
+                    f"resources.instance.config.{name} is {value!r} here and cannot be changed for one run. "
+                    "Launch the run in the code location of the other instance."
+                )
         try:
             yield self
         finally:
-            if context.run and not self.keep_pins:
+            if context.run and not caller_releases.get():
                 release(self.context, context.run.run_id)
 
 
-def bound_resource(context: ConfigContext, *, keep_pins: bool = False) -> InstanceResource:
+def bound_resource(context: ConfigContext) -> InstanceResource:
     """The resource of one instance. Which instance it is are defaults of its fields, so that the run config of one run
     needs to name only what it changes."""
+    config = context.config
+    bound = {"config_path": str(context.files.path), "instance": config.name, "per_user": config.per_user}
     fields: dict[str, Any] = {
-        "config_path": (str, Field(str(context.files.path), description="The pipeline's configuration.")),
-        "instance": (str, Field(context.config.name, description="Name of the instance in the configuration.")),
-        "per_user": (bool, Field(context.config.per_user, description="One instance for each user.")),
-        "keep_pins": (bool, Field(keep_pins, description="Keep what the run has read until the caller releases it.")),
+        name: (type(value), Field(value, description=InstanceResource.model_fields[name].description))
+        for name, value in bound.items()
     }
-    return create_model("InstanceResource", __base__=InstanceResource, **fields)()
+    model = create_model("InstanceResource", __base__=InstanceResource, __doc__=InstanceResource.__doc__, **fields)
+    model.bound = bound
+    return model(**bound)
 
 
 def release(instance: ConfigContext, run_id: str) -> None:

@@ -15,7 +15,7 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.definitions import define, job_name
 from pipedag_dagster.errors import NotMaterialized, PipedagError
 from pipedag_dagster.flow import FlowGraph, Output, TaskCall
-from pipedag_dagster.resources import release
+from pipedag_dagster.resources import caller_releases, release
 from pipedag_dagster.store.catalog import RunTable, TableVersion
 
 _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
@@ -79,10 +79,9 @@ class Result:
         output = Output(output) if isinstance(output, TaskCall) else output
         call = output.call
         made = {table.asset: table for run, table in self.tables if run.stage == call.stage.name}
-        wanted = {slot.asset: slot for slot in output.slots}
-        if output.key is None and call.count is None and len(call.slots) != 1 or call.task.from_source:
-            if output.key is None:
-                wanted |= {asset: None for asset, table in made.items() if table.task == call.name}
+        wanted = dict.fromkeys(slot.asset for slot in output.slots)
+        if output.key is None and (call.task.from_source or (call.count is None and len(call.slots) != 1)):
+            wanted |= dict.fromkeys(asset for asset, table in made.items() if table.task == call.name)
         missing = sorted(set(wanted) - set(made))
         if missing:
             raise NotMaterialized(
@@ -133,7 +132,7 @@ class Flow(FlowGraph):
             "disable_cache_function": disable_cache_function,
             "ignore_task_version": ignore_task_version,
         }
-        definitions = define(context, [self], keep_pins=True)
+        definitions = define(context, [self])
         result = execute(definitions, context, overrides)
         if result.error is not None and (context.config.fail_fast if fail_fast is None else fail_fast):
             raise result.error
@@ -157,17 +156,19 @@ def execute(
     run_id = str(uuid.uuid4())
     chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
     run_config = {
-        "resources": {"instance": {"config": chosen | {"keep_pins": True}}},
+        "resources": {"instance": {"config": chosen}},
         "loggers": {"console": {"config": {"log_level": logging.getLevelName(log_level)}}},
     }
     job = definitions.resolve_job_def(job_name(context))
     with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as dagster:
         error: BaseException | None = None
+        token = caller_releases.set(True)
         try:
             job.execute_in_process(run_config=run_config, instance=dagster, run_id=run_id, asset_selection=selection)
         except PipedagError as failure:
             error = failure
         finally:
+            caller_releases.reset(token)
             held = _held.get()
             if held is None:
                 release(context, run_id)

@@ -48,6 +48,9 @@ def database_url(server_url: sa.URL) -> Iterator[sa.URL]:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+SECRET = "hush-hush"
+"""The password of every test's database, which trusts everybody. It must not be in any message."""
+
 ANY = """\
 name: shop
 table_store:
@@ -72,7 +75,7 @@ def instances(tmp_path: Path, database_url: sa.URL) -> Callable[..., PipedagConf
     def write(any: str = "", **files: str) -> PipedagConfig:
         folder = tmp_path / "instances"
         folder.mkdir(exist_ok=True)
-        url = database_url.render_as_string(hide_password=False)
+        url = database_url.set(password=SECRET).render_as_string(hide_password=False)
         (folder / "__any__.yaml").write_text(ANY.format(url=url) + any)
         for name, text in (SIZES | files).items():
             (folder / f"{name}.yaml").write_text(text)

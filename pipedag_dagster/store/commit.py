@@ -12,6 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
@@ -46,40 +47,44 @@ def commit(
 
     Until it returns, everybody sees the old version; killed at any point, the old version stays.
     """
-    _drop_views(database, schemas.next)  # of a commit that was killed
-    _drop_old_views(database, schemas)
+    _drop_views(database, schemas.next, owner)  # of a commit that was killed
     with database.begin() as connection:
         ownership.claim(connection, schemas.next, owner)
         ownership.claim(connection, schemas.current, owner)
-        old_views = _relations(connection, schemas.current)
-        foreign = _foreign_views(connection, schemas.current)
+        old_views = _relations(connection, schemas.current, "v")
+        for statement in _default_grants(connection, schemas.current, schemas.next):
+            execute(connection, statement)
         for table in tables:
             execute(connection, _view(schemas, table))
-        for grant in _grants(connection, schemas.current, schemas.next, {table.name for table in tables}):
-            execute(connection, grant)
+        for statement in _grants(connection, schemas.current, schemas.next, tables):
+            execute(connection, statement)
     with database.begin() as connection:
-        _wait_for_readers(connection, schemas.current, old_views)
         catalog.commit(connection, owner.stage, number, [table.id for table in tables if table.id], run_id)
         catalog.record(connection, records)
         catalog.move_pin(connection, run_id, owner.stage, number)
+        _wait_for_readers(connection, schemas.current, old_views)
         execute(connection, f"ALTER SCHEMA {quote(schemas.current)} RENAME TO {quote(_free(connection, schemas))}")
         execute(connection, f"ALTER SCHEMA {quote(schemas.next)} RENAME TO {quote(schemas.current)}")
-    for view, definition in foreign.items():
-        _recreate(database, view, definition)
 
 
-def clean_up(database: Database, catalog: Catalog, schemas: StageSchemas, stage: str, keep: int) -> None:
+def clean_up(database: Database, catalog: Catalog, schemas: StageSchemas, owner: Owner, keep: int) -> None:
     """Forget old stage versions and drop what nobody needs any more. The caller holds the stage's lock.
 
-    Never CASCADE: what somebody else's object depends on stays, and the log says so. What is being read is left
-    for the next clean-up.
+    Never CASCADE: what somebody else's object depends on stays, and the log says so. Other people's views are
+    pointed at the new version first. What is being read is left for the next clean-up.
     """
-    _drop_old_views(database, schemas)
     with database.begin() as connection:
-        catalog.forget(connection, stage, keep)
-        known = catalog.physical_names(connection, stage)
-        unknown = [name for name in _relations(connection, schemas.versions) if name not in known]
-    _drop(database, schemas.versions, "TABLE", unknown)
+        old_schemas = _old_schemas(connection, schemas)
+        foreign = _foreign_views(connection, schemas.current, old_schemas) if old_schemas else {}
+    for view, definition in foreign.items():
+        _recreate(database, view, definition)
+    for schema in old_schemas:
+        _drop_views(database, schema, owner)
+    with database.begin() as connection:
+        catalog.forget(connection, owner.stage, keep)
+        known = catalog.physical_names(connection, owner.stage)
+        unknown = [name for name in _relations(connection, schemas.versions, "r") if name not in known]
+    _drop(database, "TABLE", [quote(schemas.versions, name) for name in unknown])
 
 
 def _view(schemas: StageSchemas, table: TableVersion) -> str:
@@ -99,13 +104,6 @@ def _free(connection: sa.Connection, schemas: StageSchemas) -> str:
     """A name for the old schema: `…__old`, unless one is left that could not be dropped."""
     taken = _old_schemas(connection, schemas)
     return next(name for n in itertools.count(1) if (name := f"{schemas.old}{n if n > 1 else ''}") not in taken)
-
-
-def _drop_old_views(database: Database, schemas: StageSchemas) -> None:
-    with database.begin() as connection:
-        names = _old_schemas(connection, schemas)
-    for name in names:
-        _drop_views(database, name)
 
 
 def _wait_for_readers(connection: sa.Connection, schema: str, views: list[str]) -> None:
@@ -131,92 +129,130 @@ def _wait_for_readers(connection: sa.Connection, schema: str, views: list[str]) 
     execute(connection, "SET LOCAL lock_timeout = 0")
 
 
-def _relations(connection: sa.Connection, schema: str) -> list[str]:
-    query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind IN ('r', 'v') ORDER BY 1"
-    return list(connection.scalars(sa.text(query), {"schema": quote(schema)}))
+def _relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
+    query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind = :kind ORDER BY 1"
+    return list(connection.scalars(sa.text(query), {"schema": quote(schema), "kind": kind}))
 
 
-def _drop_views(database: Database, schema: str) -> None:
-    """Drop a schema that holds nothing but our views. What somebody else's object depends on stays."""
+def _drop_views(database: Database, schema: str, owner: Owner) -> None:
+    """Drop a schema of ours that holds views. What somebody else's object depends on stays."""
     with database.begin() as connection:
-        views = _relations(connection, schema)
-        if not connection.scalar(sa.text("SELECT to_regnamespace(:schema) IS NOT NULL"), {"schema": quote(schema)}):
+        if ownership.owner_of(connection, schema) != owner:
             return
-    if not _drop(database, schema, "VIEW", views):
-        with database.begin() as connection:
-            execute(connection, f"DROP SCHEMA IF EXISTS {quote(schema)} RESTRICT")
+        views = _relations(connection, schema, "v")
+    if not _drop(database, "VIEW", [quote(schema, view) for view in views]):
+        _drop(database, "SCHEMA", [quote(schema)])
 
 
-def _drop(database: Database, schema: str, kind: str, names: list[str]) -> list[str]:
+def _drop(database: Database, kind: str, names: Sequence[str]) -> list[str]:
     """Drop in batches; one by one where a batch fails. Returns what could not be dropped."""
     left = []
-    with database.connect("pipedag clean-up") as connection:
-        connection.execute(f"SET lock_timeout = '{_DROP_TIMEOUT}'".encode())
-        batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
-        while batches:
-            batch = batches.pop()
-            try:
-                connection.execute(f"DROP {kind} {', '.join(quote(schema, name) for name in batch)} RESTRICT".encode())
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.DependentObjectsStillExist) as error:
-                if len(batch) > 1:
-                    batches.extend([name] for name in batch)
-                else:
-                    left += batch
-                    reason = error.diag.message_detail or error.diag.message_primary
-                    log.warning("%s stays for now: %s", quote(schema, batch[0]), reason)
+    batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
+    while batches:
+        batch = batches.pop()
+        try:
+            with database.transaction() as connection:
+                connection.execute(f"SET LOCAL lock_timeout = '{_DROP_TIMEOUT}'".encode())
+                connection.execute(f"DROP {kind} IF EXISTS {', '.join(batch)} RESTRICT".encode())
+        except psycopg.Error as error:
+            if error.sqlstate is None:
+                raise  # the connection is lost
+            if len(batch) > 1:
+                batches.extend([name] for name in batch)
+            else:
+                left += batch
+                reason = error.diag.message_detail or error.diag.message_primary
+                log.warning("%s stays for now: %s", batch[0], reason)
     return left
 
 
 _GRANTS = """
-    SELECT NULL::name AS relname, a.privilege_type, a.grantee, a.is_grantable
+    SELECT NULL::name AS relname, NULL::name AS attname, a.privilege_type, a.grantee, a.is_grantable
     FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = :schema AND a.grantee <> n.nspowner
     UNION ALL
-    SELECT c.relname, a.privilege_type, a.grantee, a.is_grantable
+    SELECT c.relname, NULL, a.privilege_type, a.grantee, a.is_grantable
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
+    WHERE n.nspname = :schema AND c.relkind = 'v' AND a.grantee <> c.relowner
+    UNION ALL
+    SELECT c.relname, t.attname, a.privilege_type, a.grantee, a.is_grantable
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute t ON t.attrelid = c.oid,
+    aclexplode(t.attacl) a
     WHERE n.nspname = :schema AND c.relkind = 'v' AND a.grantee <> c.relowner
 """
 
 
-def _grants(connection: sa.Connection, old: str, new: str, tables: set[str]) -> list[str]:
+def _grants(connection: sa.Connection, old: str, new: str, tables: Sequence[TableVersion]) -> list[str]:
     """The statements that give the new schema and its views the grants of the old ones."""
+    columns = {table.name: {column.name for column in table.columns} for table in tables}
     query = f"SELECT g.*, r.rolname FROM ({_GRANTS}) g LEFT JOIN pg_roles r ON r.oid = g.grantee"
     statements = []
     for row in connection.execute(sa.text(query), {"schema": old}):
-        if row.relname is not None and row.relname not in tables:
-            continue
-        target = f"SCHEMA {quote(new)}" if row.relname is None else f"TABLE {quote(new, row.relname)}"
-        role = "PUBLIC" if row.grantee == 0 else quote(row.rolname)
-        option = " WITH GRANT OPTION" if row.is_grantable else ""
-        statements.append(f"GRANT {row.privilege_type} ON {target} TO {role}{option}")
+        target, column = f"SCHEMA {quote(new)}", ""
+        if row.relname is not None:
+            if row.relname not in columns or row.attname is not None and row.attname not in columns[row.relname]:
+                continue
+            target, column = f"TABLE {quote(new, row.relname)}", f" ({quote(row.attname)})" if row.attname else ""
+        statements.append(f"GRANT {row.privilege_type}{column} ON {target} {_to(row)}")
     return statements
 
 
+_DEFAULT_GRANTS = """
+    SELECT a.privilege_type, a.grantee, a.is_grantable, r.rolname
+    FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
+    LEFT JOIN pg_roles r ON r.oid = a.grantee
+    WHERE n.nspname = :schema AND d.defaclobjtype = 'r' AND d.defaclrole = current_user::regrole
+"""
+
+
+def _default_grants(connection: sa.Connection, old: str, new: str) -> list[str]:
+    """The statements that let tables to come have the same grants in the new schema (ALTER DEFAULT PRIVILEGES)."""
+    return [
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {quote(new)} GRANT {row.privilege_type} ON TABLES {_to(row)}"
+        for row in connection.execute(sa.text(_DEFAULT_GRANTS), {"schema": old})
+    ]
+
+
+def _to(row: sa.Row[Any]) -> str:
+    role = "PUBLIC" if row.grantee == 0 else quote(row.rolname)
+    return f"TO {role}" + (" WITH GRANT OPTION" if row.is_grantable else "")
+
+
 _FOREIGN = """
-    SELECT DISTINCT dn.nspname, d.relname, d.relkind::text AS kind, pg_get_viewdef(d.oid) AS definition
+    SELECT DISTINCT dn.nspname, d.relname, d.relkind::text AS kind, pg_get_viewdef(d.oid) AS definition,
+        array_to_string(d.reloptions, ', ') AS options
     FROM pg_depend p
     JOIN pg_rewrite w ON w.oid = p.objid AND p.classid = 'pg_rewrite'::regclass
     JOIN pg_class d ON d.oid = w.ev_class
     JOIN pg_namespace dn ON dn.oid = d.relnamespace
     JOIN pg_class v ON v.oid = p.refobjid AND p.refclassid = 'pg_class'::regclass
     JOIN pg_namespace n ON n.oid = v.relnamespace
-    WHERE n.nspname = :schema AND dn.nspname <> :schema
+    WHERE n.nspname = ANY(:old) AND dn.nspname <> ALL(:old)
 """
 
 
-def _foreign_views(connection: sa.Connection, schema: str) -> dict[str, str | None]:
-    """Other people's views on ours, with their text; None for a materialized view, which cannot be replaced."""
+def _foreign_views(connection: sa.Connection, current: str, old: list[str]) -> dict[str, str | None]:
+    """Other people's views on ours in the schemas `old`, with what they are on those in `current`; None for a
+    materialized view, which cannot be replaced."""
     execute(connection, "SET LOCAL search_path = pg_catalog")  # so that all names come out qualified
-    rows = connection.execute(sa.text(_FOREIGN), {"schema": schema})
-    return {quote(row.nspname, row.relname): row.definition if row.kind == "v" else None for row in rows}
+    names = "|".join(re.escape(name) for schema in old for name in (schema, quote(schema)))
+    views: dict[str, str | None] = {}
+    for row in connection.execute(sa.text(_FOREIGN), {"old": old}):
+        options = f" WITH ({row.options})" if row.options else ""
+        definition = re.sub(rf'(?<![\w$"])({names})\.', lambda _: f"{quote(current)}.", row.definition)
+        views[quote(row.nspname, row.relname)] = f"{options} AS {definition}" if row.kind == "v" else None
+    return views
 
 
 def _recreate(database: Database, view: str, definition: str | None) -> None:
-    """Point somebody else's view at the new version: the same text now means the new views."""
+    """Point somebody else's view at the new version."""
     if definition is None:
         log.warning("%s is a materialized view: it still reads the old version. Drop and create it again.", view)
         return
     try:
-        with database.connect("pipedag") as connection:
-            connection.execute(f"CREATE OR REPLACE VIEW {view} AS {definition}".encode())
+        with database.transaction() as connection:
+            connection.execute(f"SET LOCAL lock_timeout = '{_DROP_TIMEOUT}'".encode())
+            connection.execute(f"CREATE OR REPLACE VIEW {view}{definition}".encode())
     except psycopg.Error as error:
-        log.warning("%s still reads the old version: %s", view, error.diag.message_primary or error)
+        if error.sqlstate is None:
+            raise  # the connection is lost
+        log.warning("%s still reads the old version: %s", view, error.diag.message_primary)

@@ -18,7 +18,7 @@ _MINIMUM = 14  # hash_record_extended(): content versions are computed in the da
 
 
 class Database:
-    """One PostgreSQL database: a pool of SQLAlchemy connections, and plain ones for COPY.
+    """One PostgreSQL database: a pool of connections, and ones of their own for session locks.
 
     Nothing connects before the first use. Safe to use from several threads.
 
@@ -49,7 +49,10 @@ class Database:
 
     def _open(self) -> sa.Engine:
         url = embedded.start(self._project) if isinstance(self._given, str) else self._given
-        engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_size=10, max_overflow=20)
+        # Between the stages of a long run a pooled connection may have been cut: each is tried before it is used.
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_size=10, max_overflow=20, pool_pre_ping=True
+        )
         with explained(url):
             try:
                 version = _version(engine)
@@ -77,8 +80,17 @@ class Database:
         with self.engine.connect().execution_options(**options) as connection:
             yield connection
 
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """As `begin`, but the driver's own connection: for COPY, for the results of statements without parameters
+        (`%` means nothing in them) and for the driver's own errors."""
+        with self.begin() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            yield driver
+
     def connect(self, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
-        """A connection of its own, outside of the pool, in autocommit mode: for COPY and for session locks."""
+        """A connection of its own, outside of the pool, in autocommit mode: for session locks."""
         uri = self.uri
         with explained(self.engine.url):
             return psycopg.connect(uri, autocommit=True, application_name=application_name)

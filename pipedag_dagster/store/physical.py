@@ -6,9 +6,10 @@ indexes and statistics come last, after the data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 import sqlalchemy as sa
@@ -20,6 +21,8 @@ from pipedag_dagster.names import quote
 from pipedag_dagster.store import frames
 from pipedag_dagster.store.catalog import Column
 from pipedag_dagster.store.database import Database
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 CONTENT_HASH_ROWS = 20_000_000
 """Results of queries with more rows are not hashed; their data version is that of the query and its inputs."""
@@ -73,7 +76,8 @@ def from_frame(database: Database, schema: str, name: str, frame: Any, constrain
     with database.begin() as connection:
         connection.execute(sa.schema.CreateTable(sa.Table(name, sa.MetaData(), *ddl, schema=schema)))
     rows = frames.write(database.uri, schema, name, arrow)
-    columns, size = _finish(database, schema, name, constraints, what)
+    with database.transaction() as connection:
+        columns, size = _finish(connection, schema, name, constraints, what)
     return Made(name, columns, rows, size, frames.content_version(arrow))
 
 
@@ -83,10 +87,11 @@ def from_query(database: Database, schema: str, name: str, query: str, constrain
     Raises:
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
-    with database.connect("pipedag") as connection, _explained(what, query):
-        # Without parameters the driver leaves % signs alone.
-        rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
-    return _measure(database, schema, name, constraints, what, rows)
+    with database.transaction() as connection:
+        with _explained(what, query):
+            # Without parameters the driver leaves % signs alone.
+            rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
+        return _measure(connection, schema, name, constraints, what, rows)
 
 
 def from_elsewhere(
@@ -98,57 +103,69 @@ def from_elsewhere(
         UnstorableResult: one of the databases refuses, or the result breaks a constraint.
     """
     table = quote(schema, name)
-    with source.connect("pipedag copy") as reader, database.connect("pipedag copy") as writer, _explained(what, query):
-        reader.execute("BEGIN READ ONLY")
-        shape = reader.execute(f"SELECT * FROM ({query}) AS q LIMIT 0".encode()).pgresult
-        assert shape is not None
-        columns = range(shape.nfields)
-        names = [(shape.fname(i) or b"").decode() for i in columns]
-        kinds = reader.execute(
-            "SELECT format_type(oid, modifier) "
-            "FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY AS t (oid, modifier, i) ORDER BY i",
-            ([shape.ftype(i) for i in columns], [shape.fmod(i) for i in columns]),
-        ).fetchall()
-        ddl = ", ".join(f"{quote(column)} {kind}" for column, (kind,) in zip(names, kinds, strict=True))
-        writer.execute(f"CREATE TABLE {table} ({ddl})".encode())
-        with (
-            reader.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as out,
-            writer.cursor() as cursor,
-        ):
-            with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
-                for block in out:
-                    into.write(block)
-            rows = cursor.rowcount
-    return _measure(database, schema, name, constraints, what, rows)
+    with source.transaction() as reader, database.transaction() as writer:
+        with _explained(what, query):
+            reader.execute("SET TRANSACTION READ ONLY")
+            writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
+            with (
+                reader.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as out,
+                writer.cursor() as cursor,
+            ):
+                with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
+                    for block in out:
+                        into.write(block)
+                rows = cursor.rowcount
+        return _measure(writer, schema, name, constraints, what, rows)
 
 
-def _measure(database: Database, schema: str, name: str, constraints: Constraints, what: str, rows: int) -> Made:
-    columns, size = _finish(database, schema, name, constraints, what)
+def _shape(connection: Connection, query: str) -> str:
+    """The columns of a query with their types, as DDL."""
+    result = connection.execute(f"SELECT * FROM ({query}) AS q LIMIT 0".encode()).pgresult
+    assert result is not None
+    columns = range(result.nfields)
+    kinds = connection.execute(
+        "SELECT format_type(oid, modifier) "
+        "FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY AS t (oid, modifier, i) ORDER BY i",
+        ([result.ftype(i) for i in columns], [result.fmod(i) for i in columns]),
+    ).fetchall()
+    names = [(result.fname(i) or b"").decode() for i in columns]
+    return ", ".join(f"{quote(name)} {kind}" for name, (kind,) in zip(names, kinds, strict=True))
+
+
+def _measure(
+    connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int
+) -> Made:
+    columns, size = _finish(connection, schema, name, constraints, what)
     content = None
     if rows <= CONTENT_HASH_ROWS:
-        with database.begin() as connection:
-            content = connection.scalar(sa.text(_CONTENT.format(hash=row_hash(columns), table=quote(schema, name))))
-        content = digest(content or "", *(part for column in columns for part in (column.name, column.type)))
+        query = _CONTENT.format(hash=row_hash(columns), table=quote(schema, name))
+        row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        content = digest(row[0], *(part for column in columns for part in (column.name, column.type)))
     return Made(name, columns, rows, size, content)
 
 
 # Independent of the order of rows: a table has none. A sum, not an xor, or equal rows would cancel out.
 _CONTENT = "SELECT concat(count(*), ':', coalesce(sum({hash}::numeric), 0)) FROM {table} AS t"
 
-# Types without a hash function of their own are hashed as text.
-_UNHASHABLE = ("json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "tsvector", "tsquery", "bit")
+# Hashed as what they are, which is fast and the same everywhere. All others are hashed as text: some have no hash
+# function, that of an enum counts from the server's own numbers.
+_HASHABLE = re.compile(
+    r"(smallint|integer|bigint|real|double precision|numeric|boolean|text|character|date|time|timestamp|interval|uuid"
+    r"|bytea)\b"
+)
 
 
 def row_hash(columns: Sequence[Column], table: str = "t") -> str:
     """An SQL expression: the hash of a row as bigint, the same for the same values on every server."""
     values = ", ".join(
-        quote(table, column.name) + ("::text" if column.type.startswith(_UNHASHABLE) else "") for column in columns
+        quote(table, column.name) + ("" if _HASHABLE.match(column.type) else "::text") for column in columns
     )
     return f"hash_record_extended(ROW({values}), 0)"
 
 
 def _finish(
-    database: Database, schema: str, name: str, constraints: Constraints, what: str
+    connection: Connection, schema: str, name: str, constraints: Constraints, what: str
 ) -> tuple[tuple[Column, ...], int]:
     """Constraints, indexes and statistics; returns columns and size in bytes."""
     table = quote(schema, name)
@@ -157,17 +174,16 @@ def _finish(
         changes.append(f"ADD PRIMARY KEY ({', '.join(map(quote, constraints.primary_key))})")
     statements = [f"ALTER TABLE {table} {', '.join(changes)}"] if changes else []
     statements += [f"CREATE INDEX ON {table} ({', '.join(map(quote, index))})" for index in constraints.indexes]
-    with database.connect("pipedag") as connection:
-        for statement in statements:
-            with _explained(what, statement):
-                connection.execute(statement.encode())
-        connection.execute(f"ANALYZE {table}".encode())
-        columns = connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
-            "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-            (table,),
-        ).fetchall()
-        size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
+    statements.append(f"ANALYZE {table}")
+    for statement in statements:
+        with _explained(what, statement):
+            connection.execute(statement.encode())
+    columns = connection.execute(
+        "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        (table,),
+    ).fetchall()
+    size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
     assert size is not None
     return tuple(Column(*column) for column in columns), size[0]
 

@@ -178,7 +178,7 @@ class TableStore:
         commit.commit(
             self.database, self.catalog, schemas, self.owner(stage), number, list(tables.values()), run_id, records
         )
-        commit.clean_up(self.database, self.catalog, schemas, stage, self.config.keep_versions)
+        commit.clean_up(self.database, self.catalog, schemas, self.owner(stage), self.config.keep_versions)
 
     def record(self, tables: Sequence[RunTable]) -> None:
         """Record what a run did about its tables."""
