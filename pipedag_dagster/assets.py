@@ -21,10 +21,19 @@ def asset_key(instance_id: str, stage: str, asset: str) -> dg.AssetKey:
     return dg.AssetKey([instance_id, stage, asset])
 
 
+def identifier(name: str) -> str:
+    """`name` in the letters that Dagster allows for jobs, steps and kinds.
+
+    >>> identifier("full-1")
+    'full_1'
+    """
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
+
+
 def stage_assets(config: ConfigContext, stage: Stage) -> dg.AssetsDefinition:
     """The tables of a stage as assets. Launching some of them runs only those."""
     specs = [spec for call in stage.calls for spec in _specs(config, call)]
-    name = re.sub(r"[^A-Za-z0-9_]", "_", f"{config.instance_id}__{stage.name}")
+    name = identifier(f"{config.instance_id}__{stage.name}")
 
     @dg.multi_asset(name=name, specs=specs, can_subset=True)
     def run(context: dg.AssetExecutionContext, instance: InstanceResource) -> Iterator[dg.MaterializeResult[None]]:
@@ -60,8 +69,8 @@ def _specs(instance: ConfigContext, call: TaskCall) -> Iterator[dg.AssetSpec]:
             group_name=stage,
             code_version="copy" if copies else task_code_version(call),
             description=_description(call, deps[0] if copies else None),
-            # The lineage of several instances shows nothing else by which to tell their tables apart.
-            kinds={re.sub(r"[^A-Za-z0-9_.-]", "_", instance.instance_id)[:63], "postgres", "table" if copies else _kind(call)},
+            # The lineage graph shows nothing else by which to tell the tables of several instances apart.
+            kinds={identifier(instance.instance_id), "postgres", "table" if copies else _kind(call)},
         )
 
 

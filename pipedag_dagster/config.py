@@ -220,7 +220,7 @@ class ConfigFiles:
             executor="in_process",
             sample=Sample(section.sample.rows, {n.lower(): t.rows for n, t in tables if t.rows is not None}),
             attrs=attrs,
-            project=next(marked, self.folder),
+            project=next(marked, self.path.absolute().parent),
             file=draft.layers[-1].source.file,
         )
 

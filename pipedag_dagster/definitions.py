@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import dagster as dg
 
-from pipedag_dagster.assets import stage_assets
+from pipedag_dagster.assets import identifier, stage_assets
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.flow import FlowGraph
@@ -79,4 +78,4 @@ def define(context: ConfigContext, flows: list[FlowGraph]) -> dg.Definitions:
 
 def job_name(context: ConfigContext) -> str:
     """The name of the job that runs the whole instance."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", context.instance_id)
+    return identifier(context.instance_id)

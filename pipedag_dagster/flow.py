@@ -91,7 +91,9 @@ class Output:
             raise WiringError(
                 f"{call} is not known to return several tables: write @materialize(outputs=[…]) or nout=…"
             )
-        return Output(call, range(call.count)[key])
+        if not -call.count <= key < call.count:
+            raise WiringError(f"{call} has no output {key}: it has {call.count}, from 0 on.")
+        return Output(call, key % call.count)
 
     def __iter__(self) -> Iterator[Output]:
         if self.key is not None or self.call.count is None:
@@ -170,7 +172,7 @@ class Stage(_Wired):
         number = sum(call.task.name == task.name for call in self.calls) + 1
         call = TaskCall(task, self, task.name if number == 1 else f"{task.name}_{number}", {})
         if task.from_source:
-            if len(args) != 1:
+            if len(args) != 1 or not hasattr(type(args[0]), "store"):
                 raise WiringError(
                     f"{call}: call it as {task.name}(source_cfg, stage=stage, …), with the configuration of the "
                     "instance to copy from as its only positional argument."
@@ -229,9 +231,9 @@ class FlowGraph(_Wired):
             for call in stage.calls
             for slot in call.slots
         }
-        if name not in known:
-            raise WiringError(f"Flow {self.name!r} has no output {name!r}.{did_you_mean(name, known)}")
-        return known[name]
+        if name.lower() not in known:
+            raise WiringError(f"Flow {self.name!r} has no output {name!r}.{did_you_mean(name.lower(), known)}")
+        return known[name.lower()]
 
 
 def _name_outputs(stage: Stage) -> None:
@@ -282,7 +284,8 @@ def _in_order(stages: Iterable[Stage]) -> Iterable[Stage]:
     try:
         return list(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
-        cycle = " → ".join(stage.name for stage in reversed(error.args[1]))
+        first, *others = reversed(error.args[1])
+        cycle = f"{first.name} needs {', which needs '.join(stage.name for stage in others)}"
         raise WiringError(
             f"The stages need each other in a circle: {cycle}. A stage is committed as one, so it cannot come "
             "both before and after another one. Move one of the tasks into a stage of its own."

@@ -103,7 +103,8 @@ class TableIOManager(dg.ConfigurableIOManager):
             )
         kind = context.dagster_type.typing_type
         kind = get_origin(kind) or kind
-        return store.read(tables[name], kind if isinstance(kind, type) else pd.DataFrame)
+        # Without an annotation it is Any, which is a class too since Python 3.11.
+        return store.read(tables[name], kind if isinstance(kind, type) and kind is not Any else pd.DataFrame)
 
 
 def _place(context: dg.OutputContext | dg.InputContext) -> tuple[str, str]:

@@ -27,7 +27,7 @@ def _load(config: str, instance: str, per_user: bool) -> ConfigContext:
     return PipedagConfig(config).get(instance, per_user)
 
 
-class InstanceResource(dg.ConfigurableResource):
+class InstanceResource(dg.ConfigurableResource[Any]):
     """One instance of a pipeline. The cache modes can be set for one run, in the launchpad or as run config:
     `resources: {instance: {config: {cache_validation_mode: force_cache_invalid}}}`.
 
@@ -61,11 +61,8 @@ class InstanceResource(dg.ConfigurableResource):
         Raises:
             ConfigError: there is no mode of this name.
         """
-        mode = self.cache_validation_mode
-        if mode is not None and mode not in list(CacheMode):
-            raise ConfigError(f"cache_validation_mode: there is no mode {mode!r}.{did_you_mean(mode, CacheMode)}")
         return CacheValidation(
-            own.mode if mode is None else CacheMode(mode),
+            own.mode if self.cache_validation_mode is None else cache_mode(self.cache_validation_mode),
             own.disable_cache_function if self.disable_cache_function is None else self.disable_cache_function,
             own.ignore_task_version if self.ignore_task_version is None else self.ignore_task_version,
         )
@@ -94,7 +91,11 @@ def bound_resource(context: ConfigContext) -> InstanceResource:
     """The resource of one instance. Which instance it is are defaults of its fields, so that the run config of one run
     needs to name only what it changes."""
     config = context.config
-    bound = {"config_path": str(context.files.path), "instance": config.name, "per_user": config.per_user}
+    bound: dict[str, Any] = {
+        "config_path": str(context.files.path),
+        "instance": config.name,
+        "per_user": config.per_user,
+    }
     fields: dict[str, Any] = {
         name: (type(value), Field(value, description=InstanceResource.model_fields[name].description))
         for name, value in bound.items()
@@ -102,6 +103,18 @@ def bound_resource(context: ConfigContext) -> InstanceResource:
     model = create_model("InstanceResource", __base__=InstanceResource, __doc__=InstanceResource.__doc__, **fields)
     model.bound = bound
     return model(**bound)
+
+
+def cache_mode(name: str) -> CacheMode:
+    """The cache mode of this name.
+
+    Raises:
+        ConfigError: there is none; a close one is named.
+    """
+    known = [mode.value for mode in CacheMode]
+    if name not in known:
+        raise ConfigError(f"cache_validation_mode: there is no mode {name!r}.{did_you_mean(name, known)}")
+    return CacheMode(name)
 
 
 def release(instance: ConfigContext, run_id: str) -> None:

@@ -15,7 +15,7 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.definitions import define, job_name
 from pipedag_dagster.errors import NotMaterialized, PipedagError
 from pipedag_dagster.flow import FlowGraph, Output, TaskCall
-from pipedag_dagster.resources import caller_releases, release
+from pipedag_dagster.resources import cache_mode, caller_releases, release
 from pipedag_dagster.store.catalog import RunTable, TableVersion
 
 _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
@@ -124,11 +124,12 @@ class Flow(FlowGraph):
 
         Raises:
             PipedagError: with `fail_fast`, when the run fails.
+            ConfigError: there is no such cache mode.
             WiringError: the flow cannot run as it is wired.
         """
         context = config or ConfigContext.get()
         overrides = {
-            "cache_validation_mode": cache_validation_mode and CacheMode(cache_validation_mode).value,
+            "cache_validation_mode": cache_validation_mode and cache_mode(cache_validation_mode).value,
             "disable_cache_function": disable_cache_function,
             "ignore_task_version": ignore_task_version,
         }

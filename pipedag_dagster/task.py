@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any, overload
 
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.names import asset_name
+from pipedag_dagster.names import asset_name, table_name
 
 Wire = Callable[["Task", tuple[Any, ...], dict[str, Any]], Any]
 wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
@@ -39,7 +39,12 @@ class Task:
     ) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.name = asset_name(getattr(fn, "__name__", type(fn).__name__))
+        name = getattr(fn, "__name__", type(fn).__name__)
+        # Tables without a name of their own are named after the task.
+        self.name = asset_name(name) if outputs is None else table_name(name)
+        for option, given in (("outputs", outputs), ("pass_args", pass_args)):
+            if isinstance(given, str):
+                raise WiringError(f"Task {self.name!r}: {option} must be a list, as in {option}=[{given!r}].")
         self.outputs = None if outputs is None else tuple(asset_name(name) for name in outputs)
         self.nout = nout
         self.input = input
@@ -123,8 +128,6 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def input_stage_versions(
-    fn: Callable[..., Any] | None = None,
-    /,
     *,
     outputs: Sequence[str] | None = None,
     input_type: type | None = None,
@@ -132,7 +135,7 @@ def input_stage_versions(
     pass_args: Sequence[str] = (),
     lazy: bool = False,
     version: str | None = None,
-) -> Any:
+) -> Callable[[Callable[..., Any]], Task]:
     """Make a task that fills a stage from another instance: copying by hand.
 
     It is called as `task(source_cfg, stage=stage, **kwargs)`, where `source_cfg` is the configuration of the
@@ -149,7 +152,7 @@ def input_stage_versions(
         pass_args: which of the keyword arguments of the call the function gets.
         outputs, input_type, cache, lazy, version: as for `materialize`.
     """
-    make = functools.partial(
+    return functools.partial(
         Task,
         outputs=outputs,
         input_type=input_type,
@@ -159,4 +162,3 @@ def input_stage_versions(
         version=version,
         from_source=True,
     )
-    return make if fn is None else make(fn)

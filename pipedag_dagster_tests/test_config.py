@@ -165,7 +165,7 @@ def test_a_key_with_nothing_behind_it_counts_as_not_written(folder: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("mark", "project"), [(".pipedag", "."), ("pyproject.toml", "."), ("instances/workspace.yaml.d", "instances")]
+    ("mark", "project"), [(".pipedag", "."), ("pyproject.toml", "."), ("instances/workspace.yaml.d", ".")]
 )
 def test_project_is_the_nearest_marked_folder(folder: Any, tmp_path: Path, mark: str, project: str) -> None:
     path = folder()

@@ -162,8 +162,9 @@ class Catalog:
         found = connection.scalar(sa.select(self.meta.c.format))
         if found != FORMAT:
             raise DatabaseError(
-                f"The catalog {self.schema!r} has format {found}; this version of pipedag_dagster reads format {FORMAT}. "
-                "Use the version of the package that wrote it, or drop the instance's schemas and run it again."
+                f"The catalog {self.schema!r} has format {found}; this version of pipedag_dagster reads format "
+                f"{FORMAT}. Use the version of the package that wrote it, or drop the instance's schemas and run it "
+                "again."
             )
 
     # What is visible

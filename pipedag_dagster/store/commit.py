@@ -146,7 +146,7 @@ def _drop_views(database: Database, schema: str, owner: Owner) -> None:
 
 def _drop(database: Database, kind: str, names: Sequence[str]) -> list[str]:
     """Drop in batches; one by one where a batch fails. Returns what could not be dropped."""
-    left = []
+    left: list[str] = []
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     while batches:
         batch = batches.pop()
@@ -189,7 +189,7 @@ def _grants(connection: sa.Connection, old: str, new: str, tables: Sequence[Tabl
     for row in connection.execute(sa.text(query), {"schema": old}):
         target, column = f"SCHEMA {quote(new)}", ""
         if row.relname is not None:
-            if row.relname not in columns or row.attname is not None and row.attname not in columns[row.relname]:
+            if row.relname not in columns or (row.attname and row.attname not in columns[row.relname]):
                 continue
             target, column = f"TABLE {quote(new, row.relname)}", f" ({quote(row.attname)})" if row.attname else ""
         statements.append(f"GRANT {row.privilege_type}{column} ON {target} {_to(row)}")

@@ -63,7 +63,8 @@ class Database:
                 version = _version(engine)
         if version < _MINIMUM * 10_000:
             raise DatabaseError(
-                f"{url.host or url.query.get('host')} runs PostgreSQL {version // 10_000}; {_MINIMUM} or newer is needed."
+                f"{url.host or url.query.get('host')} runs PostgreSQL {version // 10_000}; "
+                f"{_MINIMUM} or newer is needed."
             )
         return engine
 
@@ -93,7 +94,8 @@ class Database:
         """A connection of its own, outside of the pool, in autocommit mode: for session locks."""
         uri = self.uri
         with explained(self.engine.url):
-            return psycopg.connect(uri, autocommit=True, application_name=application_name)
+            # It is idle while a stage runs, for hours maybe: a firewall must not take it for dead.
+            return psycopg.connect(uri, autocommit=True, application_name=application_name, keepalives_idle=60)
 
     def same_as(self, other: Database) -> bool:
         """Whether both are one database, so that one statement can read from both."""
@@ -110,7 +112,7 @@ class Database:
             return False
         # The same server may be known by two host names.
         with self.read() as one, other.read() as two:
-            return one.scalar(sa.text(query)) == two.scalar(sa.text(query))
+            return bool(one.scalar(sa.text(query)) == two.scalar(sa.text(query)))
 
     def close(self) -> None:
         """Close all pooled connections; the next use opens new ones."""

@@ -6,9 +6,12 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psycopg
+
+from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -17,8 +20,12 @@ _POLL = 0.1  # seconds; a wait in the database could not be interrupted
 
 
 @contextmanager
-def stage_lock(database: Database, schema: str, run_id: str) -> Iterator[None]:
-    """Hold the lock of the stage whose tables are in `schema`. A waiting run says whom it waits for."""
+def stage_lock(database: Database, schema: str, run_id: str) -> Iterator[Callable[[], None]]:
+    """Hold the lock of the stage whose tables are in `schema`. A waiting run says whom it waits for.
+
+    Yields a check, to be called before something is made visible: it raises DatabaseError when the lock was lost
+    together with its connection, because another run may write the stage by now.
+    """
     name = f"pipedag run {run_id[:8]} on {socket.gethostname()}"[:63]
     with database.connect(name) as connection:
         take = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
@@ -29,7 +36,17 @@ def stage_lock(database: Database, schema: str, run_id: str) -> Iterator[None]:
                 log.warning("stage %s: waiting for %s", schema, holder)
                 told = holder
             time.sleep(_POLL)
-        yield
+
+        def check() -> None:
+            try:
+                connection.execute("SELECT 1")
+            except psycopg.OperationalError as error:
+                raise DatabaseError(
+                    f"The connection that held the lock of {schema!r} was cut, and the lock is lost: {error}. "
+                    "Nothing was committed. Run it again: what was staged is reused."
+                ) from None
+
+        yield check
 
 
 _HOLDER = """

@@ -132,9 +132,7 @@ def _shape(connection: Connection, query: str) -> str:
     return ", ".join(f"{quote(name)} {kind}" for name, (kind,) in zip(names, kinds, strict=True))
 
 
-def _measure(
-    connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int
-) -> Made:
+def _measure(connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int) -> Made:
     columns, size = _finish(connection, schema, name, constraints, what)
     content = None
     if rows <= CONTENT_HASH_ROWS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ class TableStore:
         self.database = Database(config.url, config.project, create=config.create_database_if_not_exists)
         self.catalog = Catalog(f"{config.schema_prefix}{CATALOG}{config.schema_suffix}")
         self._reflected: dict[str, sa.Table] = {}
+        self._lock_checks: dict[str, Callable[[], None]] = {}
 
     def schemas(self, stage: str) -> StageSchemas:
         return StageSchemas.of(self.config.schema_prefix, stage, self.config.schema_suffix)
@@ -166,8 +167,12 @@ class TableStore:
     @contextmanager
     def lock(self, stage: str, run_id: str) -> Iterator[None]:
         """Hold the stage's lock: one run at a time writes a stage."""
-        with stage_lock(self.database, self.schemas(stage).current, run_id):
-            yield
+        with stage_lock(self.database, self.schemas(stage).current, run_id) as check:
+            self._lock_checks[stage] = check
+            try:
+                yield
+            finally:
+                del self._lock_checks[stage]
 
     def commit(
         self, stage: str, number: int, tables: Mapping[str, TableVersion], run_id: str, records: Sequence[RunTable] = ()
@@ -175,6 +180,7 @@ class TableStore:
         """Make these tables (by asset) the version `number` of the stage, atomically, and let the run see it. What
         the run did is recorded with it. The caller holds the stage's lock."""
         schemas = self.schemas(stage)
+        self._lock_checks[stage]()
         commit.commit(
             self.database, self.catalog, schemas, self.owner(stage), number, list(tables.values()), run_id, records
         )

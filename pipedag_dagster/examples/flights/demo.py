@@ -18,7 +18,9 @@ def main() -> None:
     for size in SIZES:
         cli.main(["run", size, "-m", module])
     found = locations(module)
-    grid = Grid("why do flights leave New York late?", *SIZES, title="\n[bold]The same report, in three sizes[/]", box=None)
+    grid = Grid(
+        "why do flights leave New York late?", *SIZES, title="\n[bold]The same report, in three sizes[/]", box=None
+    )
     reports = []
     for size in SIZES:
         (location,) = of_instance(found, size)
