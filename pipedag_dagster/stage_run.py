@@ -309,12 +309,16 @@ class _StageRun:
         if cache.must_run(call, self.validation, reads_source=reads_source or call.task.from_source):
             return []
         ignore = self.validation.mode is CacheMode.ignore_fresh_input or self.validation.disable_cache_function
-        stage = self.stage.name
-        if not ignore:
-            found = self.store.find(stage, key.cache_key)
-        else:
-            found = self.store.find(stage, key.task_key, with_cache_value=False)
-        # A catalog entry of another wiring may lack an output.
+        wanted = key.task_key if ignore else key.cache_key
+        # What is committed goes before what a later run has staged for the same key.
+        found = [
+            table
+            for table in self.base.tables.values()
+            if table.task == call.name and wanted == (table.task_key if ignore else table.cache_key)
+        ]
+        if not set(call.assets) <= {table.asset for table in found}:
+            found = self.store.find(self.stage.name, wanted, with_cache_value=not ignore)
+        # An entry of another wiring may lack an output.
         return found if set(call.assets) <= {table.asset for table in found} else []
 
     def _version(
