@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-from dagster import BetaWarning
+from dagster import BetaWarning, DagsterExecutionInterruptedError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
@@ -29,6 +31,7 @@ from pipedag_dagster.store import embedded
 from pipedag_dagster.workspace import Location, locations, of_instance
 
 _PACKAGE = str(Path(__file__).parent)
+_WORKSPACE = Path("workspace.yaml")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -36,8 +39,13 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=BetaWarning)
     try:
         cli(args, standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except (click.exceptions.Abort, KeyboardInterrupt, DagsterExecutionInterruptedError):
+        click.echo(
+            "Interrupted. The stage that was running is as it was before; what its tasks have finished is reused.",
+            err=True,
+        )
+        sys.stdout.flush()
+        os._exit(130)  # at once: Python would wait for the tasks that still run in threads
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -55,7 +63,7 @@ def cli() -> None:
 def _where(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option("-m", "--module", help="Module with the definitions, instead of a workspace.")(command)
     workspace = click.option(
-        "-w", "--workspace", type=click.Path(path_type=Path), default="workspace.yaml", show_default=True
+        "-w", "--workspace", type=click.Path(path_type=Path), default=_WORKSPACE, show_default=True
     )
     return workspace(command)
 
@@ -63,7 +71,11 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command()
 @click.argument("instance")
 @click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
-@click.option("--cache-mode", type=click.Choice(list(CacheMode)), help="Replaces the instance's own mode in this run.")
+@click.option(
+    "--cache-mode",
+    type=click.Choice([mode.value for mode in CacheMode]),
+    help="Replaces the instance's own mode in this run.",
+)
 @_where
 def run(instance: str, select: str | None, cache_mode: str | None, module: str | None, workspace: Path) -> None:
     """Run INSTANCE, or some of its tables, and show what was done about each table and why."""
@@ -97,7 +109,7 @@ def list_(instance: str | None, module: str | None, workspace: Path) -> None:
 
 
 @cli.command()
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="Check this configuration too.")
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="Check only this configuration.")
 @_where
 def check(config: Path | None, module: str | None, workspace: Path) -> None:
     """Load the configuration and all definitions, and name every mistake at once."""
@@ -106,14 +118,21 @@ def check(config: Path | None, module: str | None, workspace: Path) -> None:
     try:
         files = PipedagConfig(config)
         for note in files.notes:
-            console.print(note, highlight=False)
-        console.print(f"{files.path}: instances {', '.join(files.instance_names)}", highlight=False)
+            console.print(note, highlight=False, soft_wrap=True)
+        console.print(f"{files.path}: {', '.join(files.instance_names)}", highlight=False, soft_wrap=True)
         for name in files.instance_names:
-            problems += _mistakes(lambda name=name: files.get(name))
+            problems += _mistakes(partial(files.get, name))
     except ConfigError as error:
         problems += map(str, error.problems)
-    if module or (workspace.is_file() and config is None):
-        problems += _mistakes(lambda: locations(module, workspace))
+    if module or (config is None and (workspace.is_file() or workspace != _WORKSPACE)):
+
+        def load() -> None:
+            for location in locations(module, workspace):
+                tables = _count(len(location.keys()), "table")
+                told = f"{location.name}: {location.resource.instance}, {tables}"
+                console.print(told, highlight=False, soft_wrap=True)
+
+        problems += _mistakes(load)
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     console.print("Everything is right.")
@@ -140,7 +159,7 @@ def _mistakes(load: Callable[[], object]) -> list[str]:
 
 @contextmanager
 def _progress(location: Location, total: int) -> Iterator[None]:
-    """A bar that counts tables, and names the last one."""
+    """A bar that counts tables, and names the last one; lines of text where there is no terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
@@ -149,9 +168,17 @@ def _progress(location: Location, total: int) -> Iterator[None]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[last]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    live = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not live) as progress:
         bar = progress.add_task(location.resource.instance, total=total, last="")
-        handler = _Advance(lambda done: progress.update(bar, advance=len(done.tables), last=str(done.call)))
+
+        def advance(outcome: Outcome) -> None:
+            progress.update(bar, advance=len(outcome.tables), last=str(outcome.call))
+            if not live:
+                click.echo(f"{outcome.call}: {outcome.reason} ({outcome.seconds:.1f} s)", err=True)
+
+        handler = _Advance(advance)
         logger = logging.getLogger("pipedag_dagster.stage_run")
         before = logger.level, logger.propagate
         logger.addHandler(handler)
@@ -184,7 +211,7 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
     versions = store.current({run.stage for run, _ in tables})
     ran = sum(run.reason != CACHED for run, _ in tables)
     grid = Grid(
-        title=f"[bold]{instance.instance_id}[/]  {ran} of {len(tables)} tables ran in {seconds:.1f} s",
+        title=f"[bold]{instance.instance_id}[/]  {ran} of {_count(len(tables), 'table')} ran in {seconds:.1f} s",
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
@@ -208,18 +235,23 @@ def _add_instance(tree: Tree, location: Location) -> None:
     instance = location.instance
     store = instance.store.table_store
     declared: dict[str, list[str]] = {}
-    for key in location.keys():
+    keys = location.keys()
+    for key in keys:
         declared.setdefault(key.path[1], []).append(key.path[2])
     versions = store.current(declared)
     source = f", inputs copied from {instance.config.copy_source}" if instance.config.copy_source else ""
-    branch = tree.add(f"[bold]{instance.config.name}[/] [dim]({location.name}{source})[/]")
+    branch = tree.add(f"[bold]{instance.config.name}[/] [dim]({location.name}{source})[/]", highlight=False)
     for stage, assets in declared.items():
         version = versions[stage]
         state = f"version {version.number}" if version.number else "never run"
-        leaf = branch.add(f"[cyan]{stage}[/] [dim]{state}, schema {store.schemas(stage).current}[/]")
+        leaf = branch.add(f"[cyan]{stage}[/]: [dim]{state}, schema {store.schemas(stage).current}[/]")
         for asset in sorted({*assets, *version.tables}):
             table = version.tables.get(asset)
-            leaf.add(f"{asset} [dim]-[/]" if table is None else f"{table.name} [dim]{table.rows:,} rows[/]")
+            leaf.add(f"{asset}" if table is None else f"{table.name}: [dim]{_count(table.rows, 'row')}[/]")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _explain(error: PipedagError) -> None:

@@ -153,6 +153,8 @@ class Stage(_Wired):
         WiringError: it is opened outside of a flow, or the flow has a stage of this name.
     """
 
+    flow: FlowGraph
+
     def __init__(self, name: str) -> None:
         self.name = stage_name(name)
         self.calls: list[TaskCall] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipedag_dagster import yaml_source
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, EmptySelection, PipedagError, Problem, UnknownInstance, did_you_mean
 from pipedag_dagster.resources import InstanceResource
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def locations(module: str | None = None, workspace: Path = Path("workspace.yaml"
             problems.extend(error.problems)
         except Exception as error:  # the user's module may raise anything
             message = str(error) if isinstance(error, PipedagError) else f"{type(error).__name__}: {error}"
+            message += _place(error)
             problems.append(Problem(None if module else workspace, line, f"{name} cannot be loaded: {message}"))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -112,16 +116,31 @@ def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, in
         line = source.line(("load_from", number))
         kind, target = next(iter(entry.items())) if isinstance(entry, dict) and entry else ("", None)
         if kind == "python_module":
-            name, attribute = _target(target, "module_name")
+            name, attribute = _target(target, "module_name", workspace, line)
             yield name, lambda name=name, attribute=attribute: _in_module(name, attribute), line
         elif kind == "python_file":
-            name, attribute = _target(target, "relative_path")
+            name, attribute = _target(target, "relative_path", workspace, line)
             path = workspace.parent / name
             yield name, lambda path=path, attribute=attribute: _definitions(_file(path), str(path), attribute), line
 
 
-def _target(target: Any, key: str) -> tuple[str, str | None]:
-    return (target, None) if isinstance(target, str) else (target[key], target.get("attribute"))
+def _target(target: Any, key: str, workspace: Path, line: int | None) -> tuple[str, str | None]:
+    if isinstance(target, str):
+        return target, None
+    if not isinstance(target, dict) or key not in target:
+        raise ConfigError(Problem(workspace, line, f"{key} is missing."))
+    return target[key], target.get("attribute")
+
+
+def _place(error: Exception) -> str:
+    """Where in the user's own code it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [
+        frame
+        for frame in frames
+        if not frame.filename.startswith((_PACKAGE, "<")) and "importlib" not in frame.filename
+    ]
+    return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
 
 
 def _in_module(name: str, attribute: str | None) -> list[Location]:

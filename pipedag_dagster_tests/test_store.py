@@ -41,6 +41,10 @@ SECONDS = 30
 """For what must happen at all: nothing here depends on how long it takes."""
 
 
+NAMES = ["Orders", 'say "hi"', "two words", "50%", "%s", ":a", "a;b", "it's", "Größe", "名前", "select", "a.b"]
+NAMES += ["x" * 63, "é" * 31]
+
+
 class Stage:
     """What a run does with one stage, without flow and Dagster."""
 
@@ -226,11 +230,7 @@ def test_two_commits_of_one_number_cannot_both_be(raw: Stage) -> None:
     assert raw.version.tables == {"orders": table}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Orders", 'say "hi"', "two words", "50%", "%s", ":a", "a;b", "it's", "Größe", "名前", "select", "a.b", "x" * 63]
-    + ["é" * 31],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_table_may_have_any_name(raw: Stage, name: str) -> None:
     limits = {"primary_key": (name,), "indexes": ((name,),)}
     raw.store.prepare(["raw"])
@@ -299,9 +299,10 @@ def test_a_process_killed_at_a_step_leaves_one_whole_version(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(commit_module, step, die)
-        raw.commit(orders=frame(3))
+        with pytest.raises(KeyboardInterrupt):
+            raw.commit(orders=frame(3))
     assert raw.seen() == raw.catalog_rows()
     assert raw.seen() in ({"orders": [(2,)], "gone": [(1,)]}, {"orders": [(3,)]})
     raw.commit(orders=frame(4))
@@ -353,7 +354,8 @@ def test_a_reader_of_a_pinned_physical_table_does_not_delay_a_commit(
 def test_readers_find_every_table_and_never_a_mix_of_versions(raw: Stage, database_url: sa.URL) -> None:
     tables = [f"t{i}" for i in range(8)]
     raw.store.prepare(["raw"])
-    raw.commit(**{name: frame(0) for name in tables})
+    versions = [[raw.stage(name, frame(value)) for name in tables] for value in range(2)]
+    raw.put(versions[0])
     query = f"SELECT {', '.join(f'{name}.a' for name in tables)} FROM " + ", ".join(f"full_raw.{n}" for n in tables)
     stop, ready = threading.Event(), threading.Barrier(4, timeout=SECONDS)
     seen: list[tuple[int, ...]] = []
@@ -374,14 +376,13 @@ def test_readers_find_every_table_and_never_a_mix_of_versions(raw: Stage, databa
     ready.wait()
     try:
         for number in range(1, 51):
-            raw.put([raw.stage(name, f"SELECT {number} AS a") for name in tables])
+            raw.put(versions[number % 2])
     finally:
         stop.set()
         for reader in readers:
             reader.join(SECONDS)
     assert errors == []
-    assert {len(set(row)) for row in seen} == {1}
-    assert len({row[0] for row in seen}) > 10
+    assert set(seen) == {(0,) * 8, (1,) * 8}
 
 
 # Pins and old versions
@@ -408,7 +409,7 @@ def test_a_run_sees_what_it_has_committed_itself(raw: Stage) -> None:
     table = raw.stage("orders", frame(2))
     with raw.store.lock("raw", "run"):
         raw.store.commit("raw", 2, {"orders": table}, "run")
-    assert raw.store.pin("run", ["raw"])["raw"].tables == {"orders": table}
+    assert raw.store.pin("run", ["raw"])["raw"].tables["orders"].id == table.id
 
 
 def test_a_stage_that_was_empty_when_pinned_stays_empty_for_the_run(raw: Stage) -> None:
@@ -531,7 +532,7 @@ def test_schemas_that_two_instances_would_share_belong_to_the_first(
     first = Stage(config.get("full").store.table_store, "fresh_x")
     first.commit(orders=frame(1))
     second = config.get("full_fresh").store.table_store
-    with pytest.raises(NotOwned, match="stage 'x' of instance 'full_fresh'.*stage 'fresh_x' of instance 'full'"):
+    with pytest.raises(NotOwned, match=r"stage 'x' of instance 'full_fresh'.*stage 'fresh_x' of instance 'full'"):
         second.prepare(["x"])
     assert not second.exists(), "nothing was changed"
     assert first.seen() == {"orders": [(1,)]}

@@ -142,13 +142,17 @@ def explained(url: sa.URL) -> Iterator[None]:
                 f"Database {url.database!r} does not exist at {place}. Create it, or set "
                 "`create_database_if_not_exists: true` in the args of the table store."
             ) from None
-        if state in ("28P01", "28000") or "authentication failed" in reason or "no password supplied" in reason:
+        if state in ("28P01", "28000") or any(word in reason for word in _REFUSALS):
             raise LoginRefused(
                 f"{place} refuses the login of user {url.username!r}: {reason}. Mend user name and password in the url."
             ) from None
         raise DatabaseUnreachable(
             f"{place} cannot be reached: {reason}. Is the database running, and are host and port right?"
         ) from None
+
+
+# A connection that fails has no SQLSTATE.
+_REFUSALS = ("authentication failed", "no password supplied", "FATAL:  role ", "no pg_hba.conf entry")
 
 
 def _first_line(error: Exception, url: sa.URL) -> str:

@@ -18,9 +18,11 @@ def main() -> None:
     for size in SIZES:
         cli.main(["run", size, "-m", module])
     found = locations(module)
-    grid = Grid(
-        "why do flights leave New York late?", *SIZES, title="\n[bold]The same report, in three sizes[/]", box=None
-    )
+    grid = Grid(title="\n[bold]Why do flights leave New York late? Three answers, one for each size[/]", box=None)
+    grid.title_justify = "left"
+    grid.add_column("", no_wrap=True)
+    for size in SIZES:
+        grid.add_column(size, no_wrap=True, overflow="ellipsis", max_width=16)
     reports = []
     for size in SIZES:
         (location,) = of_instance(found, size)
@@ -28,12 +30,13 @@ def main() -> None:
         reports.append(store.read(store.current(["report"])["report"].tables["summary"]).set_index("question"))
     for question in reports[0].index:
         answers = (report.loc[question] if question in report.index else None for report in reports)
-        grid.add_row(question, *("-" if row is None else f"{row['answer']}: {row['value']:.2f}" for row in answers))
+        cells = ("-" if row is None else f"{row['value']:.2f} {row['answer']}" for row in answers)
+        grid.add_row(question.partition(",")[0], *cells)
     console = Console()
     console.print(grid)
     console.print(
-        "\nEach instance has its own schemas (full_report, midi_report, mini_report). Run it again: everything is cached."
-        "\nOpen the UI: [bold]make ui[/], then http://localhost:3000"
+        "\nEach size has its own schemas: full_report, midi_report, mini_report."
+        "\nRun it again: everything is cached. Open the UI: [bold]make ui[/], then http://localhost:3000"
     )
 
 
