@@ -68,13 +68,14 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     return workspace(command)
 
 
-@cli.command()
+@cli.command(short_help="Run an instance, or some of its tables.")
 @click.argument("instance")
 @click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
 @click.option(
     "--cache-mode",
     type=click.Choice([mode.value for mode in CacheMode]),
-    help="Replaces the instance's own mode in this run.",
+    metavar="MODE",
+    help=f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}.",
 )
 @_where
 def run(instance: str, select: str | None, cache_mode: str | None, module: str | None, workspace: Path) -> None:
@@ -96,7 +97,7 @@ def run(instance: str, select: str | None, cache_mode: str | None, module: str |
         console.print(_summary(location, result, time.monotonic() - started))
 
 
-@cli.command("list")
+@cli.command("list", short_help="Show instances, stages and committed tables.")
 @click.argument("instance", required=False)
 @_where
 def list_(instance: str | None, module: str | None, workspace: Path) -> None:
@@ -108,7 +109,7 @@ def list_(instance: str | None, module: str | None, workspace: Path) -> None:
     Console().print(tree)
 
 
-@cli.command()
+@cli.command(short_help="Name every mistake in configuration and definitions.")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Check only this configuration.")
 @_where
 def check(config: Path | None, module: str | None, workspace: Path) -> None:
@@ -265,7 +266,7 @@ def _explain(error: PipedagError) -> None:
             if frames:
                 ours.stack = traceback.StackSummary.from_list(frames)
                 ours.__cause__ = ours.__context__ = None
-                console.print("".join(ours.format()), end="", markup=False, highlight=False)
+                console.print("".join(ours.format()), end="", markup=False, highlight=False, soft_wrap=True)
     console.print("[bold red]Error:[/] ", end="")
     console.print(str(error), markup=False, highlight=False, soft_wrap=True)
 

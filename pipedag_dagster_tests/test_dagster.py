@@ -547,8 +547,8 @@ def test_no_password_is_in_what_dagster_stores_or_shows(
         "repr": repr(resource) + repr(definitions),
         "config": repr(dict(resource)),
         "everything that the UI asks for": serialize_value(RepositorySnap.from_def(definitions.get_repository_def())),
-        "run": serialize_value(dagster.get_run_by_id(result.run_id)),  # type: ignore[arg-type]
-        "events": "".join(entry.to_json() for entry in dagster.all_logs(result.run_id)),
+        "run": serialize_value(dagster.get_run_by_id(result.run_id)),
+        "events": serialize_value(list(dagster.all_logs(result.run_id))),
         "console": "".join(capfd.readouterr()),
     }
     assert "config_path" in shown["everything that the UI asks for"]

@@ -453,6 +453,17 @@ def test_what_a_failed_run_has_staged_is_there_for_the_next(raw: Stage) -> None:
     assert staged.physical not in raw.physical()
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_the_first_run_has_staged_outlives_the_commit_of_another_table(instances: Instances, keep: int) -> None:
+    raw = Stage(instances(any=f"keep_versions: {keep}\n").get("full").store.table_store)
+    raw.store.prepare(["raw"])
+    for value in range(3):
+        staged = raw.stage("orders", frame(value))
+        raw.commit(customers=frame(value))
+        assert raw.store.find("raw", staged.cache_key)[0].id == staged.id
+        assert raw.store.read(staged)["a"].tolist() == [value]
+
+
 # The lock
 
 

@@ -96,9 +96,9 @@ def test_outputs_in_lists_and_dicts_are_inputs_too() -> None:
 
 
 def test_two_stages_of_one_name_are_refused_whatever_their_case() -> None:
-    with Flow("shop"), Stage("raw"):
-        with pytest.raises(WiringError, match=r"Flow 'shop' has two stages 'raw'\. Give one of them another name"):
-            Stage("RAW").__enter__()
+    expected = r"Flow 'shop' has two stages 'raw'\. Give one of them another name"
+    with Flow("shop"), Stage("raw"), pytest.raises(WiringError, match=expected):
+        Stage("RAW").__enter__()
 
 
 def test_stages_are_in_the_order_in_which_they_need_each_other() -> None:

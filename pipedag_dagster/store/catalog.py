@@ -287,13 +287,15 @@ class Catalog:
     def forget(self, connection: sa.Connection, stage: str, keep: int) -> None:
         """Forget stage versions but the last `keep` and the pinned ones, and what nothing refers to any more.
 
-        What was staged after the oldest of the kept commits stays: the next run may use it. What one execution
+        What was staged after the last commit that is not kept stays: the next run may use it. What one execution
         made goes together. The physical tables are the caller's to drop.
         """
         self._lock_pins(connection, "pg_advisory_xact_lock")
         version, member, made, pin = self.stage_version, self.stage_table, self.table_version, self.pins
         connection.execute(pin.delete().where(pin.c.until < sa.func.now()))
-        kept = sa.select(version.c.number).where(version.c.stage == stage).order_by(version.c.number.desc()).limit(keep)
+        newest = sa.select(version).where(version.c.stage == stage).order_by(version.c.number.desc())
+        last_not_kept = connection.scalar(newest.with_only_columns(version.c.committed_at).offset(keep).limit(1))
+        kept = newest.with_only_columns(version.c.number).limit(keep)
         connection.execute(
             version.delete().where(
                 version.c.stage == stage,
@@ -302,16 +304,12 @@ class Catalog:
             )
         )
         used = sa.select(made.c.execution).join(member, member.c.table_version == made.c.id)
-        oldest_kept = sa.select(sa.func.min(version.c.committed_at)).where(
-            version.c.stage == stage, version.c.number.in_(kept.scalar_subquery())
-        )
-        connection.execute(
-            made.delete().where(
-                made.c.stage == stage,
-                made.c.execution.not_in(used),
-                made.c.created_at < oldest_kept.scalar_subquery(),
+        if last_not_kept is not None:
+            connection.execute(
+                made.delete().where(
+                    made.c.stage == stage, made.c.execution.not_in(used), made.c.created_at < last_not_kept
+                )
             )
-        )
 
     def physical_names(self, connection: sa.Connection, stage: str) -> set[str]:
         """The physical tables of a stage that are known."""

@@ -1,0 +1,85 @@
+"""Whether the catalog of an instance and the database agree, object by object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from pipedag_dagster.names import quote
+from pipedag_dagster.store import ownership
+from pipedag_dagster.store.table_store import TableStore
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that the catalog and the database see differently.
+
+    `harmless`: it is left over from a run that was killed, and the next clean-up removes it.
+    """
+
+    message: str
+    harmless: bool = False
+
+
+def differences(store: TableStore) -> list[Difference]:
+    """Everything about which the catalog and the database disagree; empty when all is well.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    if not store.exists():
+        return []
+    with store.database.read() as connection:
+        return [
+            difference
+            for stage in store.catalog.stages(connection)
+            for difference in _of_stage(store, connection, stage)
+        ]
+
+
+def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Iterator[Difference]:
+    schemas = store.schemas(stage)
+    for schema in (schemas.current, schemas.versions):
+        owner = ownership.owner_of(connection, schema)
+        if owner != store.owner(stage):
+            yield Difference(f"schema {schema} should belong to {store.owner(stage)}, but its mark says {owner}")
+    version = store.catalog.current(connection, [stage])[stage]
+    expected = {table.name: table.physical for table in version.tables.values()}
+    # A view may be gone, be new, or show another table than the catalog says.
+    shown = dict(connection.execute(sa.text(_SHOWN), {"schema": schemas.current, "versions": schemas.versions}).all())
+    for name in sorted({*expected, *shown}):
+        if expected.get(name) != shown.get(name):
+            should, does = expected.get(name, "nothing"), shown.get(name, "nothing")
+            view = quote(schemas.current, name)
+            yield Difference(f"{view} should show {should} (version {version.number}), but shows {does}")
+    known = store.catalog.physical_names(connection, stage)
+    there = set(connection.scalars(sa.text(_TABLES), {"schema": schemas.versions}))
+    for physical in sorted(known - there):
+        yield Difference(f"{quote(schemas.versions, physical)} is in the catalog, but not in the database")
+    for physical in sorted(there - known):
+        yield Difference(f"{quote(schemas.versions, physical)} is not in the catalog", harmless=True)
+    for schema in connection.scalars(sa.text(_LEFT), {"next": schemas.next, "old": f"{schemas.old}"}):
+        yield Difference(f"schema {schema} is left over from a commit", harmless=True)
+
+
+_SHOWN = """
+    SELECT v.relname, coalesce(max(t.relname), '?')
+    FROM pg_class v
+    JOIN pg_namespace n ON n.oid = v.relnamespace
+    LEFT JOIN pg_rewrite w ON w.ev_class = v.oid
+    LEFT JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> v.oid
+    LEFT JOIN pg_class t ON t.oid = d.refobjid AND t.relnamespace = to_regnamespace(quote_ident(:versions))
+    WHERE n.nspname = :schema AND v.relkind IN ('r', 'v', 'm')
+    GROUP BY v.relname
+"""
+_TABLES = """
+    SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = :schema AND c.relkind = 'r'
+"""
+_LEFT = """
+    SELECT nspname FROM pg_namespace
+    WHERE nspname = :next OR (starts_with(nspname, :old) AND substr(nspname, length(:old) + 1) ~ '^[0-9]*$')
+"""

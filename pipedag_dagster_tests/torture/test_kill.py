@@ -1,0 +1,107 @@
+"""P5, P7: a run that is killed at any instant leaves the old or the new stage version, whole; the next run finishes it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from pipedag_dagster import PipedagConfig
+from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.store.verify import differences
+from pipedag_dagster_tests.torture import Count, count, tries, victim
+
+Instances = Callable[..., PipedagConfig]
+
+
+class Ward:
+    """Looks after one pipeline whose runs are killed."""
+
+    def __init__(self, files: PipedagConfig, counted: Count) -> None:
+        self.path = str(files.path)
+        self.store: TableStore = files.get("full").store.table_store
+        self.counted = counted
+        self.generations = itertools.count(1)
+        self.visible = self.finish(next(self.generations))
+
+    def finish(self, generation: int) -> int:
+        assert victim.run(self.path, generation).successful
+        assert self.shown() == {generation}
+        return generation
+
+    def shown(self) -> set[int]:
+        """The generations that people see, over all tables of the stage."""
+        with self.store.database.read() as connection:
+            views = connection.scalars(
+                sa.text("SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('full_work')")
+            ).all()
+            assert len(views) == victim.TABLES
+            rows = (connection.scalars(sa.text(f'SELECT generation FROM full_work."{view}"')) for view in views)
+            return set(itertools.chain.from_iterable(rows))
+
+    def kill(self, step: str | None, delay: float | None = None) -> None:
+        """Kill a run of the next generation, look at what it has left, and let a run finish."""
+        generation = next(self.generations)
+        process = victim.start(self.path, generation, step)
+        if delay is not None:
+            time.sleep(delay)
+            process.kill()
+        process.join(60)
+        assert process.exitcode in (0, -9)
+        self.counted.tries += 1
+        try:
+            self.wait_for_locks()
+            assert self.shown() in ({self.visible}, {generation})
+            assert [found.message for found in differences(self.store) if not found.harmless] == []
+            self.visible = self.finish(generation)
+            assert differences(self.store) == []
+        except AssertionError:
+            self.counted.violations += 1
+            raise
+
+    def wait_for_locks(self) -> None:
+        """The database notices by itself that a process is gone; a statement that runs is finished first."""
+        until = time.monotonic() + 10
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pipedag run%'"
+        while time.monotonic() < until:
+            with self.store.database.read() as connection:
+                if not connection.scalar(sa.text(query)):
+                    return
+            time.sleep(0.02)
+        raise AssertionError("a lock is left")
+
+
+@pytest.fixture(scope="module")
+def counted() -> Count:
+    return count("P5 killed at any instant: old or new, whole; nothing left; the next run finishes")
+
+
+@pytest.mark.parametrize("step", victim.STEPS)
+def test_killed_at_a_named_step(instances: Instances, counted: Count, step: str) -> None:
+    ward = Ward(instances(), counted)
+    for _ in range(tries(1, 10)):
+        ward.kill(step)
+
+
+def test_killed_at_any_time(instances: Instances, counted: Count) -> None:
+    ward = Ward(instances(), counted)
+    chance = random.Random(0)
+    for _ in range(tries(8, 870)):
+        ward.kill(None, delay=chance.uniform(0, 1.0))
+
+
+def test_what_a_killed_run_has_staged_is_used_by_the_next(instances: Instances) -> None:
+    counted = count("P7 what a killed run has staged is not made again")
+    files = instances()
+    victim.run(str(files.path), 1)
+    for generation in range(2, 2 + tries(2, 50)):
+        victim.start(files.path, generation, "before the commit").join(60)
+        result = victim.run(str(files.path), generation)
+        ran = [record.asset for record, _ in result.tables if record.reason != "cached"]
+        counted.tries += 1
+        counted.violations += bool(ran)
+        assert ran == []

@@ -1,0 +1,106 @@
+"""A run in a process of its own, to be killed: at a named step by itself, or from outside at any time."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from pipedag_dagster import Flow, PipedagConfig, Result, Stage, Table, assets, materialize
+from pipedag_dagster.store import commit, frames, physical, table_store
+from pipedag_dagster.store.catalog import Catalog
+
+TABLES = 4
+
+
+def flow(generation: int) -> Flow:
+    """A stage whose tables all say which generation they are: mixed generations are a broken promise."""
+
+    @materialize(version=str(generation), outputs=["base"])
+    def base() -> Table:
+        return Table(pd.DataFrame({"id": [1, 2], "generation": [generation] * 2}), primary_key="id")
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def query(base: sa.Alias) -> sa.Select[Any]:
+        return sa.select(base.c.generation)
+
+    @materialize(version=str(generation))
+    def frame(base: pd.DataFrame) -> pd.DataFrame:
+        return base[["generation"]]
+
+    with Flow("victim") as made, Stage("work"):
+        start = base()
+        query(start)
+        for _ in range(TABLES - 2):
+            frame(start)
+    return made
+
+
+def run(config: str, generation: int, **options: Any) -> Result:
+    """Run a generation in this process."""
+    return flow(generation).run(PipedagConfig(config).get("full"), **options)
+
+
+def _patch(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    setattr(owner, name, functools.wraps(getattr(owner, name))(make(getattr(owner, name))))
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _before(original: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        _die()
+        return original(*args, **kwargs)
+
+    return wrapped
+
+
+def _after(original: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        original(*args, **kwargs)
+        _die()
+
+    return wrapped
+
+
+STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "before an upload": (frames, "write", _before),
+    "after an upload": (frames, "write", _after),
+    "before constraints and statistics": (physical, "_finish", _before),
+    "between tables": (table_store.TableStore, "add", _after),
+    "before a result is recorded": (table_store.TableStore, "add", _before),
+    "before the commit": (commit, "commit", _before),
+    "when the views are prepared": (commit, "_wait_for_readers", _before),
+    "inside the commit, before the catalog": (Catalog, "commit", _before),
+    "inside the commit, after the catalog": (Catalog, "move_pin", _after),
+    "after the commit": (commit, "commit", _after),
+    "during the clean-up": (Catalog, "forget", _after),
+    "after the clean-up": (commit, "clean_up", _after),
+    "after the commit, before Dagster's events": (assets, "_results", _before),
+}
+"""Where a run can be killed: what is patched, in the victim's process only."""
+
+
+def _main(config: str, generation: int, step: str | None) -> None:
+    if step is not None:
+        _patch(STEPS[step][0], STEPS[step][1], STEPS[step][2])
+    run(config, generation)
+
+
+def start(config: Path | str, generation: int, step: str | None = None) -> ForkServerProcess:
+    """Start a run in a process of its own, which imports nothing: it is forked from a process that has done so."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_main, args=(str(config), generation, step), daemon=True)
+    process.start()
+    return process
