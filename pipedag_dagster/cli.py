@@ -24,7 +24,7 @@ from rich.tree import Tree
 from pipedag_dagster.cache import CACHED
 from pipedag_dagster.config import CacheMode
 from pipedag_dagster.context import PipedagConfig, find_config
-from pipedag_dagster.errors import ConfigError, PipedagError, StageFailed
+from pipedag_dagster.errors import ConfigError, PipedagError, SeveralFailed
 from pipedag_dagster.run import Result, execute
 from pipedag_dagster.stage_run import Outcome
 from pipedag_dagster.store import embedded
@@ -258,7 +258,7 @@ def _count(number: int, noun: str) -> str:
 def _explain(error: PipedagError) -> None:
     """The message, and the user's own traceback without our frames."""
     console = Console(stderr=True)
-    failures = error.failures if isinstance(error, StageFailed) else (error,)
+    failures = error.failures if isinstance(error, SeveralFailed) else (error,)
     for failure in failures:
         if isinstance(failure.__cause__, Exception):
             ours = traceback.TracebackException.from_exception(failure.__cause__)

@@ -16,7 +16,7 @@ what to type next; a docstring here is the remedy in one line.
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
     ├── NotMaterialized         run what comes before
     ├── FreshInput              the source changed, and this run was told to assert that it did not
-    ├── StageFailed             several tasks failed (fail_fast: false); each one is listed
+    ├── SeveralFailed           several tasks failed (fail_fast: false); each one is listed
     ├── TaskFailed              mend the task
     │   └── UnstorableResult    return something that a table can hold
     └── EmptySelection          select at least one table
@@ -112,13 +112,13 @@ class UnstorableResult(TaskFailed):
     """Return something that a table can hold."""
 
 
-class StageFailed(PipedagError):
-    """Several tasks of one stage failed. Each one is in `failures`."""
+class SeveralFailed(PipedagError):
+    """Several tasks failed. Each one is in `failures`."""
 
-    def __init__(self, stage: str, failures: Sequence[PipedagError]) -> None:
+    def __init__(self, failures: Sequence[BaseException]) -> None:
         self.failures = tuple(failures)
         listed = "\n".join(f"- {failure}" for failure in failures)
-        super().__init__(f"{len(self.failures)} tasks of stage {stage!r} failed:\n{listed}")
+        super().__init__(f"{len(self.failures)} tasks failed:\n{listed}")
 
 
 class EmptySelection(PipedagError):

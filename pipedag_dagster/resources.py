@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
@@ -53,7 +54,7 @@ class InstanceResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigError: the configuration is wrong.
         """
-        return _load(self.config_path, self.instance, self.per_user)
+        return _load(str(Path(self.config_path).absolute()), self.instance, self.per_user)
 
     def validation(self, own: CacheValidation) -> CacheValidation:
         """How this run decides what must run: `own`, the instance's way, unless this run has another one.

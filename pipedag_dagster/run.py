@@ -13,7 +13,7 @@ import dagster as dg
 from pipedag_dagster.config import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.definitions import define, job_name
-from pipedag_dagster.errors import NotMaterialized, PipedagError
+from pipedag_dagster.errors import NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.resources import cache_mode, caller_releases, release
 from pipedag_dagster.store.catalog import RunTable, TableVersion
@@ -160,14 +160,23 @@ def execute(
         "resources": {"instance": {"config": chosen}},
         "loggers": {"console": {"config": {"log_level": logging.getLevelName(log_level)}}},
     }
-    job = definitions.resolve_job_def(job_name(context))
+    errors: list[BaseException] = []
+    job = definitions.resolve_job_def(job_name(context)).with_hooks({_collect(errors)})
     with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as dagster:
-        error: BaseException | None = None
         token = caller_releases.set(True)
         try:
-            job.execute_in_process(run_config=run_config, instance=dagster, run_id=run_id, asset_selection=selection)
+            # A stage that failed does not keep those that do not need it from running.
+            done = job.execute_in_process(
+                run_config=run_config,
+                instance=dagster,
+                run_id=run_id,
+                asset_selection=selection,
+                raise_on_error=context.config.fail_fast,
+            )
+            if not done.success and not errors:
+                raise PipedagError(f"Run {run_id} failed before its first step: see Dagster's log.")
         except PipedagError as failure:
-            error = failure
+            errors.append(failure)
         finally:
             caller_releases.reset(token)
             held = _held.get()
@@ -175,4 +184,22 @@ def execute(
                 release(context, run_id)
             else:
                 held.append((context, run_id))
-    return Result(context, run_id, error)
+    unexpected = next((error for error in errors if not isinstance(error, PipedagError)), None)
+    if unexpected is not None:
+        raise unexpected
+    different = {str(error): error for error in errors}
+    return Result(context, run_id, _one(list(different.values())))
+
+
+def _collect(errors: list[BaseException]) -> dg.HookDefinition:
+    @dg.failure_hook
+    def collect(context: dg.HookContext) -> None:
+        if context.op_exception is not None:
+            errors.append(context.op_exception)
+
+    return collect
+
+
+def _one(errors: list[BaseException]) -> BaseException | None:
+    flat = [part for error in errors for part in (error.failures if isinstance(error, SeveralFailed) else [error])]
+    return SeveralFailed(flat) if len(flat) > 1 else flat[0] if flat else None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +21,15 @@ from pipedag_dagster import cache, sampling
 from pipedag_dagster.cache import CACHED, Key
 from pipedag_dagster.config import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import NotMaterialized, PipedagError, StageFailed, TaskFailed
+from pipedag_dagster.errors import NotMaterialized, PipedagError, SeveralFailed, TaskFailed
 from pipedag_dagster.fingerprint import digest
-from pipedag_dagster.flow import Output, Slot, Stage, TaskCall
+from pipedag_dagster.flow import Output, Stage, TaskCall
+from pipedag_dagster.names import quote
 from pipedag_dagster.result import Returned, unpack
 from pipedag_dagster.store.catalog import RunTable, StageVersion, TableVersion
 from pipedag_dagster.store.frames import content_version, to_arrow
-from pipedag_dagster.store.physical import Constraints, Made
+from pipedag_dagster.store.physical import Made
+from pipedag_dagster.store.table_store import TableStore
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +125,7 @@ class _StageRun:
         previous = self.base.number
         if {table.id for table in members.values()} == {table.id for table in self.base.tables.values()} and previous:
             self.store.record(records)
+            self.store.clean_up(self.stage.name)
             self.tell(f"stage {self.stage.name}: unchanged, version {previous}")
             return StageResult(outcomes, previous, previous)
         self.store.commit(self.stage.name, previous + 1, members, self.run_id, records)
@@ -135,14 +139,17 @@ class _StageRun:
         running: dict[Future[Outcome], TaskCall] = {}
         failures: list[PipedagError] = []
         broken: set[TaskCall] = set()
-        with ThreadPoolExecutor(self.instance.config.max_concurrent, thread_name_prefix=self.stage.name) as threads:
+        total = sum(len(call.assets) for call in calls)
+        limit = self.instance.config.max_concurrent  # no more are submitted: after a failure none of them starts
+        threads = ThreadPoolExecutor(limit, thread_name_prefix=self.stage.name)
+        try:
             while waiting or running:
                 for call in list(waiting):
                     needed = {output.call for output in call.inputs} & set(calls)
                     if needed & broken:
                         broken.add(call)
                         waiting.remove(call)
-                    elif all(other in self.outcomes for other in needed):
+                    elif len(running) < limit and all(other in self.outcomes for other in needed):
                         waiting.remove(call)
                         running[threads.submit(contextvars.copy_context().run, self._run_call, call)] = call
                 if not running:
@@ -157,20 +164,25 @@ class _StageRun:
                         broken.add(call)
                         self.tell(f"{call}: failed")
                     else:
-                        self._tell(self.outcomes[call], len(self.outcomes), len(calls))
+                        self._tell(self.outcomes[call], total)
                 if failures and self.instance.config.fail_fast:
                     waiting.clear()
+        finally:
+            # Nothing runs here any more, unless this thread is interrupted: then nobody waits for the tasks.
+            threads.shutdown(wait=False)
         different = list({str(failure): failure for failure in failures}.values())
         if len(different) == 1:
             raise different[0]
         if different:
-            raise StageFailed(self.stage.name, different) from different[0]
+            raise SeveralFailed(different) from different[0]
 
-    def _tell(self, outcome: Outcome, done: int, total: int) -> None:
-        for asset, table in outcome.tables.items():
-            what = "cached" if outcome.cached else f"staged {table.rows:,} rows in {outcome.seconds:.1f} s"
+    def _tell(self, outcome: Outcome, total: int) -> None:
+        done = sum(len(one.tables) for one in self.outcomes.values()) - len(outcome.tables)
+        for number, (asset, table) in enumerate(outcome.tables.items(), done + 1):
+            rows = f"{table.rows:,} row{'' if table.rows == 1 else 's'}"
+            what = "cached" if outcome.cached else f"staged {rows} in {outcome.seconds:.1f} s"
             why = "" if outcome.cached else f": {outcome.reason}"
-            self.tell(f"{self.stage.name}.{asset}: {what} ({done}/{total}){why}")
+            self.tell(f"{self.stage.name}.{asset}: {what} ({number}/{max(total, number)}){why}")
         log.debug("%s done", outcome.call, extra={"outcome": outcome})
 
     def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:
@@ -203,113 +215,94 @@ class _StageRun:
     def _run_call(self, call: TaskCall) -> Outcome:
         started = time.monotonic()
         try:
-            if call.task.input and self.instance.source is not None:
-                tables, reason = self._copy(call)
-            else:
-                tables, reason = self._execute(call)
+            copies = call.task.input and self.instance.source is not None
+            tables, reason = self._bring_up_to_date(call, self._copy(call) if copies else self._work(call))
+        except TaskFailed as error:
+            raise type(error)(f"{error}\n{self._where(call)}") from error.__cause__
         except PipedagError:
             raise
-        except Exception as error:
-            inputs = ", ".join(f"{table.stage}.{table.name}" for table in self._input_tables(call)) or "none"
-            raise TaskFailed(
-                f"{call} failed: {type(error).__name__}: {error}\n(instance {self.instance.config.name!r}, "
-                f"input tables: {inputs})"
-            ) from error
+        except (Exception, SystemExit) as error:
+            message = f"{call} failed: {type(error).__name__}: {error}\n{self._where(call)}"
+            raise TaskFailed(message) from error
         return Outcome(call, {table.asset: table for table in tables}, reason, time.monotonic() - started)
 
-    def _execute(self, call: TaskCall) -> tuple[list[TableVersion], str]:
-        """Run a task, unless the catalog has what it would make."""
+    def _bring_up_to_date(self, call: TaskCall, work: _Work) -> tuple[list[TableVersion], str]:
+        """What the catalog has, or else what is made now; and why."""
+        found = self._find(call, work)
+        if found:
+            return found, CACHED
+        reason = cache.why(work.key, self.base.tables.get(call.assets[0]))
+        cache.assert_not_fresh(call, self.validation, reads_source=work.source is not None, reason=reason)
+        execution = secrets.token_hex(8)
+        started = time.monotonic()
+        versions = []
+        for item in work.make():
+            made = self._stage(item, work.source)
+            versions.append(self._version(call, work, item, made, execution, time.monotonic() - started))
+            started = time.monotonic()
+        return self.store.add(versions), reason
+
+    def _work(self, call: TaskCall) -> _Work:
+        """Running the task."""
         inputs = self._input_versions(call)
+        arguments = _Arguments(self, call)
         parts: dict[str, Any] = {
             "task": call.name,
             "code": None if call.task.lazy else cache.task_code_version(call),
             "arguments": cache.argument_hashes(call),
             "inputs": {name: table.data_version for name, table in inputs.items()},
         }
-        call_arguments = _Arguments(self, call)
         if call.task.cache is not None and not self.validation.disable_cache_function:
-            parts["cache"] = cache.cache_value(call, call_arguments)
-        returned: list[Returned] | None = None
-        if call.task.lazy:
-            returned = self._call(call, call_arguments)
-            parts["text"] = [self._canonical(item, inputs, versions=False) for item in returned]
-            parts["query"] = [self._canonical(item, inputs, versions=True) for item in returned]
-        key = Key(parts)
-        found = self._find(call, key)
-        if found:
-            return found, CACHED
-        before = self.base.tables.get(call.assets[0])
-        reason = cache.why(key, before)
-        cache.assert_not_fresh(call, self.validation, reads_source=call.task.from_source, reason=reason)
-        started = time.monotonic()
-        if returned is None:
-            returned = self._call(call, call_arguments)
-        execution = secrets.token_hex(8)
-        made = [self._store(call, item) for item in returned]
-        versions = [item.content or digest(key.task_key, str(position)) for position, item in enumerate(made)]
-        tables = [
-            self._version(
-                call, item.slot, item.name, one, key, execution, version, item.constraints, item.query, started
-            )
-            for item, one, version in zip(returned, made, versions, strict=True)
-        ]
-        return self.store.add(tables), reason
+            parts["cache"] = cache.cache_value(call, arguments)
 
-    def _call(self, call: TaskCall, arguments: _Arguments) -> list[Returned]:
-        args, kwargs = arguments.of_task()
-        value = call.task.fn(*args, **kwargs)
-        return unpack(call, value, self.instance.config.auto_table)
+        def make() -> list[Returned]:
+            args, kwargs = arguments.of_task()
+            return unpack(call, call.task.fn(*args, **kwargs), self.instance.config.auto_table)
 
-    def _store(self, call: TaskCall, item: Returned) -> Made:
-        stage = self.stage.name
-        if item.query is None:
-            if self.instance.config.print_materialize:
-                log.info("%s.%s:\n%s", stage, item.name, item.frame)
-            return self.store.stage_frame(stage, item.name, item.frame, item.constraints)
-        if self.instance.config.print_materialize or self.instance.config.print_sql:
-            log.info("%s.%s:\n%s", stage, item.name, item.query)
-        source = call.source.store.table_store if call.source is not None else None
-        return self.store.stage_query(stage, item.name, item.query, item.constraints, source)
+        source = None if call.source is None else call.source.store.table_store
+        if not call.task.lazy:
+            return _Work(Key(parts), inputs, make, source)
+        returned = make()
+        parts["text"] = [_canonical(item, inputs, versions=False) for item in returned]
+        parts["query"] = [_canonical(item, inputs, versions=True) for item in returned]
+        return _Work(Key(parts), inputs, lambda: returned, source)
 
-    def _copy(self, call: TaskCall) -> tuple[list[TableVersion], str]:
-        """Instead of an input task: copy a sample of what the source has committed for it."""
+    def _copy(self, call: TaskCall) -> _Work:
+        """Instead of running an input task: copying a sample of what the source has committed for it."""
         source = self.instance.source
         assert source is not None
-        originals = [self._source_table(source, self.stage.name, slot.asset) for slot in call.slots]
-        rows = {original.asset: self.instance.config.sample_rows(original.name) for original in originals}
+        store, stage = source.store.table_store, self.stage.name
+        originals = {slot: self._source_table(source, stage, slot.asset) for slot in call.slots}
+        rows = {slot: self.instance.config.sample_rows(table.name) for slot, table in originals.items()}
+        inputs = {f"{source.config.name}: {stage}.{table.asset}": table for table in originals.values()}
         parts = {
             "task": call.name,
             "code": "copy",
-            "arguments": {f"rows of {asset}": str(count) for asset, count in rows.items()},
-            "inputs": {f"{source.config.name}: {self.stage.name}.{one.asset}": one.data_version for one in originals},
+            "arguments": {f"rows of {slot.asset}": str(count) for slot, count in rows.items()},
+            "inputs": {name: table.data_version for name, table in inputs.items()},
         }
-        key = Key(parts)
-        found = self._find(call, key, reads_source=True)
-        if found:
-            return found, CACHED
-        reason = cache.why(key, self.base.tables.get(call.assets[0]))
-        cache.assert_not_fresh(call, self.validation, reads_source=True, reason=reason)
-        execution, tables = secrets.token_hex(8), []
-        source_store = source.store.table_store
-        for slot, original in zip(call.slots, originals, strict=True):
-            started = time.monotonic()
-            query = sampling.sample_query(
-                source_store.schemas(self.stage.name).versions, original, rows[original.asset]
-            )
-            limits = sampling.constraints(original)
-            made = self.store.stage_query(self.stage.name, original.name, query, limits, source_store)
-            version = made.content or digest(key.task_key, slot.asset)
-            tables.append(
-                self._version(call, slot, original.name, made, key, execution, version, limits, query, started)
-            )
-        return self.store.add(tables), reason
 
-    def _find(self, call: TaskCall, key: Key, *, reads_source: bool = False) -> list[TableVersion]:
+        def make() -> list[Returned]:
+            schema = store.schemas(stage).versions
+            return [
+                Returned(
+                    slot,
+                    table.name,
+                    sampling.constraints(table),
+                    sampling.sample_query(schema, table, rows[slot]),
+                    None,
+                )
+                for slot, table in originals.items()
+            ]
+
+        return _Work(Key(parts), inputs, make, store)
+
+    def _find(self, call: TaskCall, work: _Work) -> list[TableVersion]:
         """What the catalog has for this key; nothing when the mode forces the task to run."""
-        if cache.must_run(call, self.validation, reads_source=reads_source or call.task.from_source):
+        if cache.must_run(call, self.validation, reads_source=work.source is not None):
             return []
         ignore = self.validation.mode is CacheMode.ignore_fresh_input or self.validation.disable_cache_function
-        wanted = key.task_key if ignore else key.cache_key
+        wanted = work.key.task_key if ignore else work.key.cache_key
         # What is committed goes before what a later run has staged for the same key.
         found = [
             table
@@ -321,41 +314,40 @@ class _StageRun:
         # An entry of another wiring may lack an output.
         return found if set(call.assets) <= {table.asset for table in found} else []
 
+    def _stage(self, item: Returned, source: TableStore | None) -> Made:
+        """Write one result into a new physical table."""
+        config, stage = self.instance.config, self.stage.name
+        if config.print_materialize or (config.print_sql and item.query is not None):
+            log.info("%s.%s:\n%s", stage, item.name, item.frame if item.query is None else item.query)
+        if item.query is None:
+            return self.store.stage_frame(stage, item.name, item.frame, item.constraints)
+        return self.store.stage_query(stage, item.name, item.query, item.constraints, source)
+
     def _version(
-        self,
-        call: TaskCall,
-        slot: Slot,
-        name: str,
-        made: Made,
-        key: Key,
-        execution: str,
-        data_version: str,
-        constraints: Constraints,
-        query: str | None,
-        started: float,
+        self, call: TaskCall, work: _Work, item: Returned, made: Made, execution: str, seconds: float
     ) -> TableVersion:
         return TableVersion(
             stage=self.stage.name,
-            asset=slot.asset,
-            name=name,
+            asset=item.slot.asset,
+            name=item.name,
             physical=made.physical,
             flow=self.stage.flow.name,
             task=call.name,
             execution=execution,
-            slot=str(slot.key),
-            task_key=key.task_key,
-            cache_key=key.cache_key,
-            parts=key.parts,
+            slot=str(item.slot.key),
+            task_key=work.key.task_key,
+            cache_key=work.key.cache_key,
+            parts=work.key.parts,
             code_version=cache.task_code_version(call),
-            data_version=data_version,
+            data_version=made.content or digest(work.key.task_key, item.slot.asset),
             columns=made.columns,
-            primary_key=constraints.primary_key,
-            indexes=constraints.indexes,
+            primary_key=item.constraints.primary_key,
+            indexes=item.constraints.indexes,
             rows=made.rows,
             bytes=made.bytes,
-            query=query,
+            query=item.query and _for_people(item.query, work.source or self.store, work.inputs.values()),
             run_id=self.run_id,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
         )
 
     # Inputs
@@ -395,11 +387,13 @@ class _StageRun:
             f"{table.stage}.{asset}": table for output in call.inputs for asset, table in self.tables_of(output).items()
         }
 
-    def _input_tables(self, call: TaskCall) -> list[TableVersion]:
+    def _where(self, call: TaskCall) -> str:
+        """What a person wants to know about a task that failed."""
         try:
-            return list(self._input_versions(call).values())
+            inputs = ", ".join(self._input_versions(call)) or "none"
         except PipedagError:
-            return []
+            inputs = "unknown"
+        return f"(task {call}, instance {self.instance.config.name!r}, input tables: {inputs})"
 
     def _source_table(self, source: ConfigContext, stage: str, asset: str) -> TableVersion:
         version = self.source_pins[stage]
@@ -426,15 +420,35 @@ class _StageRun:
             table.name: table for table in version.tables.values() if table.name not in others | {table.asset} & others
         }
 
-    def _canonical(self, item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
-        """A hash of what a lazy task returned: names, with or without data versions, stand for the physical tables,
-        so that equal means equal."""
-        if item.query is None:
-            return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
-        text = item.query
-        for name, table in inputs.items():
-            text = text.replace(table.physical, f"{name}@{table.data_version}" if versions else name)
-        return digest(item.name, text, repr(item.constraints))
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to do for a call. `make` does it; `source` is the store of another instance, where it reads one."""
+
+    key: Key
+    inputs: Mapping[str, TableVersion]
+    make: Callable[[], list[Returned]]
+    source: TableStore | None
+
+
+def _canonical(item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
+    """A hash of what a lazy task returned: names, with or without data versions, stand for the physical tables, so that
+    equal means equal."""
+    if item.query is None:
+        return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
+    text = item.query
+    for name, table in inputs.items():
+        text = text.replace(table.physical, f"{name}@{table.data_version}" if versions else name)
+    return digest(item.name, text, repr(item.constraints))
+
+
+def _for_people(query: str, store: TableStore, tables: Iterable[TableVersion]) -> str:
+    """The query with the names of views for those of physical tables: what a person can run."""
+    for table in tables:
+        schemas = store.schemas(table.stage)
+        pattern = rf'"?{re.escape(schemas.versions)}"?\."?{re.escape(table.physical)}"?'
+        query = re.sub(pattern, quote(schemas.current, table.name).replace("\\", "\\\\"), query)
+    return query
 
 
 class _Arguments:

@@ -15,7 +15,7 @@ class Table:
         name: the table's name, case-insensitive, stored lower-case. Without it the table is named after
             its asset: the task's `outputs=`, else the task.
         primary_key: column or columns; checked and enforced by the database.
-        indexes: lists of columns, one index each; made after the data is loaded.
+        indexes: a column, or a list of columns, for each index; made after the data is loaded.
         non_nullable: columns that must not be NULL; checked and enforced by the database.
 
     Example:
@@ -29,15 +29,19 @@ class Table:
         name: str | None = None,
         *,
         primary_key: str | Sequence[str] | None = None,
-        indexes: Sequence[Sequence[str]] = (),
-        non_nullable: Sequence[str] = (),
+        indexes: Sequence[str | Sequence[str]] = (),
+        non_nullable: str | Sequence[str] = (),
     ) -> None:
         self.obj = obj
         self.name = name
-        self.primary_key = (primary_key,) if isinstance(primary_key, str) else tuple(primary_key or ())
-        self.indexes = tuple(tuple(columns) for columns in indexes)
-        self.non_nullable = tuple(non_nullable)
+        self.primary_key = _names(primary_key or ())
+        self.indexes = tuple(_names(columns) for columns in indexes)
+        self.non_nullable = _names(non_nullable)
 
     def __repr__(self) -> str:
         key = f", primary_key={self.primary_key}" if self.primary_key else ""
         return f"Table({type(self.obj).__name__}, name={self.name!r}{key})"
+
+
+def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else tuple(columns)

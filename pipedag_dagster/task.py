@@ -8,8 +8,26 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, overload
 
+import sqlalchemy as sa
+
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.names import asset_name, table_name
+
+READABLE = "pd.DataFrame, sa.Table, pa.Table, pl.DataFrame, pl.LazyFrame"
+
+
+def readable(kind: object) -> bool:
+    """Whether tables can be read as this class. Classes of optional libraries are known by name."""
+    if not isinstance(kind, type):
+        return False
+    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return issubclass(kind, sa.FromClause) or name in (
+        "pandas.DataFrame",
+        "pyarrow.Table",
+        "polars.DataFrame",
+        "polars.LazyFrame",
+    )
+
 
 Wire = Callable[["Task", tuple[Any, ...], dict[str, Any]], Any]
 wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
@@ -58,6 +76,8 @@ class Task:
         self._check()
 
     def _check(self) -> None:
+        if self.input_type is not None and not readable(self.input_type):
+            raise WiringError(f"Task {self.name!r}: input_type={self.input_type!r} is not known. Known: {READABLE}.")
         if isinstance(self.version, bool) or not isinstance(self.version, str | None):
             raise WiringError(f'Task {self.name!r}: version must be a text, as in version="1.0".')
         if self.outputs is not None:

@@ -388,7 +388,6 @@ def test_the_installed_command_runs_an_instance(project: Path) -> None:
     assert "4 of 4 tables ran" in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="stage_run waits for the threads of its tasks when it is interrupted")
 def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path, command: Command) -> None:
     command("run", "full", "-s", "raw")
     arguments = [sys.executable, "-m", "pipedag_dagster.cli", "run", "full"]

@@ -20,7 +20,9 @@ BIN = Path(sys.executable).parent
 
 def run(folder: Path, *command: str) -> str:
     environment = {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

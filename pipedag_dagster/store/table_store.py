@@ -184,7 +184,11 @@ class TableStore:
         commit.commit(
             self.database, self.catalog, schemas, self.owner(stage), number, list(tables.values()), run_id, records
         )
-        commit.clean_up(self.database, self.catalog, schemas, self.owner(stage), self.config.keep_versions)
+        self.clean_up(stage)
+
+    def clean_up(self, stage: str) -> None:
+        """Drop what nobody needs any more. The caller holds the stage's lock."""
+        commit.clean_up(self.database, self.catalog, self.schemas(stage), self.owner(stage), self.config.keep_versions)
 
     def record(self, tables: Sequence[RunTable]) -> None:
         """Record what a run did about its tables."""

@@ -48,7 +48,8 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
     version = store.catalog.current(connection, [stage])[stage]
     expected = {table.name: table.physical for table in version.tables.values()}
     # A view may be gone, be new, or show another table than the catalog says.
-    shown = dict(connection.execute(sa.text(_SHOWN), {"schema": schemas.current, "versions": schemas.versions}).all())
+    views = connection.execute(sa.text(_SHOWN), {"schema": schemas.current, "versions": schemas.versions})
+    shown: dict[str, str] = {view: table for view, table in views}  # noqa: C416 (rows are no tuples to mypy)
     for name in sorted({*expected, *shown}):
         if expected.get(name) != shown.get(name):
             should, does = expected.get(name, "nothing"), shown.get(name, "nothing")
