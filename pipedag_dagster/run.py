@@ -174,7 +174,11 @@ def execute(
                 raise_on_error=context.config.fail_fast,
             )
             if not done.success and not errors:
-                raise PipedagError(f"Run {run_id} failed before its first step: see Dagster's log.")
+                # Dagster makes a failed step of Ctrl-C, and calls no hook for it.
+                failed = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
+                if any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in failed):
+                    raise KeyboardInterrupt
+                raise PipedagError(f"Run {run_id} failed before its first step. Dagster's log says why.")
         except PipedagError as failure:
             errors.append(failure)
         finally:

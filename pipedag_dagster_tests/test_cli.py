@@ -227,7 +227,8 @@ def test_a_failing_task_ends_in_its_message_and_the_users_own_traceback(
     assert frames == [(str(project / "shop_flow.py"), "ranking"), (str(project / "shop_flow.py"), "sort")]
     assert 'raise ValueError("this is broken")' in done.err
     assert done.err.endswith(
-        "Error: report.ranking failed: ValueError: this is broken\n(instance 'full', input tables: report.revenue)\n"
+        "Error: report.ranking failed: ValueError: this is broken\n"
+        "(task report.ranking, instance 'full', input tables: report.revenue)\n"
     )
 
 
@@ -401,7 +402,7 @@ def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
         seconds = time.monotonic() - interrupted
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert out == ""
     assert [line for line in err.splitlines() if line] == [
         "Interrupted. The stage that was running is as it was before; what its tasks have finished is reused."
