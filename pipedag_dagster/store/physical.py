@@ -7,7 +7,8 @@ indexes and statistics come last, after the data.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -88,7 +89,7 @@ def from_query(database: Database, schema: str, name: str, query: str, constrain
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
     with database.transaction() as connection:
-        with _explained(what, query):
+        with _explained(what, name, query):
             # Without parameters the driver leaves % signs alone.
             rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
         return _measure(connection, schema, name, constraints, what, rows)
@@ -104,7 +105,7 @@ def from_elsewhere(
     """
     table = quote(schema, name)
     with source.transaction() as reader, database.transaction() as writer:
-        with _explained(what, query):
+        with _explained(what, name, query):
             reader.execute("SET TRANSACTION READ ONLY")
             writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
             with (
@@ -174,7 +175,7 @@ def _finish(
     statements += [f"CREATE INDEX ON {table} ({', '.join(map(quote, index))})" for index in constraints.indexes]
     statements.append(f"ANALYZE {table}")
     for statement in statements:
-        with _explained(what, statement):
+        with _explained(what, name):
             connection.execute(statement.encode())
     columns = connection.execute(
         "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
@@ -186,23 +187,25 @@ def _finish(
     return tuple(Column(*column) for column in columns), size[0]
 
 
-class _explained:
-    """Turn what the database says about a statement into an error that names the table."""
-
-    def __init__(self, what: str, statement: str) -> None:
-        self.what = what
-        self.statement = statement
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            return  # the connection, not the result
-        if isinstance(error, psycopg.Error):
-            detail = error.diag.message_detail
-            raise UnstorableResult(
-                f"{self.what}: {error.diag.message_primary or error}"
-                + (f" ({detail})" if detail else "")
-                + f"\nin: {self.statement.strip()}"
-            ) from error
+@contextmanager
+def _explained(what: str, physical: str, query: str | None = None) -> Iterator[None]:
+    """Turn what the database says about a statement into an error in the words of the user: `what` for the name of the
+    physical table, and the user's own query, never one of ours."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise  # the connection, not the result
+    except psycopg.errors.UniqueViolation as error:
+        raise UnstorableResult(
+            f"{what}: the primary key is not unique: {error.diag.message_detail} Mend the task, or declare another "
+            "primary_key in Table(…)."
+        ) from error
+    except psycopg.errors.NotNullViolation as error:
+        raise UnstorableResult(
+            f"{what}: column {error.diag.column_name!r} has NULLs, but is declared as primary_key or non_nullable in "
+            "Table(…). Mend the task or the declaration."
+        ) from error
+    except psycopg.Error as error:
+        said = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
+        said = said.replace(physical, what.rpartition(".")[2])
+        raise UnstorableResult(f"{what}: {said}" + (f"\nin the query:\n{query.strip()}" if query else "")) from error

@@ -1,7 +1,7 @@
 """The promises P2 to P8, proven by breaking things on purpose.
 
-`make test` runs a short form of each, `make torture` a long one, which prints for each promise how often it was tried and
-how often it was broken.
+`make test` runs a short form of each, `make torture` a long one. Both print for each promise how often it was tried
+and how often it was broken.
 """
 
 from __future__ import annotations

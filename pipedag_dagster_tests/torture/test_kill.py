@@ -1,4 +1,4 @@
-"""P5, P7: a run that is killed at any instant leaves the old or the new stage version, whole; the next run finishes it."""
+"""P5, P7: a run that is killed at any instant leaves the old or the new stage version, whole; the next one finishes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ class Ward:
     def wait_for_locks(self) -> None:
         """The database notices by itself that a process is gone; a statement that runs is finished first."""
         until = time.monotonic() + 10
-        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pipedag run%'"
+        query = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'pipedag run%'"
+        )
         while time.monotonic() < until:
             with self.store.database.read() as connection:
                 if not connection.scalar(sa.text(query)):
