@@ -17,7 +17,10 @@ def sample_query(schema: str, table: TableVersion, rows: int | None) -> str:
     query = f"SELECT {columns} FROM {quote(schema, table.physical)} AS t"
     if rows is None:
         return query
-    order = [quote("t", name) for name in table.primary_key] or [row_hash(table.columns)]
+    # Texts in the order of their bytes: that of a locale is another one on another server.
+    texts = {column.name for column in table.columns if column.type.startswith(("text", "character"))}
+    key = [quote("t", name) + (' COLLATE "C"' if name in texts else "") for name in table.primary_key]
+    order = key or [row_hash(table.columns)]
     return f"{query} ORDER BY {', '.join(order)} LIMIT {rows}"
 
 

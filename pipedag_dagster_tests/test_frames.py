@@ -510,3 +510,12 @@ def test_content_version_does_not_depend_on_the_library_the_frame_came_from():
     data = {"i": [1, 2], "s": ["a", None], "f": [1.5, None], "t": [MICRO, None]}
     made = [frames.to_arrow(frame, "t") for frame in (pd.DataFrame(data), pl.DataFrame(data), pa.table(data))]
     assert len({frames.content_version(table) for table in made}) == 1
+
+
+def test_a_type_that_was_made_after_the_first_read_is_known(database_url: sa.URL) -> None:
+    uri = database_url.render_as_string(hide_password=False)
+    frames.read(uri, "SELECT 1 AS one")
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE TYPE size AS ENUM ('mini', 'midi', 'full')")
+    assert frames.to_pandas(frames.read(uri, "SELECT 'midi'::size AS size"))["size"].tolist() == ["midi"]
+    frames.disconnect(uri)

@@ -12,7 +12,7 @@ import psycopg
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, LoginRefused
-from pipedag_dagster.store import embedded
+from pipedag_dagster.store import embedded, frames
 
 _MINIMUM = 14  # hash_record_extended(): content versions are computed in the database
 
@@ -45,7 +45,7 @@ class Database:
     @property
     def uri(self) -> str:
         """The libpq uri, password included: for drivers, never for people."""
-        return self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return _uri(self.engine)
 
     def _open(self) -> sa.Engine:
         url = embedded.start(self._project) if isinstance(self._given, str) else self._given
@@ -118,8 +118,13 @@ class Database:
         """Close all pooled connections; the next use opens new ones."""
         with self._lock:
             if self._engine is not None:
+                frames.disconnect(_uri(self._engine))
                 self._engine.dispose()
                 self._engine = None
+
+
+def _uri(engine: sa.Engine) -> str:
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def execute(connection: sa.Connection, statement: str) -> None:

@@ -25,6 +25,10 @@ from pipedag_dagster.store import columns
 _SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}  # every table of PostgreSQL has them already
 
 
+_UNKNOWN = "unnamed<oid"
+_kept: dict[str, Any] = {}
+
+
 def to_arrow(frame: Any, what: str) -> pa.Table:
     """The canonical Arrow table of a DataFrame: what `column_types`, `content_version` and `write` work on.
 
@@ -90,7 +94,7 @@ def write(uri: str, schema: str, name: str, table: pa.Table) -> int:
     >>> write("postgresql://localhost/shop", "full_raw__versions", "orders_1f", table)  # doctest: +SKIP
     1204113
     """
-    with adbc.connect(uri) as connection, connection.cursor() as cursor:
+    with _connect(uri) as connection, connection.cursor() as cursor:
         rows = cursor.adbc_ingest(name, table, mode="append", db_schema_name=schema)
         connection.commit()
     return int(rows)
@@ -107,13 +111,36 @@ def read(uri: str, sql: str) -> pa.Table:
     >>> read("postgresql://localhost/shop", "SELECT 1 AS one").to_pydict()  # doctest: +SKIP
     {'one': [1]}
     """
-    with adbc.connect(uri) as connection, connection.cursor() as cursor:
+    table = _read(uri, sql)
+    if any(_UNKNOWN in str(field.type) for field in table.schema):  # made since ADBC read the catalog of types
+        disconnect(uri)
+        table = _read(uri, sql)
+    return table
+
+
+def disconnect(uri: str) -> None:
+    """Close the connection that is kept for `uri`; the next use opens another one."""
+    kept = _kept.pop(uri, None)
+    if kept is not None:
+        kept.close()
+
+
+def _read(uri: str, sql: str) -> pa.Table:
+    with _connect(uri) as connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION READ ONLY")
         # Both would let rows arrive in another order each time: a task must see the same frame again.
         cursor.execute("SET LOCAL synchronize_seqscans = off")
         cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0")
         cursor.execute(sql)
         return cursor.fetch_arrow_table()
+
+
+def _connect(uri: str) -> Any:
+    """A connection of its own. ADBC reads PostgreSQL's catalog of types when it connects first, which takes ten times
+    as long as connecting: so one connection is kept for each uri, and others share what it has read."""
+    if uri not in _kept:
+        _kept[uri] = adbc.connect(uri)
+    return _kept[uri].adbc_clone()
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
