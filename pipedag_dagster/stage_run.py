@@ -123,7 +123,8 @@ class _StageRun:
             if assets is None or asset in assets or asset not in outcome.call.assets
         ]
         previous = self.base.number
-        if {table.id for table in members.values()} == {table.id for table in self.base.tables.values()} and previous:
+        same = {table.id for table in members.values()} == {table.id for table in self.base.tables.values()}
+        if previous and same and self.store.shows(self.base):
             self.store.record(records)
             self.store.clean_up(self.stage.name)
             self.tell(f"stage {self.stage.name}: unchanged, version {previous}")

@@ -91,6 +91,14 @@ def test_a_second_run_runs_no_task_and_commits_nothing(shop: Shop) -> None:
     assert store.current(["raw", "report"]) == before
 
 
+def test_a_view_that_somebody_has_dropped_is_back_after_the_next_run(shop: Shop) -> None:
+    with shop.config.store.table_store.database.begin() as connection:
+        connection.execute(sa.text("DROP VIEW full_raw.orders"))
+    assert shop.run() == CACHED
+    with shop.config.store.table_store.database.read() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM full_raw.orders")) == 3
+
+
 def test_another_version_reruns_the_task_and_equal_content_stops_the_change_there(shop: Shop) -> None:
     shop.clean_version = "1.1"
     assert shop.run() == CACHED | {"total": "code changed (1.0 → 1.1)"}

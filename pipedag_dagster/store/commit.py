@@ -51,7 +51,7 @@ def commit(
     with database.begin() as connection:
         ownership.claim(connection, schemas.next, owner)
         ownership.claim(connection, schemas.current, owner)
-        old_views = _relations(connection, schemas.current, "v")
+        old_views = relations(connection, schemas.current, "v")
         for statement in _default_grants(connection, schemas.current, schemas.next):
             execute(connection, statement)
         for table in tables:
@@ -83,7 +83,7 @@ def clean_up(database: Database, catalog: Catalog, schemas: StageSchemas, owner:
     with database.begin() as connection:
         catalog.forget(connection, owner.stage, keep)
         known = catalog.physical_names(connection, owner.stage)
-        unknown = [name for name in _relations(connection, schemas.versions, "r") if name not in known]
+        unknown = [name for name in relations(connection, schemas.versions, "r") if name not in known]
     _drop(database, "TABLE", [quote(schemas.versions, name) for name in unknown])
 
 
@@ -129,7 +129,8 @@ def _wait_for_readers(connection: sa.Connection, schema: str, views: list[str]) 
     execute(connection, "SET LOCAL lock_timeout = 0")
 
 
-def _relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
+def relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
+    """The names of the tables (`r`) or views (`v`) in a schema."""
     query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind = :kind ORDER BY 1"
     return list(connection.scalars(sa.text(query), {"schema": quote(schema), "kind": kind}))
 
@@ -139,7 +140,7 @@ def _drop_views(database: Database, schema: str, owner: Owner) -> None:
     with database.begin() as connection:
         if ownership.owner_of(connection, schema) != owner:
             return
-        views = _relations(connection, schema, "v")
+        views = relations(connection, schema, "v")
     if not _drop(database, "VIEW", [quote(schema, view) for view in views]):
         _drop(database, "SCHEMA", [quote(schema)])
 

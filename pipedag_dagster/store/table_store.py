@@ -190,6 +190,12 @@ class TableStore:
         """Drop what nobody needs any more. The caller holds the stage's lock."""
         commit.clean_up(self.database, self.catalog, self.schemas(stage), self.owner(stage), self.config.keep_versions)
 
+    def shows(self, version: StageVersion) -> bool:
+        """Whether people see the views of this version: somebody may have dropped one."""
+        with self.database.read() as connection:
+            views = commit.relations(connection, self.schemas(version.stage).current, "v")
+        return set(views) >= {table.name for table in version.tables.values()}
+
     def record(self, tables: Sequence[RunTable]) -> None:
         """Record what a run did about its tables."""
         with self.database.begin() as connection:
