@@ -21,9 +21,10 @@ from pipedag_dagster import cache, sampling
 from pipedag_dagster.cache import CACHED, Key
 from pipedag_dagster.config import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import NotMaterialized, PipedagError, SeveralFailed, TaskFailed
+from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
 from pipedag_dagster.fingerprint import digest
-from pipedag_dagster.flow import Output, Stage, TaskCall
+from pipedag_dagster.flow import Stage, TaskCall
+from pipedag_dagster.inputs import Arguments, Inputs
 from pipedag_dagster.names import quote
 from pipedag_dagster.result import Returned, unpack
 from pipedag_dagster.store.catalog import RunTable, StageVersion, TableVersion
@@ -88,9 +89,8 @@ def run_stage(
     source_pins = instance.source.store.table_store.pin(run_id, names) if instance.source else {}
     with store.lock(stage.name, run_id), instance:
         base = store.current([stage.name])[stage.name]
-        run = _StageRun(
-            instance, stage, run_id, validation or instance.config.cache_validation, tell, pins, source_pins, base
-        )
+        inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
+        run = _StageRun(instance, stage, run_id, validation or instance.config.cache_validation, tell, base, inputs)
         return run.run([call for call in stage.calls if assets is None or set(call.assets) & set(assets)], assets)
 
 
@@ -101,9 +101,8 @@ class _StageRun:
     run_id: str
     validation: CacheValidation
     tell: Callable[[str], None]
-    pins: Mapping[str, StageVersion]
-    source_pins: Mapping[str, StageVersion]
     base: StageVersion
+    inputs: Inputs
     outcomes: dict[TaskCall, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,8 +124,7 @@ class _StageRun:
         previous = self.base.number
         same = {table.id for table in members.values()} == {table.id for table in self.base.tables.values()}
         if previous and same and self.store.shows(self.base):
-            self.store.record(records)
-            self.store.clean_up(self.stage.name)
+            self.store.keep(self.stage.name, previous, self.run_id, records)
             self.tell(f"stage {self.stage.name}: unchanged, version {previous}")
             return StageResult(outcomes, previous, previous)
         self.store.commit(self.stage.name, previous + 1, members, self.run_id, records)
@@ -160,6 +158,7 @@ class _StageRun:
                     call = running.pop(future)
                     try:
                         self.outcomes[call] = future.result()
+                        self.inputs.made[call] = self.outcomes[call].tables
                     except PipedagError as failure:
                         failures.append(failure)
                         broken.add(call)
@@ -227,6 +226,14 @@ class _StageRun:
             raise TaskFailed(message) from error
         return Outcome(call, {table.asset: table for table in tables}, reason, time.monotonic() - started)
 
+    def _where(self, call: TaskCall) -> str:
+        """What a person wants to know about a task that failed."""
+        try:
+            inputs = ", ".join(self.inputs.of(call)) or "none"
+        except PipedagError:
+            inputs = "unknown"
+        return f"(task {call}, instance {self.instance.config.name!r}, input tables: {inputs})"
+
     def _bring_up_to_date(self, call: TaskCall, work: _Work) -> tuple[list[TableVersion], str]:
         """What the catalog has, or else what is made now; and why."""
         found = self._find(call, work)
@@ -245,8 +252,8 @@ class _StageRun:
 
     def _work(self, call: TaskCall) -> _Work:
         """Running the task."""
-        inputs = self._input_versions(call)
-        arguments = _Arguments(self, call)
+        inputs = self.inputs.of(call)
+        arguments = Arguments(self.inputs, call)
         parts: dict[str, Any] = {
             "task": call.name,
             "code": None if call.task.lazy else cache.task_code_version(call),
@@ -273,7 +280,7 @@ class _StageRun:
         source = self.instance.source
         assert source is not None
         store, stage = source.store.table_store, self.stage.name
-        originals = {slot: self._source_table(source, stage, slot.asset) for slot in call.slots}
+        originals = {slot: self.inputs.of_source(source, stage, slot.asset) for slot in call.slots}
         rows = {slot: self.instance.config.sample_rows(table.name) for slot, table in originals.items()}
         inputs = {f"{source.config.name}: {stage}.{table.asset}": table for table in originals.values()}
         parts = {
@@ -351,76 +358,6 @@ class _StageRun:
             seconds=seconds,
         )
 
-    # Inputs
-
-    def tables_of(self, output: Output) -> dict[str, TableVersion]:
-        """The table versions behind an output, by asset: as this run made them, as it has pinned them, or, for a
-        call of this stage that was not selected, as they are committed."""
-        call = output.call
-        if call in self.outcomes:
-            tables = self.outcomes[call].tables
-        else:
-            version = self.base if call.stage is self.stage else self.pins[call.stage.name]
-            tables = {
-                asset: table
-                for asset, table in version.tables.items()
-                if asset in call.assets or table.task == call.name
-            }
-        if output.key is not None or call.count is not None or len(call.slots) == 1:
-            missing = [slot.asset for slot in output.slots if slot.asset not in tables]
-            if missing:
-                raise NotMaterialized(
-                    f"{call.stage.name}.{missing[0]} is needed, but was never committed in instance "
-                    f"{self.instance.config.name!r}. Run it first: pipedag-dagster run {self.instance.config.name} "
-                    f"--select {call.stage.name}.{missing[0]}"
-                )
-            return {slot.asset: tables[slot.asset] for slot in output.slots}
-        return dict(tables)
-
-    def _input_versions(self, call: TaskCall) -> dict[str, TableVersion]:
-        """What a call reads, by name: data versions of these make its key."""
-        if call.source is not None:
-            return {
-                f"{call.source.config.name}: {table.stage}.{name}": table
-                for name, table in self.source_tables(call).items()
-            }
-        return {
-            f"{table.stage}.{asset}": table for output in call.inputs for asset, table in self.tables_of(output).items()
-        }
-
-    def _where(self, call: TaskCall) -> str:
-        """What a person wants to know about a task that failed."""
-        try:
-            inputs = ", ".join(self._input_versions(call)) or "none"
-        except PipedagError:
-            inputs = "unknown"
-        return f"(task {call}, instance {self.instance.config.name!r}, input tables: {inputs})"
-
-    def _source_table(self, source: ConfigContext, stage: str, asset: str) -> TableVersion:
-        version = self.source_pins[stage]
-        if asset not in version.tables:
-            raise NotMaterialized(
-                f"Instance {source.config.name!r}, from which {self.instance.config.name!r} copies its inputs, has no "
-                f"table {stage}.{asset} yet. Run it first: pipedag-dagster run {source.config.name}"
-            )
-        return version.tables[asset]
-
-    def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
-        """For a task under @input_stage_versions: what the source has, without what other tasks here make."""
-        stage = getattr(call.source_stage, "name", str(call.source_stage))
-        store = call.source.store.table_store
-        version = store.pin(self.run_id, [stage])[stage]
-        if not version.number:
-            name = call.source.config.name
-            raise NotMaterialized(
-                f"Instance {name!r}, from which {call} copies, has not committed stage {stage!r} yet. "
-                f"Run it first: pipedag-dagster run {name}"
-            )
-        others = {asset for other in self.stage.calls if other is not call for asset in other.assets}
-        return {
-            table.name: table for table in version.tables.values() if table.name not in others | {table.asset} & others
-        }
-
 
 @dataclass(frozen=True)
 class _Work:
@@ -450,51 +387,3 @@ def _for_people(query: str, store: TableStore, tables: Iterable[TableVersion]) -
         pattern = rf'"?{re.escape(schemas.versions)}"?\."?{re.escape(table.physical)}"?'
         query = re.sub(pattern, quote(schemas.current, table.name).replace("\\", "\\\\"), query)
     return query
-
-
-class _Arguments:
-    """The arguments of a call as functions get them; tables are read from the database only when they are taken."""
-
-    def __init__(self, run: _StageRun, call: TaskCall) -> None:
-        self.run = run
-        self.call = call
-
-    def of_task(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """For the task itself."""
-        if self.call.source is not None:
-            return self._of_source(), {name: self.call.arguments[name] for name in self.call.task.pass_args}
-        bound = self.call.task.signature.bind_partial()
-        bound.arguments.update({name: self._read(value) for name, value in self.call.arguments.items()})
-        return bound.args, bound.kwargs
-
-    def of_cache_function(self, names: Collection[str] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """For the cache function, which takes the arguments `names`; all of them without it."""
-        if self.call.source is not None:
-            return self.of_task()
-        arguments = self.call.arguments.items()
-        return (), {name: self._read(value) for name, value in arguments if names is None or name in names}
-
-    def _of_source(self) -> tuple[Any, ...]:
-        run, call, kind = self.run, self.call, self.call.task.input_type
-        staged = {
-            table.name: run.store.read(table, kind)
-            for outcome in list(run.outcomes.values())
-            for table in outcome.tables.values()
-        }
-        source = call.source.store.table_store
-        return staged, {name: source.read(table, kind) for name, table in run.source_tables(call).items()}, call.source
-
-    def _read(self, value: Any) -> Any:
-        """`value` with its outputs replaced by data."""
-        if isinstance(value, Output):
-            tables = self.run.tables_of(value)
-            data = {asset: self.run.store.read(table, self.call.task.input_type) for asset, table in tables.items()}
-            slots = value.slots
-            if value.key is not None or (len(slots) == 1 and slots[0].key is None):
-                return data[slots[0].asset]
-            return data if value.call.count is None else tuple(data[slot.asset] for slot in slots)
-        if isinstance(value, dict):
-            return {key: self._read(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self._read(part) for part in value)
-        return value

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Result, Stage, Table, materialize
 from pipedag_dagster.config import CacheMode
 from pipedag_dagster.errors import FreshInput, TaskFailed
+from pipedag_dagster.stage_run import run_stage
 
 Instances = Callable[..., PipedagConfig]
 
@@ -89,6 +90,20 @@ def test_a_second_run_runs_no_task_and_commits_nothing(shop: Shop) -> None:
     assert shop.run() == CACHED
     assert shop.ran == []
     assert store.current(["raw", "report"]) == before
+
+
+def test_a_run_that_had_to_wait_for_another_one_finds_its_work_cached(shop: Shop) -> None:
+    store = shop.config.store.table_store
+    store.pin("the one that waits", ["raw", "report"])
+    shop.fresh, shop.rows = "tuesday", [5]
+    shop.run()
+    committed = store.current(["raw", "report"])
+    shop.ran.clear()
+    for stage in shop.flow().stages:
+        result = run_stage(shop.config, stage, "the one that waits")
+        assert {outcome.reason for outcome in result.outcomes} == {"cached"}
+    assert shop.ran == []
+    assert store.current(["raw", "report"]) == committed
 
 
 def test_a_view_that_somebody_has_dropped_is_back_after_the_next_run(shop: Shop) -> None:

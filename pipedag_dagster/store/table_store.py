@@ -196,10 +196,14 @@ class TableStore:
             views = commit.relations(connection, self.schemas(version.stage).current, "v")
         return set(views) >= {table.name for table in version.tables.values()}
 
-    def record(self, tables: Sequence[RunTable]) -> None:
-        """Record what a run did about its tables."""
+    def keep(self, stage: str, number: int, run_id: str, records: Sequence[RunTable]) -> None:
+        """Instead of a commit, when nothing has changed: let the run see this version, and record what it did. The
+        caller holds the stage's lock."""
         with self.database.begin() as connection:
-            self.catalog.record(connection, tables)
+            self.catalog.record(connection, records)
+            # Another run may have committed it since this one pinned what it sees.
+            self.catalog.move_pin(connection, run_id, stage, number)
+        self.clean_up(stage)
 
     def of_run(self, run_id: str) -> list[tuple[RunTable, TableVersion]]:
         """What a run did, table by table."""
