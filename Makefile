@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS := embedded,dagster,examples,dev
 READY := $(VENV)/.ready
 
-.PHONY: demo ui test lint clean
+.PHONY: demo ui test torture lint clean
 
 demo: $(READY) ## flights on full, midi and mini
 	@$(BIN)/python -m pipedag_dagster.examples.flights.demo
@@ -15,6 +15,9 @@ ui: $(READY) ## the UI, with all instances
 
 test: $(READY) ## the whole test suite, on its own embedded PostgreSQL
 	$(BIN)/python -m pytest -n auto
+
+torture: $(READY) ## the long form of the tests that break things on purpose; prints a table
+	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -24,10 +24,11 @@ from rich.tree import Tree
 from pipedag_dagster.cache import CACHED
 from pipedag_dagster.config import CacheMode
 from pipedag_dagster.context import PipedagConfig, find_config
-from pipedag_dagster.errors import ConfigError, PipedagError, SeveralFailed
+from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
 from pipedag_dagster.run import Result, execute
 from pipedag_dagster.stage_run import Outcome
 from pipedag_dagster.store import embedded
+from pipedag_dagster.store.verify import differences
 from pipedag_dagster.workspace import Location, locations, of_instance
 
 _PACKAGE = str(Path(__file__).parent)
@@ -111,8 +112,9 @@ def list_(instance: str | None, module: str | None, workspace: Path) -> None:
 
 @cli.command(short_help="Name every mistake in configuration and definitions.")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Check only this configuration.")
+@click.option("--database", is_flag=True, help="Compare each instance's catalog with what is in the database, too.")
 @_where
-def check(config: Path | None, module: str | None, workspace: Path) -> None:
+def check(config: Path | None, database: bool, module: str | None, workspace: Path) -> None:
     """Load the configuration and all definitions, and name every mistake at once."""
     problems: list[str] = []
     console = Console()
@@ -123,6 +125,8 @@ def check(config: Path | None, module: str | None, workspace: Path) -> None:
         console.print(f"{files.path}: {', '.join(files.instance_names)}", highlight=False, soft_wrap=True)
         for name in files.instance_names:
             problems += _mistakes(partial(files.get, name))
+            if database:
+                problems += _mistakes(partial(_check_database, files, name, console))
     except ConfigError as error:
         problems += map(str, error.problems)
     if module or (config is None and (workspace.is_file() or workspace != _WORKSPACE)):
@@ -146,6 +150,16 @@ def stop() -> None:
     project = files.get(files.instance_names[0]).config.project
     stopped = embedded.stop(project)
     click.echo("Stopped." if stopped else "It was not running.")
+
+
+def _check_database(files: PipedagConfig, instance: str, console: Console) -> None:
+    found = differences(files.get(instance).store.table_store)
+    for difference in found:
+        if difference.harmless:
+            console.print(f"{instance}: left over: {difference.message}", highlight=False, soft_wrap=True)
+    wrong = [Problem(None, None, f"{instance}: {one.message}") for one in found if not one.harmless]
+    if wrong:
+        raise ConfigError(wrong)
 
 
 def _mistakes(load: Callable[[], object]) -> list[str]:

@@ -409,3 +409,18 @@ def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path
     ]
     assert seconds < 5
     assert rows(command("run", "full").out)["revenue"] == ["2", "cached"]
+
+
+def test_check_database_names_what_the_catalog_and_the_database_see_differently(
+    project: Path, command: Command, database_url: sa.URL
+) -> None:
+    command("run", "full")
+    assert command("check", "--database").code == 0
+    uri = database_url.render_as_string(hide_password=False)
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("DROP VIEW full_raw.orders")
+        connection.execute("CREATE TABLE full_raw__versions.stray (x int)")
+    done = command("check", "--database")
+    assert done.code == 1
+    assert '"full_raw"."orders" should show orders_' in done.err
+    assert 'full: left over: "full_raw__versions"."stray" is not in the catalog' in done.out

@@ -567,6 +567,7 @@ LAYERS = [
     {"flow"},
     {"store"},
     {"sampling", "context", "result", "cache"},
+    {"inputs"},
     {"stage_run"},
     {"resources", "assets", "io_manager", "definitions", "run"},
     {"workspace", "cli", "examples", "__init__", "__main__"},
