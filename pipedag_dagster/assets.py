@@ -13,7 +13,7 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.flow import Stage, TaskCall
 from pipedag_dagster.resources import InstanceResource
 from pipedag_dagster.stage_run import Outcome, StageResult, run_stage
-from pipedag_dagster.store.catalog import TableVersion
+from pipedag_dagster.store.catalog import StageVersion, TableVersion
 
 
 def asset_key(instance_id: str, stage: str, asset: str) -> dg.AssetKey:
@@ -110,7 +110,34 @@ def _results(
                 context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags=tags))
 
 
+def report(dagster: dg.DagsterInstance, instance: ConfigContext, before: StageVersion, after: StageVersion) -> None:
+    """Tell Dagster of a stage version that no run of Dagster has made: a materialization of each table that has
+    changed, with its data version."""
+    store = instance.store.table_store
+    where = f"{store.database.engine.url.database}.{store.schemas(after.stage).current}"
+    for asset, table in after.tables.items():
+        old = before.tables.get(asset)
+        if old is None or old.data_version != table.data_version:
+            metadata = _of_table(table, f"{where}.{table.name}") | {
+                "pipedag/stage_version": dg.MetadataValue.int(after.number),
+                "pipedag/previous_stage_version": dg.MetadataValue.int(before.number),
+            }
+            key = asset_key(instance.instance_id, after.stage, asset)
+            tags = {"dagster/data_version": table.data_version}
+            dagster.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata, tags=tags))
+
+
 def _metadata(outcome: Outcome, table: TableVersion, where: str, result: StageResult) -> dict[str, dg.MetadataValue]:
+    return _of_table(table, where) | {
+        "pipedag/reason": dg.MetadataValue.text(outcome.reason),
+        "pipedag/cached": dg.MetadataValue.bool(outcome.cached),
+        "pipedag/seconds": dg.MetadataValue.float(round(outcome.seconds, 3)),
+        "pipedag/stage_version": dg.MetadataValue.int(result.version),
+        "pipedag/previous_stage_version": dg.MetadataValue.int(result.previous),
+    }
+
+
+def _of_table(table: TableVersion, where: str) -> dict[str, dg.MetadataValue]:
     key = set(table.primary_key)
     columns = [
         dg.TableColumn(
@@ -126,12 +153,7 @@ def _metadata(outcome: Outcome, table: TableVersion, where: str, result: StageRe
         "dagster/table_name": dg.MetadataValue.text(where),
         "dagster/row_count": dg.MetadataValue.int(table.rows),
         "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
-        "pipedag/reason": dg.MetadataValue.text(outcome.reason),
-        "pipedag/cached": dg.MetadataValue.bool(outcome.cached),
-        "pipedag/seconds": dg.MetadataValue.float(round(outcome.seconds, 3)),
         "pipedag/bytes": dg.MetadataValue.int(table.bytes),
-        "pipedag/stage_version": dg.MetadataValue.int(result.version),
-        "pipedag/previous_stage_version": dg.MetadataValue.int(result.previous),
     }
     if table.query is not None:
         metadata["pipedag/query"] = dg.MetadataValue.md(f"```sql\n{table.query}\n```")

@@ -17,11 +17,14 @@ from typing import Any
 import click
 from dagster import BetaWarning, DagsterExecutionInterruptedError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 from rich.tree import Tree
 
 from pipedag_dagster.cache import CACHED
+from pipedag_dagster.cli_history import COMMANDS
+from pipedag_dagster.cli_options import WORKSPACE, count, where
 from pipedag_dagster.config import CacheMode
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
@@ -32,7 +35,6 @@ from pipedag_dagster.store.verify import differences
 from pipedag_dagster.workspace import Location, locations, of_instance
 
 _PACKAGE = str(Path(__file__).parent)
-_WORKSPACE = Path("workspace.yaml")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -61,14 +63,6 @@ def cli() -> None:
     """Several sizes of one pipeline in Dagster."""
 
 
-def _where(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option("-m", "--module", help="Module with the definitions, instead of a workspace.")(command)
-    workspace = click.option(
-        "-w", "--workspace", type=click.Path(path_type=Path), default=_WORKSPACE, show_default=True
-    )
-    return workspace(command)
-
-
 @cli.command(short_help="Run an instance, or some of its tables.")
 @click.argument("instance")
 @click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
@@ -78,7 +72,7 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     metavar="MODE",
     help=f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}.",
 )
-@_where
+@where
 def run(instance: str, select: str | None, cache_mode: str | None, module: str | None, workspace: Path) -> None:
     """Run INSTANCE, or some of its tables, and show what was done about each table and why."""
     console = Console()
@@ -100,7 +94,7 @@ def run(instance: str, select: str | None, cache_mode: str | None, module: str |
 
 @cli.command("list", short_help="Show instances, stages and committed tables.")
 @click.argument("instance", required=False)
-@_where
+@where
 def list_(instance: str | None, module: str | None, workspace: Path) -> None:
     """Show the instances, their stages and the committed tables."""
     found = locations(module, workspace)
@@ -113,7 +107,7 @@ def list_(instance: str | None, module: str | None, workspace: Path) -> None:
 @cli.command(short_help="Name every mistake in configuration and definitions.")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Check only this configuration.")
 @click.option("--database", is_flag=True, help="Compare each instance's catalog with what is in the database, too.")
-@_where
+@where
 def check(config: Path | None, database: bool, module: str | None, workspace: Path) -> None:
     """Load the configuration and all definitions, and name every mistake at once."""
     problems: list[str] = []
@@ -129,11 +123,11 @@ def check(config: Path | None, database: bool, module: str | None, workspace: Pa
                 problems += _mistakes(partial(_check_database, files, name, console))
     except ConfigError as error:
         problems += map(str, error.problems)
-    if module or (config is None and (workspace.is_file() or workspace != _WORKSPACE)):
+    if module or (config is None and (workspace.is_file() or workspace != WORKSPACE)):
 
         def load() -> None:
             for location in locations(module, workspace):
-                tables = _count(len(location.keys()), "table")
+                tables = count(len(location.keys()), "table")
                 told = f"{location.name}: {location.resource.instance}, {tables}"
                 console.print(told, highlight=False, soft_wrap=True)
 
@@ -150,6 +144,10 @@ def stop() -> None:
     project = files.get(files.instance_names[0]).config.project
     stopped = embedded.stop(project)
     click.echo("Stopped." if stopped else "It was not running.")
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def _check_database(files: PipedagConfig, instance: str, console: Console) -> None:
@@ -226,7 +224,7 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
     versions = store.current({run.stage for run, _ in tables})
     ran = sum(run.reason != CACHED for run, _ in tables)
     grid = Grid(
-        title=f"[bold]{instance.instance_id}[/]  {ran} of {_count(len(tables), 'table')} ran in {seconds:.1f} s",
+        title=f"[bold]{instance.instance_id}[/]  {ran} of {count(len(tables), 'table')} ran in {seconds:.1f} s",
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
@@ -241,8 +239,8 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
             stage = run.stage
             grid.add_row(f"[bold cyan]{stage}[/]", "", f"[dim]version {versions[stage].number}[/]", "")
         cached = run.reason == CACHED
-        what = "[dim]cached[/]" if cached else f"[green]ran[/]: {run.reason}"
-        grid.add_row(f"  {table.name}", f"{table.rows:,}", what, "" if cached else f"{run.seconds:.2f}")
+        what = "[dim]cached[/]" if cached else f"[green]ran[/]: {escape(run.reason)}"
+        grid.add_row(f"  {escape(table.name)}", f"{table.rows:,}", what, "" if cached else f"{run.seconds:.2f}")
     return grid
 
 
@@ -262,11 +260,7 @@ def _add_instance(tree: Tree, location: Location) -> None:
         leaf = branch.add(f"[cyan]{stage}[/]: [dim]{state}, schema {store.schemas(stage).current}[/]")
         for asset in sorted({*assets, *version.tables}):
             table = version.tables.get(asset)
-            leaf.add(f"{asset}" if table is None else f"{table.name}: [dim]{_count(table.rows, 'row')}[/]")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+            leaf.add(escape(asset) if table is None else f"{escape(table.name)}: [dim]{count(table.rows, 'row')}[/]")
 
 
 def _explain(error: PipedagError) -> None:

@@ -8,18 +8,20 @@ file an instance and what they share in `__any__.yaml`. What is merged, later wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 
+from pipedag_dagster import names
 from pipedag_dagster.config_keys import (
     ARGS,
     AUTO_TABLE,
     PREFIX,
+    ROLE,
     URL,
     AnyFile,
     CacheMode,
@@ -33,7 +35,7 @@ from pipedag_dagster.config_keys import (
     nested,
     read,
 )
-from pipedag_dagster.errors import ConfigError, MissingVariable, Problem, UnknownInstance, did_you_mean
+from pipedag_dagster.errors import ConfigError, InvalidName, MissingVariable, Problem, UnknownInstance, did_you_mean
 from pipedag_dagster.placeholders import PLACEHOLDER, Filler, user_name
 from pipedag_dagster.yaml_source import Source
 
@@ -83,6 +85,7 @@ class InstanceConfig:
     url: DatabaseUrl
     schema_prefix: str
     schema_suffix: str
+    role: str | None
     create_database_if_not_exists: bool
     print_materialize: bool
     print_sql: bool
@@ -186,14 +189,18 @@ class ConfigFiles:
                 raise ConfigError(draft.problem(PREFIX, advice))
             user = {"id": instance_id, "username": user_name()}
             instance_id = fill(("per_user_template",), section.per_user_template, user)
+        _check(names.instance_id, instance_id, partial(draft.problem, ("instance_id",)))
         ours = {"instance_id": instance_id, "name": self.name}
         known = fill.attributes(self.folder, args.url_attrs_file, ours) if args.url_attrs_file else ours
         url = fill(URL, args.url or "", known)
         prefix = fill(PREFIX, args.schema_prefix, known)
         suffix = fill((*ARGS, "schema_suffix"), args.schema_suffix, known)
+        role = fill(ROLE, args.role, known) if args.role else None
         attrs = fill.deep(("attrs",), section.attrs)
         if fill.problems:
             raise MissingVariable(fill.problems)
+        if role:
+            _check(names.role_name, role, partial(draft.problem, ROLE))
         try:
             database = database_url(url)
         except ValueError as error:
@@ -209,6 +216,7 @@ class ConfigFiles:
             url=database,
             schema_prefix=prefix,
             schema_suffix=suffix,
+            role=role or None,
             create_database_if_not_exists=args.create_database_if_not_exists,
             print_materialize=args.print_materialize,
             print_sql=args.print_sql,
@@ -223,6 +231,13 @@ class ConfigFiles:
             project=next(marked, self.path.absolute().parent),
             file=draft.layers[-1].source.file,
         )
+
+
+def _check(rule: Callable[[str], str], name: str, problem: Callable[[str], Problem]) -> None:
+    try:
+        rule(name)
+    except InvalidName as error:
+        raise ConfigError(problem(str(error))) from None
 
 
 def database_url(text: str) -> DatabaseUrl:
@@ -316,8 +331,8 @@ def _mistakes(path: Path, drafts: dict[str, _Draft], shared: Layer) -> Iterator[
         places.setdefault(place, []).append(draft)
     for sharing in places.values():
         if len(sharing) > 1:
-            names = " and ".join(repr(draft.name) for draft in sharing)
-            advice = f"{names} would share their schemas. Put '{{instance_id}}' into schema_prefix or url"
+            both = " and ".join(repr(draft.name) for draft in sharing)
+            advice = f"{both} would share their schemas. Put '{{instance_id}}' into schema_prefix or url"
             yield sharing[-1].problem(PREFIX, f"{advice}, and give each its own instance_id.")
 
 

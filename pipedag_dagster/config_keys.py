@@ -23,6 +23,7 @@ Key: TypeAlias = tuple[str | int, ...]
 ARGS: Key = ("table_store", "args")
 URL: Key = (*ARGS, "url")
 PREFIX: Key = (*ARGS, "schema_prefix")
+ROLE: Key = (*ARGS, "role")
 
 AUTO_TABLE = (
     "pandas.DataFrame",
@@ -88,6 +89,7 @@ class _TableArgs(_Model):
     url_attrs_file: str | None = None
     schema_prefix: str = ""
     schema_suffix: str = ""
+    role: str | None = None
     create_database_if_not_exists: bool = False
     print_materialize: bool = False
     print_sql: bool = False

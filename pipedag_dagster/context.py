@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,7 +59,11 @@ class ConfigContext:
         """
         if self.config.copy_source is None:
             return None
-        return self.files.get(self.config.copy_source, self.config.copy_per_user)
+        source = self.files.get(self.config.copy_source, self.config.copy_per_user)
+        if self.config.role is None:
+            return source
+        # It is read with the rights of this instance, not with those of its owner.
+        return ConfigContext(replace(source.config, role=self.config.role), self.files)
 
     @classmethod
     def get(cls) -> ConfigContext:

@@ -14,6 +14,8 @@ what to type next; a docstring here is the remedy in one line.
     │   ├── LoginRefused        mend user name and password
     │   └── DatabaseMissing     create the database, or allow us to
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
+    ├── RunActive               wait for the run, or stop it
+    ├── InUse                   somebody else's objects need it: remove them first
     ├── NotMaterialized         run what comes before
     ├── FreshInput              the source changed, and this run was told to assert that it did not
     ├── SeveralFailed           several tasks failed (fail_fast: false); each one is listed
@@ -94,6 +96,14 @@ class DatabaseMissing(DatabaseError):
 
 class NotOwned(PipedagError):
     """The schema belongs to somebody else. Choose another `schema_prefix` or stage name."""
+
+
+class RunActive(PipedagError):
+    """A run is using what would be removed. Wait for it, or stop it."""
+
+
+class InUse(PipedagError):
+    """Objects of somebody else depend on what would be removed. Remove them first."""
 
 
 class NotMaterialized(PipedagError):

@@ -9,7 +9,7 @@ from typing import Any
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.flow import Output, Stage, TaskCall
-from pipedag_dagster.store.catalog import StageVersion, TableVersion
+from pipedag_dagster.store.catalog import Source, StageVersion, TableVersion
 from pipedag_dagster.store.table_store import TableStore
 
 
@@ -91,19 +91,32 @@ class Inputs:
 
     def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
         """For a task under @input_stage_versions: what the source has, without what other tasks here make."""
-        stage = getattr(call.source_stage, "name", str(call.source_stage))
-        store = call.source.store.table_store
-        version = store.pin(self.run_id, [stage])[stage]
+        version = self._source_version(call)
         if not version.number:
             name = call.source.config.name
             raise NotMaterialized(
-                f"Instance {name!r}, from which {call} copies, has not committed stage {stage!r} yet. "
+                f"Instance {name!r}, from which {call} copies, has not committed stage {version.stage!r} yet. "
                 f"Run it first: pipedag-dagster run {name}"
             )
         others = {asset for other in self.stage.calls if other is not call for asset in other.assets}
         return {
             table.name: table for table in version.tables.values() if table.name not in others | {table.asset} & others
         }
+
+    def sources(self, call: TaskCall) -> list[Source]:
+        """What is copied for a call; empty when it runs on its own instance only."""
+        if call.source is not None:
+            version = self._source_version(call)
+            return [Source(call.source.config.name, version.stage, version.number)]
+        if call.task.input and self.instance.source is not None:
+            name = self.stage.name
+            return [Source(self.instance.source.config.name, name, self.source_pins[name].number)]
+        return []
+
+    def _source_version(self, call: TaskCall) -> StageVersion:
+        stage = getattr(call.source_stage, "name", str(call.source_stage))
+        version: StageVersion = call.source.store.table_store.pin(self.run_id, [stage])[stage]
+        return version
 
 
 class Arguments:

@@ -11,6 +11,7 @@ For the prefix `midi_` and the stage `raw`:
 
 from __future__ import annotations
 
+import keyword
 import re
 import secrets
 from dataclasses import dataclass
@@ -19,12 +20,28 @@ from pipedag_dagster.errors import InvalidName
 
 MAX_BYTES = 63  # PostgreSQL cuts longer identifiers without an error (NAMEDATALEN - 1)
 CATALOG = "pipedag"
+_TAKEN_BY_DAGSTER = {
+    "context",
+    "conf",
+    "config",
+    "meta",
+    "int",
+    "str",
+    "float",
+    "bool",
+    "dict",
+    "type",
+    "input",
+    "output",
+}
+_TAKEN_BY_DAGSTER |= {"arg_dict", "input_arg_dict", "output_arg_dict"}
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _SUFFIXES = ("__versions", "__next", "__old")
 
 
 def table_name(name: str) -> str:
     """The name under which a table is stored: lower-case, refused when it cannot be one."""
-    return _checked(name, "table").lower()
+    return _checked(name, "table")
 
 
 def asset_name(name: str) -> str:
@@ -40,10 +57,10 @@ def asset_name(name: str) -> str:
 
 def stage_name(name: str) -> str:
     """The name under which a stage is stored: lower-case, refused when it cannot be one."""
-    lowered = _checked(name, "stage").lower()
+    lowered = _checked(name, "stage")
     if not re.fullmatch(r"[a-z0-9_]+", lowered):
         raise InvalidName(f"Stage name {name!r}: Dagster's asset groups allow letters, digits and '_' only.")
-    if lowered == CATALOG or lowered.endswith(_SUFFIXES):
+    if lowered == CATALOG or re.search(rf"({'|'.join(_SUFFIXES)})\d*$", lowered):  # a commit may need __old2
         raise InvalidName(
             f"Stage name {name!r} is taken by the package itself ({CATALOG!r} and names that end in "
             f"{', '.join(_SUFFIXES)}). Choose another one."
@@ -51,14 +68,34 @@ def stage_name(name: str) -> str:
     return lowered
 
 
-def _checked(name: str, kind: str) -> str:
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise InvalidName(f"A {kind} needs a name: a text of at least one character, but got {name!r}.")
-    if len(name.encode()) > MAX_BYTES:
+def instance_id(name: str) -> str:
+    """The id of an instance as it is: refused when Dagster cannot have it in asset keys and job names."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or keyword.iskeyword(name) or name in _TAKEN_BY_DAGSTER:
         raise InvalidName(
-            f"The {kind} name {name!r} has {len(name.encode())} bytes; PostgreSQL allows {MAX_BYTES}. Shorten it."
+            f"Instance id {name!r}: Dagster's assets and jobs allow letters, digits, '_', '-' and '.' only, and keep "
+            "some words for themselves. Choose another instance_id."
         )
     return name
+
+
+def role_name(name: str) -> str:
+    """The name of a database role, case and all: refused when it cannot be one."""
+    _checked(name, "role")
+    return name
+
+
+def _checked(name: str, kind: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise InvalidName(f"A {kind} needs a name: a text of at least one character, but got {name!r}.")
+    lowered = name.lower()
+    if UNSTORABLE.search(lowered):
+        raise InvalidName(f"The {kind} name {name!r} has characters that PostgreSQL cannot store. Remove them.")
+    # The lower-case form may be the longer one: that of İ is.
+    if len(lowered.encode()) > MAX_BYTES:
+        raise InvalidName(
+            f"The {kind} name {name!r} has {len(lowered.encode())} bytes; PostgreSQL allows {MAX_BYTES}. Shorten it."
+        )
+    return lowered
 
 
 def physical_name(table: str) -> str:
@@ -82,6 +119,11 @@ class StageSchemas:
         """Raise InvalidName when the longest of the names does not fit into PostgreSQL's 63 bytes."""
         current = f"{prefix}{stage_name(stage)}{suffix}"
         longest = f"{current}{max(_SUFFIXES, key=len)}"
+        if UNSTORABLE.search(current) or current.startswith("pg_"):
+            raise InvalidName(
+                f"Stage {stage!r} with schema_prefix {prefix!r} needs the schema name {current!r}, but PostgreSQL "
+                "keeps names that begin with pg_ for itself, and cannot store some characters. Choose another prefix."
+            )
         if len(longest.encode()) > MAX_BYTES:
             raise InvalidName(
                 f"Stage {stage!r} with schema_prefix {prefix!r} needs the schema name {longest!r}, which has "

@@ -10,13 +10,15 @@ from typing import Any, Self
 
 import dagster as dg
 
+from pipedag_dagster.assets import report
 from pipedag_dagster.config import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.definitions import define, job_name
 from pipedag_dagster.errors import NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.resources import cache_mode, caller_releases, release
-from pipedag_dagster.store.catalog import RunTable, TableVersion
+from pipedag_dagster.store import history
+from pipedag_dagster.store.catalog import RunTable, StageVersion, TableVersion
 
 _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
 
@@ -193,6 +195,26 @@ def execute(
         raise unexpected
     different = {str(error): error for error in errors}
     return Result(context, run_id, _one(list(different.values())))
+
+
+def rollback(context: ConfigContext, stage: str, to: int | None = None) -> StageVersion:
+    """Commit the tables of an older version of a stage as a new one. With DAGSTER_HOME, Dagster shows those that
+    changed as materialized, with their older data versions.
+
+    Args:
+        to: number of the version; the one before the current one without it.
+
+    Returns:
+        The version that is visible now.
+
+    Raises:
+        NotMaterialized: there is no such version, or not any more.
+    """
+    before, after = history.rollback(context.store.table_store, stage, to, str(uuid.uuid4()))
+    if os.environ.get("DAGSTER_HOME"):
+        with dg.DagsterInstance.get() as dagster:
+            report(dagster, context, before, after)
+    return after
 
 
 def _collect(errors: list[BaseException]) -> dg.HookDefinition:

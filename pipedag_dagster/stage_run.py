@@ -27,7 +27,7 @@ from pipedag_dagster.flow import Stage, TaskCall
 from pipedag_dagster.inputs import Arguments, Inputs
 from pipedag_dagster.names import quote
 from pipedag_dagster.result import Returned, unpack
-from pipedag_dagster.store.catalog import RunTable, StageVersion, TableVersion
+from pipedag_dagster.store.catalog import RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.frames import content_version, to_arrow
 from pipedag_dagster.store.physical import Made
 from pipedag_dagster.store.table_store import TableStore
@@ -127,7 +127,8 @@ class _StageRun:
             self.store.keep(self.stage.name, previous, self.run_id, records)
             self.tell(f"stage {self.stage.name}: unchanged, version {previous}")
             return StageResult(outcomes, previous, previous)
-        self.store.commit(self.stage.name, previous + 1, members, self.run_id, records)
+        sources = self._sources(calls)
+        self.store.commit(self.stage.name, previous + 1, members, self.run_id, records, sources=sources)
         seconds = time.monotonic() - started
         self.tell(f"stage {self.stage.name}: committed version {previous + 1} after {seconds:.1f} s")
         return StageResult(outcomes, previous + 1, previous)
@@ -210,6 +211,12 @@ class _StageRun:
                 )
         return members
 
+    def _sources(self, calls: list[TaskCall]) -> Collection[Source] | None:
+        """What was copied; None, as in the version before, when only other calls of the stage have run."""
+        copying = [call for call in self.stage.calls if self.inputs.sources(call)]
+        found = dict.fromkeys(source for call in calls if call in copying for source in self.inputs.sources(call))
+        return list(found) if found or not copying else None
+
     # One call
 
     def _run_call(self, call: TaskCall) -> Outcome:
@@ -283,10 +290,14 @@ class _StageRun:
         originals = {slot: self.inputs.of_source(source, stage, slot.asset) for slot in call.slots}
         rows = {slot: self.instance.config.sample_rows(table.name) for slot, table in originals.items()}
         inputs = {f"{source.config.name}: {stage}.{table.asset}": table for table in originals.values()}
+        shapes = {  # they may change while the content does not
+            f"name and constraints of {slot.asset}": digest(table.name, repr(sampling.constraints(table)))
+            for slot, table in originals.items()
+        }
         parts = {
             "task": call.name,
             "code": "copy",
-            "arguments": {f"rows of {slot.asset}": str(count) for slot, count in rows.items()},
+            "arguments": {f"rows of {slot.asset}": str(count) for slot, count in rows.items()} | shapes,
             "inputs": {name: table.data_version for name, table in inputs.items()},
         }
 

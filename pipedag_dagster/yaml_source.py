@@ -6,7 +6,6 @@ last one without a word), and `{$NAME}` without quotes (to YAML a mapping, to it
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipedag_dagster.errors import ConfigError, Problem
 
 _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
+_LARGEST = 100_000
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ def load(file: Path, *, scalars_as_text: bool = False) -> Source:
     try:
         loader = (_TextLoader if scalars_as_text else _Loader)(content)
         root = loader.get_single_node()
-        data = None if root is None else loader.construct_document(root)
-        json.dumps(data, default=str, skipkeys=True)  # refuses an alias for something that contains it
+        data = None
+        if root is not None:
+            _check_size(root, {})
+            data = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = None if error.problem_mark is None else error.problem_mark.line + 1
         message = f"is not valid YAML: {error.problem}.{_hint(content, line)}"
@@ -76,6 +78,25 @@ def load(file: Path, *, scalars_as_text: bool = False) -> Source:
         raise ConfigError(Problem(file, 1, "must be a mapping of keys to values at its top level."))
     problems = tuple(Problem(file, line, message) for line, message in loader.mistakes)
     return Source(file, data or {}, problems, root)
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node is, with what its aliases stand for: an alias takes one line, and may stand for billions.
+
+    Raises:
+        ValueError: too many, or an alias stands for something that contains it.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = 0  # until it is known
+        parts = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
+        sizes[id(node)] = 1 + sum(_check_size(part, sizes) for part in parts)
+        if sizes[id(node)] > _LARGEST:
+            raise ValueError(f"with its aliases (*name) written out it has more than {_LARGEST:,} values")
+    elif not sizes[id(node)]:
+        raise ValueError("Circular reference: an alias (*name) stands for something that contains it")
+    return sizes[id(node)]
 
 
 def _hint(content: bytes, line: int | None) -> str:

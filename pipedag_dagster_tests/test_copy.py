@@ -282,6 +282,19 @@ def test_when_the_sample_is_the_same_nothing_runs_downstream(place: Place) -> No
     assert shop.ran == ["report"]
 
 
+@pytest.mark.parametrize("change", [{"primary_key": ["part", "id"]}, {"non_nullable": ["text"]}, {"name": "ORDERS"}])
+def test_a_name_or_constraint_that_changed_at_the_source_reaches_the_copy(place: Place, change: dict[str, Any]) -> None:
+    shop = Shop(unordered(3), {"primary_key": "id"})
+    shop.run(place.config("full"))
+    shop.run(place.config("midi"))
+    shop.options, shop.fresh = shop.options | change, 1
+    shop.run(place.config("full"))
+    shop.run(place.config("midi"))
+    full, midi = table(place.config("full")), table(place.config("midi"))
+    assert full.data_version == midi.data_version
+    assert (midi.name, midi.primary_key, midi.columns) == (full.name, full.primary_key, full.columns)
+
+
 def test_runs_of_the_source_do_not_touch_the_copy(place: Place) -> None:
     shop = Shop(unordered(10), {"primary_key": "id"})
     midi = place.config("midi", rows(3))

@@ -570,7 +570,7 @@ LAYERS = [
     {"inputs"},
     {"stage_run"},
     {"resources", "assets", "io_manager", "definitions", "run"},
-    {"workspace", "cli", "examples", "__init__", "__main__"},
+    {"workspace", "cli", "cli_history", "cli_options", "examples", "__init__", "__main__"},
 ]
 MAY_IMPORT_DAGSTER = {"resources", "assets", "io_manager", "definitions", "run", "workspace", "cli"}
 

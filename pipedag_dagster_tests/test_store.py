@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -289,7 +290,7 @@ def test_a_commit_that_fails_leaves_the_old_version_whole(raw: Stage, sql: psyco
     assert raw.schemas() == {"", "__versions"}
 
 
-@pytest.mark.parametrize("step", ["_wait_for_readers", "_old_schemas", "_drop"])
+@pytest.mark.parametrize("step", ["_wait_for_readers", "old_schemas", "_drop"])
 def test_a_process_killed_at_a_step_leaves_one_whole_version(
     raw: Stage, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -578,6 +579,17 @@ def test_schemas_of_others_with_names_that_a_commit_uses_are_not_touched(
     assert sql.execute(f"SELECT a FROM full_raw{suffix}.precious".encode()).fetchall() == [(1,)]
 
 
+def test_views_on_a_schema_of_others_that_is_called_like_an_old_version_are_not_repointed(
+    raw: Stage, sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("CREATE SCHEMA full_raw__old")
+    sql.execute("CREATE VIEW full_raw__old.orders AS SELECT 42 AS a")
+    sql.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw__old.orders")
+    for value in (1, 2, 3):
+        raw.commit(orders=frame(value))
+    assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(42,)]
+
+
 def test_the_mark_survives_commits(raw: Stage) -> None:
     for value in range(3):
         raw.commit(orders=frame(value))
@@ -750,6 +762,26 @@ def test_default_privileges_reach_tables_to_come(raw: Stage, sql: psycopg.Connec
         allowed = "SELECT has_table_privilege(%s, %s, 'SELECT')"
         assert sql.execute(allowed, (roles[0], f"full_raw.new{value}")).fetchone() == (True,)
         assert sql.execute(allowed, (roles[1], f"full_raw.new{value}")).fetchone() == (False,)
+
+
+def test_default_privileges_of_a_user_whose_name_needs_quotes(
+    instances: Instances, sql: psycopg.Connection[Any], roles: list[str], database_url: sa.URL
+) -> None:
+    owner = f'Grant"or"{roles[0]}'
+    sql.execute(psycopg.sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(psycopg.sql.Identifier(owner)))
+    roles.append(psycopg.sql.Identifier(owner).as_string())
+    config = instances().get("full").config
+    store = TableStore(dataclasses.replace(config, url=database_url.set(username=owner)))
+    theirs = Stage(store)
+    theirs.commit(orders=frame(1))
+    with session(database_url.set(username=owner)) as connection:
+        connection.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[1]}".encode())
+        connection.commit()
+    for value in (2, 3):
+        theirs.commit(**{f"new{value}": frame(value)})
+        allowed = "SELECT has_table_privilege(%s, %s, 'SELECT')"
+        assert sql.execute(allowed, (roles[1], f"full_raw.new{value}")).fetchone() == (True,)
+    store.close()
 
 
 # The database

@@ -68,12 +68,32 @@ class TableVersion:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A stage version of another instance, from which inputs were copied."""
+
+    instance: str
+    stage: str
+    number: int
+
+
+@dataclass(frozen=True)
 class StageVersion:
     """The tables that are visible at one time, by asset. Number 0, without tables: nothing was committed yet."""
 
     stage: str
     number: int
     tables: Mapping[str, TableVersion]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What the catalog says about a stage version itself. `note` is set for what no run of the stage has made."""
+
+    number: int
+    committed_at: datetime.datetime
+    run_id: str
+    sources: tuple[Source, ...]
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +144,8 @@ class Catalog:
             sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
             sa.Column("run_id", sa.Text, nullable=False),
             sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Column("sources", JSONB, nullable=False),
+            sa.Column("note", sa.Text),
         )
         self.stage_table = sa.Table(
             "stage_table",
@@ -192,8 +214,33 @@ class Catalog:
         column = self.stage_version.c.stage
         return list(connection.scalars(sa.select(column).distinct().order_by(column)))
 
-    def commit(self, connection: sa.Connection, stage: str, number: int, tables: Iterable[int], run_id: str) -> None:
-        connection.execute(self.stage_version.insert().values(stage=stage, number=number, run_id=run_id))
+    def commits(self, connection: sa.Connection, stage: str) -> list[Commit]:
+        """The versions of a stage that are there, the newest first."""
+        table = self.stage_version
+        rows = connection.execute(sa.select(table).where(table.c.stage == stage).order_by(table.c.number.desc()))
+        return [
+            Commit(row.number, row.committed_at, row.run_id, tuple(Source(**part) for part in row.sources), row.note)
+            for row in rows
+        ]
+
+    def commit(
+        self,
+        connection: sa.Connection,
+        stage: str,
+        number: int,
+        tables: Iterable[int],
+        run_id: str,
+        sources: Collection[Source] | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Record a stage version. Its sources are those of the version before, unless they are given."""
+        table = self.stage_version
+        if sources is None:
+            before = sa.select(table.c.sources).where(table.c.stage == stage, table.c.number == number - 1)
+            copied = connection.scalar(before) or []
+        else:
+            copied = [dataclasses.asdict(source) for source in sources]
+        connection.execute(table.insert().values(stage=stage, number=number, run_id=run_id, sources=copied, note=note))
         rows = [{"stage": stage, "number": number, "table_version": table} for table in tables]
         if rows:
             connection.execute(self.stage_table.insert(), rows)
@@ -273,6 +320,13 @@ class Catalog:
         rows = [{"run_id": run_id, "stage": stage, "number": number} for stage, number in numbers.items()]
         if rows:
             connection.execute(statement, rows)
+
+    def pinned(self, connection: sa.Connection, stage: str | None = None) -> list[tuple[str, str, int]]:
+        """Which run pins which version of which stage, without the pins that have ended."""
+        pin = self.pins
+        query = sa.select(pin.c.run_id, pin.c.stage, pin.c.number).where(pin.c.until >= sa.func.now(), pin.c.number > 0)
+        query = query if stage is None else query.where(pin.c.stage == stage)
+        return [(row.run_id, row.stage, row.number) for row in connection.execute(query.order_by(pin.c.run_id))]
 
     def unpin(self, connection: sa.Connection, run_id: str) -> None:
         connection.execute(self.pins.delete().where(self.pins.c.run_id == run_id))

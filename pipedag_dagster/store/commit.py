@@ -11,7 +11,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.names import StageSchemas, quote
 from pipedag_dagster.store import ownership
-from pipedag_dagster.store.catalog import Catalog, RunTable, TableVersion
+from pipedag_dagster.store.catalog import Catalog, RunTable, Source, TableVersion
 from pipedag_dagster.store.database import Database, execute
 from pipedag_dagster.store.ownership import Owner
 
@@ -42,6 +42,8 @@ def commit(
     tables: Sequence[TableVersion],
     run_id: str,
     records: Sequence[RunTable],
+    sources: Collection[Source] | None = None,
+    note: str | None = None,
 ) -> None:
     """Make `tables` the version `number` of the stage. The caller holds the stage's lock.
 
@@ -59,7 +61,9 @@ def commit(
         for statement in _grants(connection, schemas.current, schemas.next, tables):
             execute(connection, statement)
     with database.begin() as connection:
-        catalog.commit(connection, owner.stage, number, [table.id for table in tables if table.id], run_id)
+        catalog.commit(
+            connection, owner.stage, number, [table.id for table in tables if table.id], run_id, sources, note
+        )
         catalog.record(connection, records)
         catalog.move_pin(connection, run_id, owner.stage, number)
         _wait_for_readers(connection, schemas.current, old_views)
@@ -74,11 +78,11 @@ def clean_up(database: Database, catalog: Catalog, schemas: StageSchemas, owner:
     pointed at the new version first. What is being read is left for the next clean-up.
     """
     with database.begin() as connection:
-        old_schemas = _old_schemas(connection, schemas)
-        foreign = _foreign_views(connection, schemas.current, old_schemas) if old_schemas else {}
+        left = old_schemas(connection, schemas, owner)
+        foreign = _foreign_views(connection, schemas.current, left) if left else {}
     for view, definition in foreign.items():
         _recreate(database, view, definition)
-    for schema in old_schemas:
+    for schema in left:
         _drop_views(database, schema, owner)
     with database.begin() as connection:
         catalog.forget(connection, owner.stage, keep)
@@ -93,8 +97,13 @@ def _view(schemas: StageSchemas, table: TableVersion) -> str:
     return f"CREATE VIEW {quote(schemas.next, table.name)} AS SELECT {columns} FROM {source}"
 
 
-def _old_schemas(connection: sa.Connection, schemas: StageSchemas) -> list[str]:
-    """The schemas of earlier versions that are still there: `…__old`, `…__old2`, …"""
+def old_schemas(connection: sa.Connection, schemas: StageSchemas, owner: Owner) -> list[str]:
+    """The schemas of earlier versions that are still there."""
+    return [name for name in _named_old(connection, schemas) if ownership.owner_of(connection, name) == owner]
+
+
+def _named_old(connection: sa.Connection, schemas: StageSchemas) -> list[str]:
+    """The schemas that are called `…__old`, `…__old2`, …, whoever owns them."""
     query = "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, :old) ORDER BY length(nspname), nspname"
     names = connection.scalars(sa.text(query), {"old": schemas.old})
     return [name for name in names if re.fullmatch(r"\d*", name.removeprefix(schemas.old))]
@@ -102,7 +111,7 @@ def _old_schemas(connection: sa.Connection, schemas: StageSchemas) -> list[str]:
 
 def _free(connection: sa.Connection, schemas: StageSchemas) -> str:
     """A name for the old schema: `…__old`, unless one is left that could not be dropped."""
-    taken = _old_schemas(connection, schemas)
+    taken = _named_old(connection, schemas)
     return next(name for n in itertools.count(1) if (name := f"{schemas.old}{n if n > 1 else ''}") not in taken)
 
 
@@ -201,7 +210,7 @@ _DEFAULT_GRANTS = """
     SELECT a.privilege_type, a.grantee, a.is_grantable, r.rolname
     FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
     LEFT JOIN pg_roles r ON r.oid = a.grantee
-    WHERE n.nspname = :schema AND d.defaclobjtype = 'r' AND d.defaclrole = current_user::regrole
+    WHERE n.nspname = :schema AND d.defaclobjtype = 'r' AND d.defaclrole = quote_ident(current_user)::regrole
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +28,13 @@ class Database:
         url: where it is, or "embedded".
         project: the folder in which the embedded server keeps its data.
         create: create the database when it does not exist.
+        role: what every connection of any driver is SET to, so that it owns what is made.
     """
 
-    def __init__(self, url: sa.URL | str, project: Path, *, create: bool = False) -> None:
+    def __init__(self, url: sa.URL | str, project: Path, *, create: bool = False, role: str | None = None) -> None:
         self._given = url
         self._project = project
+        self._role = role
         self._create = create or url == "embedded"
         self._engine: sa.Engine | None = None
         self._lock = threading.Lock()
@@ -51,7 +55,10 @@ class Database:
         url = embedded.start(self._project) if isinstance(self._given, str) else self._given
         # Between the stages of a long run a pooled connection may have been cut: each is tried before it is used.
         engine = sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_size=10, max_overflow=20, pool_pre_ping=True
+            _with_role(url, self._role).set(drivername="postgresql+psycopg"),
+            pool_size=10,
+            max_overflow=20,
+            pool_pre_ping=True,
         )
         with explained(url):
             try:
@@ -123,8 +130,24 @@ class Database:
                 self._engine = None
 
 
+def _with_role(url: sa.URL, role: str | None) -> sa.URL:
+    if role is None:
+        return url
+    given = url.query.get("options") or os.environ.get("PGOPTIONS", "")  # libpq takes one of them
+    escaped = re.sub(r"([\\\s])", r"\\\1", role)
+    before = given if isinstance(given, str) else " ".join(given)
+    return url.update_query_dict({"options": f"{before} -c role={escaped}".lstrip()})
+
+
 def _uri(engine: sa.Engine) -> str:
-    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return _libpq(engine.url)
+
+
+def _libpq(url: sa.URL) -> str:
+    # SQLAlchemy leaves a space in the password, which libpq refuses (and shows), and writes a + for one in the query,
+    # which to libpq is a plus.
+    place, mark, query = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    return f"{place.replace(' ', '%20')}{mark}{query.replace('+', '%20')}"
 
 
 def execute(connection: sa.Connection, statement: str) -> None:
@@ -138,7 +161,9 @@ def explained(url: sa.URL) -> Iterator[None]:
     try:
         yield
     except (sa.exc.OperationalError, psycopg.OperationalError) as error:
-        place = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        # What else is in its query may be a secret.
+        query = {key: value for key, value in url.query.items() if key in ("host", "port")}
+        place = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
         # The cause may hold connection parameters: it is quoted without its chain.
         reason = _first_line(error, url)
         state = _sqlstate(error)
@@ -183,7 +208,7 @@ def _version(engine: sa.Engine) -> int:
 def _create_database(url: sa.URL) -> None:
     """CREATE DATABASE, from a database that every server has. Two processes may do so at the same time."""
     for maintenance in ("postgres", "template1"):
-        uri = url.set(drivername="postgresql", database=maintenance).render_as_string(hide_password=False)
+        uri = _libpq(url.set(database=maintenance))
         try:
             with psycopg.connect(uri, autocommit=True) as connection:
                 name = psycopg.sql.Identifier(str(url.database))

@@ -6,12 +6,12 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 
-from pipedag_dagster.errors import DatabaseError
+from pipedag_dagster.errors import DatabaseError, RunActive
 from pipedag_dagster.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,8 @@ def stage_lock(database: Database, schema: str, run_id: str) -> Iterator[Callabl
     """
     name = f"pipedag run {run_id[:8]} on {socket.gethostname()}"[:63]
     with database.connect(name) as connection:
-        take = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
         told = None
-        while connection.execute(take, (f"pipedag:{schema}",)).fetchone() != (True,):
+        while connection.execute(_TAKE, (f"pipedag:{schema}",)).fetchone() != (True,):
             holder = _holder(connection.execute(_HOLDER, (f"pipedag:{schema}",)).fetchone())
             if holder != told:
                 log.warning("stage %s: waiting for %s", schema, holder)
@@ -49,6 +48,20 @@ def stage_lock(database: Database, schema: str, run_id: str) -> Iterator[Callabl
         yield check
 
 
+def take_all(connection: psycopg.Connection[tuple[object, ...]], schemas: Iterable[str]) -> None:
+    """Take the locks of all these stages, without waiting. They are held until the connection ends.
+
+    Raises:
+        RunActive: a run holds one of them; it is named.
+    """
+    for schema in schemas:
+        if connection.execute(_TAKE, (f"pipedag:{schema}",)).fetchone() != (True,):
+            holder = _holder(connection.execute(_HOLDER, (f"pipedag:{schema}",)).fetchone())
+            raise RunActive(f"Nothing was done: {schema} is being written by {holder}. Wait for it, or stop it.")
+
+
+_TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+
 _HOLDER = """
     SELECT a.application_name, a.backend_start FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
@@ -57,5 +70,5 @@ _HOLDER = """
 """
 
 
-def _holder(row: tuple[str, object] | None) -> str:
+def _holder(row: tuple[object, ...] | None) -> str:
     return f"{row[0]}, which holds its lock since {row[1]:%Y-%m-%d %H:%M:%S}" if row else "another run"

@@ -60,5 +60,16 @@ def owner_of(connection: sa.Connection, schema: str) -> Owner | None:
         return None
 
 
+def owned(connection: sa.Connection, pipeline: str, instance: str) -> dict[str, Owner]:
+    """The schemas whose marks name this instance of this pipeline, with their owners. Names are not looked at."""
+    marked = "SELECT nspname FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') IS NOT NULL ORDER BY 1"
+    owners = {schema: owner_of(connection, schema) for schema in connection.scalars(sa.text(marked)).all()}
+    return {
+        schema: owner
+        for schema, owner in owners.items()
+        if owner is not None and (owner.pipeline, owner.instance) == (pipeline, instance)
+    }
+
+
 def _exists(connection: sa.Connection, schema: str) -> bool:
     return bool(connection.scalar(sa.text("SELECT to_regnamespace(:schema) IS NOT NULL"), {"schema": quote(schema)}))

@@ -15,7 +15,7 @@ from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.fingerprint import digest
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
 from pipedag_dagster.store import commit, frames, ownership, physical
-from pipedag_dagster.store.catalog import Catalog, RunTable, StageVersion, TableVersion
+from pipedag_dagster.store.catalog import Catalog, RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.lock import stage_lock
 from pipedag_dagster.store.ownership import Owner
@@ -31,7 +31,9 @@ class TableStore:
 
     def __init__(self, config: InstanceConfig) -> None:
         self.config = config
-        self.database = Database(config.url, config.project, create=config.create_database_if_not_exists)
+        self.database = Database(
+            config.url, config.project, create=config.create_database_if_not_exists, role=config.role
+        )
         self.catalog = Catalog(f"{config.schema_prefix}{CATALOG}{config.schema_suffix}")
         self._reflected: dict[str, sa.Table] = {}
         self._lock_checks: dict[str, Callable[[], None]] = {}
@@ -175,14 +177,27 @@ class TableStore:
                 del self._lock_checks[stage]
 
     def commit(
-        self, stage: str, number: int, tables: Mapping[str, TableVersion], run_id: str, records: Sequence[RunTable] = ()
+        self,
+        stage: str,
+        number: int,
+        tables: Mapping[str, TableVersion],
+        run_id: str,
+        records: Sequence[RunTable] = (),
+        *,
+        sources: Collection[Source] | None = None,
+        note: str | None = None,
     ) -> None:
         """Make these tables (by asset) the version `number` of the stage, atomically, and let the run see it. What
-        the run did is recorded with it. The caller holds the stage's lock."""
-        schemas = self.schemas(stage)
+        the run did is recorded with it. The caller holds the stage's lock.
+
+        Args:
+            sources: what its inputs were copied from; without it, what those of the version before were.
+            note: why it was made, when no run of the stage has made it.
+        """
+        owner, members = self.owner(stage), list(tables.values())
         self._lock_checks[stage]()
         commit.commit(
-            self.database, self.catalog, schemas, self.owner(stage), number, list(tables.values()), run_id, records
+            self.database, self.catalog, self.schemas(stage), owner, number, members, run_id, records, sources, note
         )
         self.clean_up(stage)
 

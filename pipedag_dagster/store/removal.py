@@ -1,0 +1,190 @@
+"""Removing from the database: old versions on demand, or all of an instance. Never CASCADE, never by matching names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+import sqlalchemy as sa
+
+from pipedag_dagster.errors import InUse, RunActive
+from pipedag_dagster.names import quote
+from pipedag_dagster.store import commit, lock, ownership
+from pipedag_dagster.store.history import versions
+from pipedag_dagster.store.table_store import TableStore
+
+_ONE_TRANSACTION = 500  # objects that are dropped in one; more could fill PostgreSQL's lock table
+_BATCH = 100
+_PHYSICAL = "__versions"
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What a clean-up has dropped. `stays` says what it could not drop, and why."""
+
+    versions: int
+    tables: int
+    bytes: int
+    stays: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What an instance owns in the database: tables are the physical ones."""
+
+    schemas: tuple[str, ...]
+    tables: int
+    bytes: int
+
+
+def gc(store: TableStore, run_id: str) -> Freed:
+    """Clean up every stage of the instance, also those that the flow has no more. Waits for runs that write them."""
+    with store.database.read() as connection:
+        stages = {owner.stage for owner in _owned(store, connection).values() if owner.stage}
+    if not stages or not store.exists():
+        return Freed(0, 0, 0, ())
+    gone_versions, gone_tables, gone_bytes, stays = 0, 0, 0, list[str]()
+    for stage in sorted(stages):
+        with store.lock(stage, run_id):
+            old_versions, old_tables = _state(store, stage)
+            store.clean_up(stage)
+            new_versions, new_tables = _state(store, stage)
+            stays += _stays(store, stage)
+        gone_versions += old_versions - new_versions
+        gone = old_tables.keys() - new_tables.keys()
+        gone_tables += len(gone)
+        gone_bytes += sum(old_tables[name] for name in gone)
+    return Freed(gone_versions, gone_tables, gone_bytes, tuple(stays))
+
+
+def _state(store: TableStore, stage: str) -> tuple[int, dict[str, int]]:
+    """The number of versions, and the physical tables with their bytes."""
+    with store.database.read() as connection:
+        return len(store.catalog.commits(connection, stage)), _tables(connection, [store.schemas(stage).versions])
+
+
+def _stays(store: TableStore, stage: str) -> Iterator[str]:
+    """What is left of old versions, and why."""
+    schemas = store.schemas(stage)
+    for version in versions(store, stage):
+        if not version.kept:
+            yield f"{stage} version {version.number}: pinned by run {', '.join(version.pinned_by) or 'no more'}"
+    with store.database.read() as connection:
+        known = store.catalog.physical_names(connection, stage)
+        left = [name for name in _tables(connection, [schemas.versions]) if name not in known]
+        old = commit.old_schemas(connection, schemas, store.owner(stage))
+        needed = _dependents(connection, [schemas.current, *old, schemas.versions])
+    for schema, name in [(schemas.versions, name) for name in left] + [(schema, "") for schema in old]:
+        theirs = {their for one, relation, their in needed if one == schema and name in ("", relation)}
+        why = f"needed by {', '.join(sorted(theirs))}" if theirs else "in use just now"
+        yield f"{quote(schema, name) if name else quote(schema)}: {why}"
+
+
+def holdings(store: TableStore) -> Holdings:
+    """What `drop` would drop: what bears the mark of this instance and pipeline."""
+    with store.database.read() as connection:
+        schemas = _owned(store, connection)
+        tables = _tables(connection, [schema for schema in schemas if schema.endswith(_PHYSICAL)])
+    return Holdings(tuple(schemas), len(tables), sum(tables.values()))
+
+
+def drop(store: TableStore) -> Holdings:
+    """Drop everything that the instance owns, and nothing else. Returns what that was.
+
+    It is one transaction, but for instances with very many tables: there the catalog goes last, and what was
+    interrupted can be done again.
+
+    Raises:
+        RunActive: a run writes a stage, or has pinned what it reads. Nothing was dropped.
+        InUse: objects of somebody else depend on it, or are in its schemas. Nothing was dropped.
+    """
+    found = holdings(store)
+    if not found.schemas:
+        return found
+    with store.database.connect("pipedag drop") as locks:
+        lock.take_all(locks, found.schemas)
+        with store.database.read() as connection:  # its snapshot is taken after the locks
+            owners = _owned(store, connection)
+            pins = store.catalog.pinned(connection) if store.catalog.schema in owners else []
+            theirs = sorted(
+                {
+                    their
+                    for _, _, their in _dependents(
+                        connection, list(owners), [schema for schema, owner in owners.items() if not owner.stage]
+                    )
+                }
+            )
+            views = [quote(schema, name) for schema in owners for name in commit.relations(connection, schema, "v")]
+            tables = {
+                schema: [quote(schema, name) for name in commit.relations(connection, schema, "r")] for schema in owners
+            }
+        if pins:
+            reads = sorted({f"run {run} reads {stage} version {number}" for run, stage, number in pins})
+            raise RunActive(
+                f"Nothing was dropped: {'; '.join(reads)}. Wait for it, or stop it; what a run that died has pinned "
+                "is free after a day."
+            )
+        if theirs:
+            raise InUse(f"Nothing was dropped, because this would be in the way: {', '.join(theirs)}. Drop it first.")
+        data = [name for schema in owners if schema.endswith(_PHYSICAL) for name in tables[schema]]
+        size = _ONE_TRANSACTION if len(views) + len(data) <= _ONE_TRANSACTION else _BATCH
+        statements = [
+            f"DROP {kind} {', '.join(names[start : start + size])} RESTRICT"
+            for kind, names in (("VIEW", views), ("TABLE", data))
+            for start in range(0, len(names), size)
+        ]
+        last = [name for schema, owner in owners.items() if not owner.stage for name in tables[schema]]
+        statements += [f"DROP TABLE {', '.join(last)} RESTRICT"] if last else []
+        statements += [f"DROP SCHEMA {', '.join(map(quote, owners))} RESTRICT"] if owners else []
+        together = [statements] if size == _ONE_TRANSACTION else [*([one] for one in statements[:-2]), statements[-2:]]
+        for batch in together:
+            try:
+                with store.database.transaction() as transaction:
+                    for statement in batch:
+                        transaction.execute(statement.encode())
+            except psycopg.errors.DependentObjectsStillExist as error:
+                raise InUse(f"Dropping stopped, because this is in the way: {error.diag.message_detail}") from error
+    return found
+
+
+def _owned(store: TableStore, connection: sa.Connection) -> dict[str, ownership.Owner]:
+    return ownership.owned(connection, store.config.pipeline, store.config.instance_id)
+
+
+def _tables(connection: sa.Connection, schemas: list[str]) -> dict[str, int]:
+    query = "SELECT c.relname, pg_total_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n "
+    query += "ON n.oid = c.relnamespace WHERE n.nspname = ANY(:schemas) AND c.relkind = 'r' ORDER BY 1"
+    return {row[0]: row[1] for row in connection.execute(sa.text(query), {"schemas": schemas})}
+
+
+_DEPENDENTS = """
+    SELECT n.nspname, c.relname,
+        CASE WHEN their.oid IS NULL THEN pg_describe_object(d.classid, d.objid, 0)
+        ELSE pg_describe_object('pg_class'::regclass, their.oid, 0) END
+    FROM pg_depend d
+    JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+    LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+    LEFT JOIN pg_class their ON
+        their.oid = coalesce(w.ev_class, k.conrelid, CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid END)
+    LEFT JOIN pg_namespace m ON m.oid = their.relnamespace
+    WHERE n.nspname = ANY(:schemas) AND d.deptype = 'n' AND (their.oid IS NULL OR m.nspname <> ALL(:schemas))
+    UNION ALL
+    SELECT n.nspname, c.relname, pg_describe_object('pg_class'::regclass, c.oid, 0)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY(:schemas) AND (c.relkind IN ('m', 'f', 'p')
+        OR c.relkind = 'r' AND NOT n.nspname LIKE '%\\_\\_versions' AND NOT n.nspname = ANY(:catalogs))
+    UNION ALL
+    SELECT n.nspname, p.proname, pg_describe_object('pg_proc'::regclass, p.oid, 0)
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(:schemas)
+"""
+
+
+def _dependents(
+    connection: sa.Connection, schemas: list[str], catalogs: Sequence[str] = ()
+) -> list[tuple[str, str, str]]:
+    """What depends on objects in these schemas, or is in them, and is not ours: schema, object, and what needs it."""
+    rows = connection.execute(sa.text(_DEPENDENTS), {"schemas": schemas, "catalogs": list(catalogs)})
+    return [(row[0], row[1], row[2]) for row in rows]
