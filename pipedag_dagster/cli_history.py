@@ -68,8 +68,9 @@ def gc(instance: str | None, module: str | None, workspace: Path) -> None:
 @click.command(short_help="Drop everything that an instance owns.")
 @click.argument("instance")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also what a run has pinned, which may have died. One that is alive fails.")
 @where
-def drop(instance: str, yes: bool, module: str | None, workspace: Path) -> None:
+def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: Path) -> None:
     """Drop all schemas of INSTANCE, after asking. Nothing that belongs to somebody else is touched."""
     (context,) = _contexts(module, workspace, instance)
     store = context.store.table_store
@@ -83,7 +84,7 @@ def drop(instance: str, yes: bool, module: str | None, workspace: Path) -> None:
     if not yes and not click.confirm(f"Drop {instance}: {what}?"):
         click.echo("Nothing was dropped.")
         return
-    removal.drop(store)
+    removal.drop(store, force=force)
     click.echo(f"{instance}: dropped {what}")
 
 

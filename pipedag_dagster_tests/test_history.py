@@ -234,6 +234,14 @@ def test_drop_refuses_while_a_run_writes_or_reads(stage: Stage) -> None:
     assert removal.drop(stage.store).tables == 1
 
 
+def test_what_a_run_that_died_has_pinned_is_dropped_with_force(stage: Stage) -> None:
+    stage.commit(x=frame(1))
+    stage.store.pin("dead", ["raw"])
+    with pytest.raises(RunActive, match="--force"):
+        removal.drop(stage.store)
+    assert removal.drop(stage.store, force=True).tables == 1
+
+
 def test_drop_of_many_tables_goes_in_batches(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removal, "_ONE_TRANSACTION", 3)
     monkeypatch.setattr(removal, "_BATCH", 2)

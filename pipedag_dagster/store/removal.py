@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -16,7 +16,6 @@ from pipedag_dagster.store.table_store import TableStore
 
 _ONE_TRANSACTION = 500  # objects that are dropped in one; more could fill PostgreSQL's lock table
 _BATCH = 100
-_PHYSICAL = "__versions"
 
 
 @dataclass(frozen=True)
@@ -85,18 +84,21 @@ def holdings(store: TableStore) -> Holdings:
     """What `drop` would drop: what bears the mark of this instance and pipeline."""
     with store.database.read() as connection:
         schemas = _owned(store, connection)
-        tables = _tables(connection, [schema for schema in schemas if schema.endswith(_PHYSICAL)])
+        tables = _tables(connection, [schema for schema, owner in schemas.items() if owner.stage])
     return Holdings(tuple(schemas), len(tables), sum(tables.values()))
 
 
-def drop(store: TableStore) -> Holdings:
+def drop(store: TableStore, *, force: bool = False) -> Holdings:
     """Drop everything that the instance owns, and nothing else. Returns what that was.
 
     It is one transaction, but for instances with very many tables: there the catalog goes last, and what was
     interrupted can be done again.
 
+    Args:
+        force: also when a run has pinned versions of it. One that is alive will fail.
+
     Raises:
-        RunActive: a run writes a stage, or has pinned what it reads. Nothing was dropped.
+        RunActive: a run writes a stage, or (without `force`) has pinned what it reads. Nothing was dropped.
         InUse: objects of somebody else depend on it, or are in its schemas. Nothing was dropped.
     """
     found = holdings(store)
@@ -106,46 +108,60 @@ def drop(store: TableStore) -> Holdings:
         lock.take_all(locks, found.schemas)
         with store.database.read() as connection:  # its snapshot is taken after the locks
             owners = _owned(store, connection)
-            pins = store.catalog.pinned(connection) if store.catalog.schema in owners else []
-            theirs = sorted(
-                {
-                    their
-                    for _, _, their in _dependents(
-                        connection, list(owners), [schema for schema, owner in owners.items() if not owner.stage]
-                    )
-                }
-            )
-            views = [quote(schema, name) for schema in owners for name in commit.relations(connection, schema, "v")]
-            tables = {
-                schema: [quote(schema, name) for name in commit.relations(connection, schema, "r")] for schema in owners
-            }
-        if pins:
-            reads = sorted({f"run {run} reads {stage} version {number}" for run, stage, number in pins})
-            raise RunActive(
-                f"Nothing was dropped: {'; '.join(reads)}. Wait for it, or stop it; what a run that died has pinned "
-                "is free after a day."
-            )
-        if theirs:
-            raise InUse(f"Nothing was dropped, because this would be in the way: {', '.join(theirs)}. Drop it first.")
-        data = [name for schema in owners if schema.endswith(_PHYSICAL) for name in tables[schema]]
-        size = _ONE_TRANSACTION if len(views) + len(data) <= _ONE_TRANSACTION else _BATCH
-        statements = [
-            f"DROP {kind} {', '.join(names[start : start + size])} RESTRICT"
-            for kind, names in (("VIEW", views), ("TABLE", data))
-            for start in range(0, len(names), size)
-        ]
-        last = [name for schema, owner in owners.items() if not owner.stage for name in tables[schema]]
-        statements += [f"DROP TABLE {', '.join(last)} RESTRICT"] if last else []
-        statements += [f"DROP SCHEMA {', '.join(map(quote, owners))} RESTRICT"] if owners else []
-        together = [statements] if size == _ONE_TRANSACTION else [*([one] for one in statements[:-2]), statements[-2:]]
-        for batch in together:
+            if not force:
+                _refuse_pinned(store, connection, owners)
+            _refuse_dependents(connection, owners)
+            together = _drop_statements(connection, owners)
+        for statements in together:
             try:
                 with store.database.transaction() as transaction:
-                    for statement in batch:
+                    for statement in statements:
                         transaction.execute(statement.encode())
             except psycopg.errors.DependentObjectsStillExist as error:
                 raise InUse(f"Dropping stopped, because this is in the way: {error.diag.message_detail}") from error
     return found
+
+
+def _refuse_pinned(store: TableStore, connection: sa.Connection, owners: Mapping[str, ownership.Owner]) -> None:
+    pins = store.catalog.pinned(connection) if store.catalog.schema in owners else []
+    if pins:
+        reads = sorted({f"run {run} reads {stage} version {number}" for run, stage, number in pins})
+        raise RunActive(
+            f"Nothing was dropped: {'; '.join(reads)}. Wait for it, or stop it. What a run that died has pinned is "
+            "free after a day; to drop it now, use --force."
+        )
+
+
+def _refuse_dependents(connection: sa.Connection, owners: Mapping[str, ownership.Owner]) -> None:
+    catalogs = [schema for schema, owner in owners.items() if not owner.stage]
+    theirs = sorted({their for _, _, their in _dependents(connection, list(owners), catalogs)})
+    if theirs:
+        raise InUse(f"Nothing was dropped, because this would be in the way: {', '.join(theirs)}. Drop it first.")
+
+
+def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.Owner]) -> list[list[str]]:
+    """The statements that drop these schemas, grouped by transaction: one, or many when there is very much."""
+
+    def of_kind(kind: str, schemas: Iterable[str]) -> list[str]:
+        return [quote(schema, name) for schema in schemas for name in commit.relations(connection, schema, kind)]
+
+    views = of_kind("v", owners)
+    data = of_kind("r", [schema for schema, owner in owners.items() if owner.stage])
+    catalog = of_kind("r", [schema for schema, owner in owners.items() if not owner.stage])
+    batches = [
+        f"DROP {kind} {', '.join(batch)} RESTRICT"
+        for kind, names in (("VIEW", views), ("TABLE", data))
+        for batch in _batches(names)
+    ]
+    last = [f"DROP TABLE {', '.join(catalog)} RESTRICT"] if catalog else []
+    last.append(f"DROP SCHEMA {', '.join(map(quote, owners))} RESTRICT")
+    if len(views) + len(data) <= _ONE_TRANSACTION:
+        return [batches + last]
+    return [*([batch] for batch in batches), last]
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    return (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
 
 
 def _owned(store: TableStore, connection: sa.Connection) -> dict[str, ownership.Owner]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -49,26 +50,29 @@ def run(config: str, generation: int, **options: Any) -> Result:
     return flow(generation).run(PipedagConfig(config).get("full"), **options)
 
 
-def _patch(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    setattr(owner, name, functools.wraps(getattr(owner, name))(make(getattr(owner, name))))
-
-
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _before(original: Callable[..., Any]) -> Callable[..., Any]:
+def _before(original: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    left = itertools.count(calls, -1)
+
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        _die()
+        if next(left) == 1:
+            _die()
         return original(*args, **kwargs)
 
     return wrapped
 
 
-def _after(original: Callable[..., Any]) -> Callable[..., Any]:
+def _after(original: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    left = itertools.count(calls, -1)
+
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        original(*args, **kwargs)
-        _die()
+        result = original(*args, **kwargs)
+        if next(left) == 1:
+            _die()
+        return result
 
     return wrapped
 
@@ -91,16 +95,24 @@ STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
 """Where a run can be killed: what is patched, in the victim's process only."""
 
 
-def _main(config: str, generation: int, step: str | None) -> None:
+def _main(job: Callable[[], object], step: str | None, calls: int) -> None:
     if step is not None:
-        _patch(STEPS[step][0], STEPS[step][1], STEPS[step][2])
-    run(config, generation)
+        owner, name, how = STEPS[step]
+        original = getattr(owner, name)
+        setattr(owner, name, functools.wraps(original)(how(original, calls)))
+    job()
 
 
 def start(config: Path | str, generation: int, step: str | None = None) -> ForkServerProcess:
-    """Start a run in a process of its own, which imports nothing: it is forked from a process that has done so."""
+    """Start a run of a generation in a process of its own."""
+    return start_job(functools.partial(run, str(config), generation), step)
+
+
+def start_job(job: Callable[[], object], step: str | None = None, calls: int = 1) -> ForkServerProcess:
+    """Do something in a process of its own, which kills itself when it comes to `step` for the `calls`-th time. It
+    imports nothing: it is forked from a process that has done so."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_main, args=(str(config), generation, step), daemon=True)
+    context.set_forkserver_preload([__name__, "pipedag_dagster_tests.torture.shop"])
+    process = context.Process(target=_main, args=(job, step, calls), daemon=True)
     process.start()
     return process
