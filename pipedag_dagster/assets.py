@@ -67,7 +67,7 @@ def _specs(instance: ConfigContext, call: TaskCall) -> Iterator[dg.AssetSpec]:
             asset_key(instance.instance_id, stage, slot.asset),
             deps=deps,
             group_name=stage,
-            code_version="copy" if copies else task_code_version(call),
+            code_version="copy" if copies else task_code_version(call, again=True),
             description=_description(call, deps[0] if copies else None),
             # The lineage graph shows nothing else by which to tell the tables of several instances apart.
             kinds={identifier(instance.instance_id), "postgres", "table" if copies else _kind(call)},

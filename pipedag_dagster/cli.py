@@ -72,8 +72,18 @@ def cli() -> None:
     metavar="MODE",
     help=f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}.",
 )
+@click.option("--disable-cache-function", is_flag=True, help="Do not call cache functions in this run.")
+@click.option("--ignore-task-version", is_flag=True, help="Run tasks with a version in this run.")
 @where
-def run(instance: str, select: str | None, cache_mode: str | None, module: str | None, workspace: Path) -> None:
+def run(
+    instance: str,
+    select: str | None,
+    cache_mode: str | None,
+    disable_cache_function: bool,
+    ignore_task_version: bool,
+    module: str | None,
+    workspace: Path,
+) -> None:
     """Run INSTANCE, or some of its tables, and show what was done about each table and why."""
     console = Console()
     for location in of_instance(locations(module, workspace), instance):
@@ -83,7 +93,11 @@ def run(instance: str, select: str | None, cache_mode: str | None, module: str |
             result = execute(
                 location.definitions,
                 location.instance,
-                {"cache_validation_mode": cache_mode},
+                {
+                    "cache_validation_mode": cache_mode,
+                    "disable_cache_function": disable_cache_function or None,
+                    "ignore_task_version": ignore_task_version or None,
+                },
                 selection=selection,
                 log_level=logging.CRITICAL,
             )

@@ -1,201 +1,144 @@
 """What code and arguments *are*, as short texts that are equal in every process.
 
-`code_version` fingerprints a function and what it reaches in the user's own modules; `content_hash` hashes
-values. Neither uses `hash()`, which Python salts per process, nor pickles, which differ between versions.
+`fingerprint` covers a function and what it reaches in the user's own modules; `content_hash` hashes values. Neither
+uses `hash()`, which Python salts per process, nor pickles or bytecode, which differ between versions, nor paths.
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
-import datetime
-import decimal
 import enum
 import functools
-import hashlib
-import inspect
-import pathlib
 import sys
-import sysconfig
-import textwrap
 import types
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
-import pandas as pd
+from pipedag_dagster.code_source import Source
+from pipedag_dagster.code_walk import Walk
+from pipedag_dagster.contents import digest, named
+from pipedag_dagster.task import Task
 
-from pipedag_dagster.errors import WiringError
+__all__ = ["Fingerprint", "code_text", "code_version", "content_hash", "digest", "fingerprint", "libraries"]
 
-_PLAIN = (
-    *(bool, int, float, complex, str, bytes, range),
-    *(datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, pathlib.PurePath, uuid.UUID),
-)  # values whose repr is their content
-_LENGTH = 16  # hex digits: 64 bits are plenty to tell the versions of one task apart
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_PACKAGE = f"{pathlib.Path(__file__).parent}/"
-_EXAMPLES = f"{_PACKAGE}examples/"
+_DEPTH = 20_000  # of the stack: a function that calls a function that calls … takes some frames for each
 
 
-def digest(*parts: str) -> str:
-    """SHA-256 of texts, cut to 16 hex digits. No two different lists of parts are joined to the same text.
-
-    >>> digest("a", "bc") == digest("ab", "c")
-    False
-    """
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = part.encode()
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return hasher.hexdigest()[:_LENGTH]
-
-
-def content_hash(value: Any, what: str = "value") -> str:
+def content_hash(value: Any, what: str = "value", *, code: bool = True) -> str:
     """A hash of what `value` holds: the same in every process.
 
     Args:
-        value: None, texts, bytes, numbers, dates, enums, paths, UUIDs, dataclasses, DataFrames, functions, and
-            lists, tuples, sets and dicts of them.
+        value: None, texts, bytes, numbers, dates, enums, paths, UUIDs, dataclasses, DataFrames, arrays, queries,
+            functions, objects of your own classes and of libraries that can be pickled, and lists, tuples, sets and
+            dicts of them.
         what: names the value in the error.
+        code: whether the code of your own classes counts, where the value has an object of one.
 
     Raises:
         WiringError: the value has no content that is known to be stable.
     """
-    return digest(*_parts(value, what))
+    return Walk(strict=True, code=code).value(value, what)
 
 
-def _parts(value: Any, what: str) -> Iterator[str]:
-    kind = type(value).__name__
-    if isinstance(value, enum.Enum):
-        yield from ("enum", kind, value.name)
-    elif value is None or isinstance(value, _PLAIN):
-        yield from (kind, repr(value))
-    elif isinstance(value, list | tuple):
-        yield from ("list", *(digest(*_parts(part, what)) for part in value))
-    elif isinstance(value, set | frozenset):
-        yield from ("set", *sorted(digest(*_parts(part, what)) for part in value))
-    elif isinstance(value, dict):
-        pairs = (digest(*_parts(key, what), *_parts(part, f"{what}[{key!r}]")) for key, part in value.items())
-        yield from ("dict", *sorted(pairs))
-    elif isinstance(value, pd.DataFrame | pd.Series):
-        frame = value.to_frame() if isinstance(value, pd.Series) else value
-        hashes = pd.util.hash_pandas_object(frame, index=True).to_numpy()
-        columns = ",".join(f"{name}:{dtype}" for name, dtype in frame.dtypes.items())
-        yield from (kind, columns, hashlib.sha256(hashes.tobytes()).hexdigest())
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        yield from ("dataclass", kind, *_parts(fields, what))
-    elif isinstance(value, type) or callable(value):
-        yield from ("code", code_version(value))
-    elif callable(getattr(value, "item", None)) and getattr(value, "shape", None) == ():
-        yield from _parts(value.item(), what)  # a NumPy scalar
-    else:
-        raise WiringError(
-            f"{what}: a {kind} has no content that is the same in every process, so it cannot tell whether a task "
-            "must run again. Pass plain values (texts, numbers, lists, dicts, dataclasses, DataFrames) instead."
-        )
+@dataclass(frozen=True)
+class Fingerprint:
+    """What was found out about the code of a function or class.
+
+    version: the fingerprint.
+    libraries: the first names of the modules that it reaches and that are no modules of the user.
+    text: for people: its source, and that of what it reaches.
+    unstable: what could not be fingerprinted, by name, and why.
+    salted: where `hash` or `id` are called, or their values used, which are others in every process.
+    """
+
+    version: str
+    libraries: frozenset[str]
+    text: str
+    unstable: Mapping[str, str]
+    salted: tuple[str, ...]
+
+
+def fingerprint(code: Callable[..., Any] | type) -> Fingerprint:
+    """A fingerprint of a function or class, and of the functions, classes and constants that it reaches in modules that
+    are not libraries. Formatting, comments, docstrings and annotations that nobody reads do not count.
+    """
+    walk, limit = Walk(), sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEPTH))
+    try:
+        version = walk.value(code, getattr(code, "__name__", "code"))
+    finally:
+        sys.setrecursionlimit(limit)
+    return Fingerprint(version, frozenset(walk.libraries), _text(walk, code), walk.unstable, tuple(walk.salted))
 
 
 def code_version(code: Callable[..., Any] | type) -> str:
-    """A fingerprint of a function or class, and of the functions, classes and constants that it reaches in
-    modules that are not libraries. Formatting, comments, docstrings and annotations do not count.
-
-    Code without source (typed into a console, C extensions) counts by its bytecode or its name.
-    """
-    found: dict[int, str] = {}
-    _collect(code, found)
-    return digest(*sorted(found.values()))
+    """The fingerprint alone: 16 hex digits."""
+    return fingerprint(code).version
 
 
-def _collect(value: Any, found: dict[int, str]) -> None:
-    value = inspect.unwrap(value) if callable(value) else value
-    if isinstance(value, functools.partial):
-        for part in (value.func, *value.args, *value.keywords.values()):
-            _collect(part, found)
-        return
-    if isinstance(value, types.MethodType):
-        value = value.__func__
-    if id(value) in found:
-        return
-    name = getattr(value, "__qualname__", type(value).__name__)
-    if not isinstance(value, types.FunctionType | type):
-        try:
-            found[id(value)] = digest("constant", content_hash(value) if not callable(value) else name)
-        except WiringError:
-            found[id(value)] = digest("object", type(value).__qualname__)
-        return
-    if _is_library(value):
-        found[id(value)] = digest("library", value.__module__ or "", name)
-        return
-    found[id(value)] = digest("code", name, _source(value))
-    functions = (
-        [part for part in vars(value).values() if isinstance(part, types.FunctionType)]
-        if isinstance(value, type)
-        else [value]
-    )
-    for function in functions:
-        for reached in _reached(function):
-            _collect(reached, found)
+def code_text(code: Callable[..., Any] | type) -> str:
+    """For people, to compare: the source of a function, then that of the user's functions and classes that it reaches,
+    in the order of their names, then the constants. A value that is not written in the code is not shown: it might be
+    a secret. The first digits of its hash tell that it has changed."""
+    return fingerprint(code).text
 
 
-def _reached(function: types.FunctionType) -> Iterator[Any]:
-    """The globals, closure values and defaults that a function uses."""
-    names: set[str] = set()
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        codes.extend(part for part in code.co_consts if isinstance(part, types.CodeType))
-    for name in sorted(names):
-        value = function.__globals__.get(name)
-        if isinstance(value, types.ModuleType):
-            # `helpers.clean(...)`: of a user's module, what is named in the function counts.
-            if not _in_library(getattr(value, "__file__", None)):
-                yield from (getattr(value, part) for part in sorted(names) if part in vars(value))
-        elif value is not None:
-            yield value
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a name that is not bound yet
-            continue
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
-
-
-def _is_library(value: types.FunctionType | type) -> bool:
-    module = sys.modules.get(value.__module__ or "")
-    return value.__module__ == "builtins" or _in_library(getattr(module, "__file__", None))
-
-
-def _in_library(file: str | None) -> bool:
-    if file is None:
-        return False
-    ours = file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES)
-    return ours or file.startswith(_LIBRARIES)
+def libraries(code: Callable[..., Any] | type) -> dict[str, str]:
+    """The installed distributions whose modules the fingerprinted code reaches, with their versions. For a task, also
+    the one of its `input_type`."""
+    names = set(fingerprint(code).libraries)
+    if isinstance(code, Task):
+        kind = code.input_type
+        names.add("pandas" if kind is None else kind.__module__.partition(".")[0])
+    found = {one for name in names for one in _distributions().get(name, ())}
+    return {name: metadata.version(name) for name in sorted(found) if name != "pipedag_dagster"}
 
 
 @functools.cache
-def _source(value: types.FunctionType | type) -> str:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(value)))
-    except (OSError, TypeError, SyntaxError):
-        # A lambda in the middle of an expression, or code without a file.
-        code = getattr(value, "__code__", None)
-        return f"{code.co_code.hex()}{code.co_names}" if code else value.__qualname__
-    return ast.dump(_Plain().visit(tree))
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
 
 
-class _Plain(ast.NodeTransformer):
-    """Drops what does nothing: docstrings and annotations."""
+def _text(walk: Walk, code: Any) -> str:
+    """The source of what was met: of `code` itself first."""
+    first = _label(code)
+    classes = [f"{name}." for name, source in walk.sources.items() if source.is_class]
+    parts = [walk.sources[first].text] if first in walk.sources else []
+    for name, source in sorted(walk.sources.items()):
+        if name != first and not any(name.startswith(one) for one in classes):
+            parts.append(f"# {name}\n{source.text}")
+    constants = [f"{name} = {_shown(*constant)}" for name, constant in sorted(walk.constants.items())]
+    return "\n\n".join([*parts, *(["\n".join(constants)] if constants else [])]) + "\n"
 
-    def visit(self, node: ast.AST) -> Any:
-        self.generic_visit(node)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-            if not isinstance(node, ast.ClassDef):
-                node.returns = None
-        if isinstance(node, ast.arg):
-            node.annotation = None
-        return node
+
+def _label(code: Any) -> str:
+    """What the walk calls the function that a task is about, without what is around it."""
+    while isinstance(code, Task | functools.partial | types.MethodType) or hasattr(code, "__wrapped__"):
+        if isinstance(code, Task):
+            code = code.fn
+        elif isinstance(code, functools.partial):
+            code = code.func
+        else:
+            code = code.__func__ if isinstance(code, types.MethodType) else code.__wrapped__
+    if isinstance(code, types.FunctionType):
+        return f"{code.__globals__.get('__name__')}.{code.__code__.co_qualname}"
+    kind = code if isinstance(code, type) else type(code)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _shown(value: Any, source: Source | None, found: str) -> str:
+    """A constant for people. What is not written in the code is known by the first digits of its hash only."""
+    if source is not None:
+        try:
+            ast.literal_eval(source.text)
+        except (ValueError, SyntaxError):
+            return f"{_short(' '.join(source.text.split()))}  # {found[:6]}"
+        return _short(repr(value))
+    plain = value is None or isinstance(value, bool | int | float | enum.Enum)
+    return _short(repr(value)) if plain else f"{named(value)}  # {found[:6]}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}…"

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipedag_dagster import cache, sampling
 from pipedag_dagster.cache import CACHED, Key
-from pipedag_dagster.config import CacheMode, CacheValidation
+from pipedag_dagster.config import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
 from pipedag_dagster.fingerprint import digest
@@ -265,7 +265,7 @@ class _StageRun:
             "task": call.name,
             "code": None if call.task.lazy else cache.task_code_version(call),
             "arguments": cache.argument_hashes(call),
-            "inputs": {name: table.data_version for name, table in inputs.items()},
+            "inputs" if call.source is None else "source": {name: table.data_version for name, table in inputs.items()},
         }
         if call.task.cache is not None and not self.validation.disable_cache_function:
             parts["cache"] = cache.cache_value(call, arguments)
@@ -298,7 +298,7 @@ class _StageRun:
             "task": call.name,
             "code": "copy",
             "arguments": {f"rows of {slot.asset}": str(count) for slot, count in rows.items()} | shapes,
-            "inputs": {name: table.data_version for name, table in inputs.items()},
+            "source": {name: table.data_version for name, table in inputs.items()},
         }
 
         def make() -> list[Returned]:
@@ -320,16 +320,14 @@ class _StageRun:
         """What the catalog has for this key; nothing when the mode forces the task to run."""
         if cache.must_run(call, self.validation, reads_source=work.source is not None):
             return []
-        ignore = self.validation.mode is CacheMode.ignore_fresh_input or self.validation.disable_cache_function
-        wanted = work.key.task_key if ignore else work.key.cache_key
         # What is committed goes before what a later run has staged for the same key.
-        found = [
-            table
-            for table in self.base.tables.values()
-            if table.task == call.name and wanted == (table.task_key if ignore else table.cache_key)
-        ]
+        committed = [table for table in self.base.tables.values() if table.task == call.name]
+        found = cache.usable(committed, work.key, self.validation)
         if not set(call.assets) <= {table.asset for table in found}:
-            found = self.store.find(self.stage.name, wanted, with_cache_value=not ignore)
+            ignore, _ = cache.ignores(self.validation)
+            wanted = work.key.task_key if ignore else work.key.cache_key
+            staged = self.store.find(self.stage.name, wanted, with_cache_value=not ignore)
+            found = cache.usable(staged, work.key, self.validation)
         # An entry of another wiring may lack an output.
         return found if set(call.assets) <= {table.asset for table in found} else []
 
@@ -358,7 +356,7 @@ class _StageRun:
             cache_key=work.key.cache_key,
             parts=work.key.parts,
             code_version=cache.task_code_version(call),
-            data_version=made.content or digest(work.key.task_key, item.slot.asset),
+            data_version=made.content or digest(work.key.cache_key, item.slot.asset),
             columns=made.columns,
             primary_key=item.constraints.primary_key,
             indexes=item.constraints.indexes,

@@ -54,6 +54,7 @@ class Task:
         input_type: type | None = None,
         from_source: bool = False,
         pass_args: Sequence[str] = (),
+        allow_fresh_input: bool = False,
     ) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
@@ -71,6 +72,7 @@ class Task:
         self.lazy = lazy
         self.input_type = input_type
         self.from_source = from_source
+        self.allow_fresh_input = allow_fresh_input
         self.pass_args = tuple(pass_args)
         self.signature = inspect.signature(fn)
         self._check()
@@ -116,6 +118,7 @@ def materialize(
     cache: Callable[..., Any] | None = None,
     lazy: bool = False,
     input_type: type | None = None,
+    allow_fresh_input: bool = False,
 ) -> Callable[[Callable[..., Any]], Task]: ...
 def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a task of a function: what it returns is materialized as tables of its stage.
@@ -133,6 +136,8 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         lazy: the task runs every time, because it only builds a query; the query is compared.
         input_type: how inputs arrive: `pd.DataFrame`, `sa.Table` (an alias to build queries on), also
             `pa.Table` and polars' `pl.DataFrame`.
+        allow_fresh_input: the task may take fresh input in also where `cache_validation.mode` is
+            `assert_no_fresh_input`.
 
     Raises:
         WiringError: the options contradict each other.
@@ -155,6 +160,7 @@ def input_stage_versions(
     pass_args: Sequence[str] = (),
     lazy: bool = False,
     version: str | None = None,
+    allow_fresh_input: bool = False,
 ) -> Callable[[Callable[..., Any]], Task]:
     """Make a task that fills a stage from another instance: copying by hand.
 
@@ -170,7 +176,7 @@ def input_stage_versions(
 
     Args:
         pass_args: which of the keyword arguments of the call the function gets.
-        outputs, input_type, cache, lazy, version: as for `materialize`.
+        outputs, input_type, cache, lazy, version, allow_fresh_input: as for `materialize`.
     """
     return functools.partial(
         Task,
@@ -180,5 +186,6 @@ def input_stage_versions(
         pass_args=pass_args,
         lazy=lazy,
         version=version,
+        allow_fresh_input=allow_fresh_input,
         from_source=True,
     )

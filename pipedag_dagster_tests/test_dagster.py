@@ -561,9 +561,10 @@ def test_no_password_is_in_what_dagster_stores_or_shows(
 
 PACKAGE = Path(pipedag_dagster.__file__).parent
 LAYERS = [
-    {"errors", "names", "fingerprint", "logs"},
+    {"errors", "names", "logs"},
     {"yaml_source", "config_keys", "placeholders", "config", "tables"},
-    {"task"},
+    {"task", "contents", "code_source", "code_places"},
+    {"code_walk", "fingerprint"},
     {"flow"},
     {"store"},
     {"sampling", "context", "result", "cache"},

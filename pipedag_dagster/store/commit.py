@@ -82,7 +82,7 @@ def clean_up(database: Database, catalog: Catalog, schemas: StageSchemas, owner:
         foreign = _foreign_views(connection, schemas.current, left) if left else {}
     for view, definition in foreign.items():
         _recreate(database, view, definition)
-    for schema in left:
+    for schema in (*left, schemas.next):  # the next one is of a commit that was killed
         _drop_views(database, schema, owner)
     with database.begin() as connection:
         catalog.forget(connection, owner.stage, keep)
