@@ -1,4 +1,4 @@
-"""Running one stage of one instance: decide what must run, run it, stage the results, commit once.
+"""Running one stage of one instance: run what must run (see `work`), stage the results, commit once.
 
 A stage run holds the lock of the stage. It reads other stages in the versions that its run has pinned. Nothing
 is visible before the commit at its end; when a task fails, what the others have staged is kept in the catalog for
@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
 
-from pipedag_dagster import cache, sampling
-from pipedag_dagster.cache import CACHED, Key
+from pipedag_dagster import cache
+from pipedag_dagster.cache import CACHED
 from pipedag_dagster.config import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
 from pipedag_dagster.fingerprint import digest
 from pipedag_dagster.flow import Stage, TaskCall
-from pipedag_dagster.inputs import Arguments, Inputs
-from pipedag_dagster.names import quote
-from pipedag_dagster.result import Returned, unpack
+from pipedag_dagster.inputs import Inputs
+from pipedag_dagster.result import Returned
 from pipedag_dagster.store.catalog import RunTable, Source, StageVersion, TableVersion
-from pipedag_dagster.store.frames import content_version, to_arrow
 from pipedag_dagster.store.physical import Made
 from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.work import Decider, Work, for_people
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +104,7 @@ class _StageRun:
 
     def __post_init__(self) -> None:
         self.store = self.instance.store.table_store
+        self.decider = Decider(self.inputs, self.base, self.validation)
 
     # The stage as a whole
 
@@ -222,8 +220,8 @@ class _StageRun:
     def _run_call(self, call: TaskCall) -> Outcome:
         started = time.monotonic()
         try:
-            copies = call.task.input and self.instance.source is not None
-            tables, reason = self._bring_up_to_date(call, self._copy(call) if copies else self._work(call))
+            decision = self.decider.decide(call)
+            tables = decision.found or self._make(call, decision.work)
         except TaskFailed as error:
             raise type(error)(f"{error}\n{self._where(call)}") from error.__cause__
         except PipedagError:
@@ -231,7 +229,7 @@ class _StageRun:
         except (Exception, SystemExit) as error:
             message = f"{call} failed: {type(error).__name__}: {error}\n{self._where(call)}"
             raise TaskFailed(message) from error
-        return Outcome(call, {table.asset: table for table in tables}, reason, time.monotonic() - started)
+        return Outcome(call, {table.asset: table for table in tables}, decision.reason, time.monotonic() - started)
 
     def _where(self, call: TaskCall) -> str:
         """What a person wants to know about a task that failed."""
@@ -241,13 +239,8 @@ class _StageRun:
             inputs = "unknown"
         return f"(task {call}, instance {self.instance.config.name!r}, input tables: {inputs})"
 
-    def _bring_up_to_date(self, call: TaskCall, work: _Work) -> tuple[list[TableVersion], str]:
-        """What the catalog has, or else what is made now; and why."""
-        found = self._find(call, work)
-        if found:
-            return found, CACHED
-        reason = cache.why(work.key, self.base.tables.get(call.assets[0]))
-        cache.assert_not_fresh(call, self.validation, reads_source=work.source is not None, reason=reason)
+    def _make(self, call: TaskCall, work: Work) -> list[TableVersion]:
+        """Do the work, stage what it makes, and record it for this or a later run."""
         execution = secrets.token_hex(8)
         started = time.monotonic()
         versions = []
@@ -255,81 +248,7 @@ class _StageRun:
             made = self._stage(item, work.source)
             versions.append(self._version(call, work, item, made, execution, time.monotonic() - started))
             started = time.monotonic()
-        return self.store.add(versions), reason
-
-    def _work(self, call: TaskCall) -> _Work:
-        """Running the task."""
-        inputs = self.inputs.of(call)
-        arguments = Arguments(self.inputs, call)
-        parts: dict[str, Any] = {
-            "task": call.name,
-            "code": None if call.task.lazy else cache.task_code_version(call),
-            "arguments": cache.argument_hashes(call),
-            "inputs" if call.source is None else "source": {name: table.data_version for name, table in inputs.items()},
-        }
-        if call.task.cache is not None and not self.validation.disable_cache_function:
-            parts["cache"] = cache.cache_value(call, arguments)
-
-        def make() -> list[Returned]:
-            args, kwargs = arguments.of_task()
-            return unpack(call, call.task.fn(*args, **kwargs), self.instance.config.auto_table)
-
-        source = None if call.source is None else call.source.store.table_store
-        if not call.task.lazy:
-            return _Work(Key(parts), inputs, make, source)
-        returned = make()
-        parts["text"] = [_canonical(item, inputs, versions=False) for item in returned]
-        parts["query"] = [_canonical(item, inputs, versions=True) for item in returned]
-        return _Work(Key(parts), inputs, lambda: returned, source)
-
-    def _copy(self, call: TaskCall) -> _Work:
-        """Instead of running an input task: copying a sample of what the source has committed for it."""
-        source = self.instance.source
-        assert source is not None
-        store, stage = source.store.table_store, self.stage.name
-        originals = {slot: self.inputs.of_source(source, stage, slot.asset) for slot in call.slots}
-        rows = {slot: self.instance.config.sample_rows(table.name) for slot, table in originals.items()}
-        inputs = {f"{source.config.name}: {stage}.{table.asset}": table for table in originals.values()}
-        shapes = {  # they may change while the content does not
-            f"name and constraints of {slot.asset}": digest(table.name, repr(sampling.constraints(table)))
-            for slot, table in originals.items()
-        }
-        parts = {
-            "task": call.name,
-            "code": "copy",
-            "arguments": {f"rows of {slot.asset}": str(count) for slot, count in rows.items()} | shapes,
-            "source": {name: table.data_version for name, table in inputs.items()},
-        }
-
-        def make() -> list[Returned]:
-            schema = store.schemas(stage).versions
-            return [
-                Returned(
-                    slot,
-                    table.name,
-                    sampling.constraints(table),
-                    sampling.sample_query(schema, table, rows[slot]),
-                    None,
-                )
-                for slot, table in originals.items()
-            ]
-
-        return _Work(Key(parts), inputs, make, store)
-
-    def _find(self, call: TaskCall, work: _Work) -> list[TableVersion]:
-        """What the catalog has for this key; nothing when the mode forces the task to run."""
-        if cache.must_run(call, self.validation, reads_source=work.source is not None):
-            return []
-        # What is committed goes before what a later run has staged for the same key.
-        committed = [table for table in self.base.tables.values() if table.task == call.name]
-        found = cache.usable(committed, work.key, self.validation)
-        if not set(call.assets) <= {table.asset for table in found}:
-            ignore, _ = cache.ignores(self.validation)
-            wanted = work.key.task_key if ignore else work.key.cache_key
-            staged = self.store.find(self.stage.name, wanted, with_cache_value=not ignore)
-            found = cache.usable(staged, work.key, self.validation)
-        # An entry of another wiring may lack an output.
-        return found if set(call.assets) <= {table.asset for table in found} else []
+        return self.store.add(versions)
 
     def _stage(self, item: Returned, source: TableStore | None) -> Made:
         """Write one result into a new physical table."""
@@ -341,7 +260,7 @@ class _StageRun:
         return self.store.stage_query(stage, item.name, item.query, item.constraints, source)
 
     def _version(
-        self, call: TaskCall, work: _Work, item: Returned, made: Made, execution: str, seconds: float
+        self, call: TaskCall, work: Work, item: Returned, made: Made, execution: str, seconds: float
     ) -> TableVersion:
         return TableVersion(
             stage=self.stage.name,
@@ -362,37 +281,7 @@ class _StageRun:
             indexes=item.constraints.indexes,
             rows=made.rows,
             bytes=made.bytes,
-            query=item.query and _for_people(item.query, work.source or self.store, work.inputs.values()),
+            query=item.query and for_people(item.query, work.source or self.store, work.inputs.values()),
             run_id=self.run_id,
             seconds=seconds,
         )
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What there is to do for a call. `make` does it; `source` is the store of another instance, where it reads one."""
-
-    key: Key
-    inputs: Mapping[str, TableVersion]
-    make: Callable[[], list[Returned]]
-    source: TableStore | None
-
-
-def _canonical(item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
-    """A hash of what a lazy task returned: names, with or without data versions, stand for the physical tables, so that
-    equal means equal."""
-    if item.query is None:
-        return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
-    text = item.query
-    for name, table in inputs.items():
-        text = text.replace(table.physical, f"{name}@{table.data_version}" if versions else name)
-    return digest(item.name, text, repr(item.constraints))
-
-
-def _for_people(query: str, store: TableStore, tables: Iterable[TableVersion]) -> str:
-    """The query with the names of views for those of physical tables: what a person can run."""
-    for table in tables:
-        schemas = store.schemas(table.stage)
-        pattern = rf'"?{re.escape(schemas.versions)}"?\."?{re.escape(table.physical)}"?'
-        query = re.sub(pattern, quote(schemas.current, table.name).replace("\\", "\\\\"), query)
-    return query

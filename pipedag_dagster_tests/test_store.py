@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import re
@@ -30,7 +31,7 @@ from pipedag_dagster.errors import (
 )
 from pipedag_dagster.names import quote
 from pipedag_dagster.store import commit as commit_module
-from pipedag_dagster.store.catalog import StageVersion, TableVersion
+from pipedag_dagster.store.catalog import FORMAT, StageVersion, TableVersion
 from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.ownership import Owner, owner_of
 from pipedag_dagster.store.physical import Constraints, Made
@@ -861,3 +862,22 @@ def test_a_catalog_of_another_format_is_refused(store: TableStore, sql: psycopg.
     sql.execute("UPDATE full_pipedag.meta SET format = 99")
     with pytest.raises(DatabaseError, match="format 99"):
         store.prepare()
+
+
+def test_a_catalog_of_an_older_format_becomes_what_a_new_one_is(
+    instances: Instances, sql: psycopg.Connection[Any]
+) -> None:
+    columns = (
+        "SELECT table_name, column_name, data_type, is_nullable, is_identity FROM information_schema.columns "
+        "WHERE table_schema = %s ORDER BY 1, 2"
+    )
+    files = instances()
+    midi = files.get("midi").store.table_store
+    midi.prepare()
+    full = files.get("full").store.table_store
+    sql.execute((Path(__file__).parent / "catalog_format_1.sql").read_bytes())
+    mark = json.dumps({"pipeline": full.config.pipeline, "instance": "full", "stage": ""})
+    sql.execute(f"COMMENT ON SCHEMA full_pipedag IS 'pipedag_dagster: {mark}'".encode())
+    assert full.current(["raw"])["raw"].number == 0
+    assert sql.execute(columns, ("full_pipedag",)).fetchall() == sql.execute(columns, ("midi_pipedag",)).fetchall()
+    assert sql.execute("SELECT format FROM full_pipedag.meta").fetchall() == [(FORMAT,)]

@@ -16,9 +16,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from pipedag_dagster.errors import DatabaseError
+from pipedag_dagster.names import quote
+from pipedag_dagster.store.database import execute
 
-FORMAT = 1
-"""Version of the catalog's own tables. A change of them needs a migration."""
+FORMAT = 2
+"""Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
+
+_MIGRATIONS: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE {schema}.table_version ADD COLUMN kind text NOT NULL DEFAULT 'table'",
+        "ALTER TABLE {schema}.table_version ADD COLUMN value jsonb",
+    ),
+}
+"""The statements that make the next format of a format. They run in one transaction when a run finds an older one."""
 
 PIN_LEASE = datetime.timedelta(days=1)
 """A pin of a run that died without releasing it ends after this time."""
@@ -40,6 +50,8 @@ class TableVersion:
     `execution` groups the tables that one execution of a task made. `task_key` is the hash of what the task
     depends on; `cache_key` has the value of its cache function too. `parts` are the parts of the keys by name,
     for saying what changed. `data_version` is what the table *is*.
+
+    `kind`: "table"; "view", "blob" and "json" for what is no table. `value` is that of "json".
     """
 
     stage: str
@@ -63,6 +75,8 @@ class TableVersion:
     query: str | None
     run_id: str
     seconds: float
+    kind: str = "table"
+    value: Any = None
     created_at: datetime.datetime | None = None
     id: int | None = None
 
@@ -133,6 +147,8 @@ class Catalog:
             sa.Column("query", sa.Text),
             sa.Column("run_id", sa.Text, nullable=False),
             sa.Column("seconds", sa.Double, nullable=False),
+            sa.Column("kind", sa.Text, nullable=False, server_default="table"),
+            sa.Column("value", JSONB(none_as_null=True)),
             sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
             sa.Index("table_version_task_key", "stage", "task_key"),
             sa.UniqueConstraint("stage", "physical"),
@@ -180,14 +196,38 @@ class Catalog:
         self.metadata.create_all(connection, checkfirst=False)
         connection.execute(self.meta.insert().values(format=FORMAT))
 
-    def check_format(self, connection: sa.Connection) -> None:
-        found = connection.scalar(sa.select(self.meta.c.format))
-        if found != FORMAT:
+    def is_old(self, connection: sa.Connection) -> bool:
+        """Whether the tables have an older format than this one."""
+        return self._format(connection) < FORMAT
+
+    def migrate(self, connection: sa.Connection) -> None:
+        """Bring the tables to this format. The caller holds a lock: one at a time.
+
+        Raises:
+            DatabaseError: they have a newer one, or the tables belong to somebody else.
+        """
+        found = self._format(connection)
+        try:
+            for before in range(found, FORMAT):
+                for statement in _MIGRATIONS[before]:
+                    execute(connection, statement.replace("{schema}", quote(self.schema)))
+        except sa.exc.ProgrammingError as error:
+            raise DatabaseError(
+                f"The catalog {self.schema!r} has the older format {found}, and only its owner may change it: "
+                f"{error.orig}. Run its own instance once."
+            ) from None
+        if found < FORMAT:
+            connection.execute(self.meta.update().values(format=FORMAT))
+
+    def _format(self, connection: sa.Connection) -> int:
+        found = int(connection.scalar(sa.select(self.meta.c.format)) or 0)
+        if found > FORMAT:
             raise DatabaseError(
                 f"The catalog {self.schema!r} has format {found}; this version of pipedag_dagster reads format "
                 f"{FORMAT}. Use the version of the package that wrote it, or drop the instance's schemas and run it "
                 "again."
             )
+        return found
 
     # What is visible
 

@@ -55,16 +55,21 @@ class TableStore:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('pipedag:prepare', 0))"))
             if ownership.claim(connection, self.catalog.schema, self.owner("")):
                 self.catalog.create(connection)
-            self.catalog.check_format(connection)
+            self.catalog.migrate(connection)
             for stage in stages:
                 schemas = self.schemas(stage)
                 ownership.claim(connection, schemas.current, self.owner(stage))
                 ownership.claim(connection, schemas.versions, self.owner(stage))
 
     def exists(self) -> bool:
-        """Whether anything of this instance was ever made."""
+        """Whether anything of this instance was ever made. A catalog of an older format is brought to this one."""
         with self.database.read() as connection:
-            return ownership.owner_of(connection, self.catalog.schema) == self.owner("")
+            if ownership.owner_of(connection, self.catalog.schema) != self.owner(""):
+                return False
+            old = self.catalog.is_old(connection)
+        if old:
+            self.prepare()
+        return True
 
     # Reading
 

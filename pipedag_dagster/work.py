@@ -1,0 +1,170 @@
+"""What there is to do for a call of a task, and whether it must be done.
+
+Nothing is changed here: `stage_run` does the work, and what only wants to know what a run would do need not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipedag_dagster import cache, sampling
+from pipedag_dagster.cache import CACHED, Key
+from pipedag_dagster.config import CacheValidation
+from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.flow import TaskCall
+from pipedag_dagster.inputs import Arguments, Inputs
+from pipedag_dagster.names import quote
+from pipedag_dagster.result import Returned, unpack
+from pipedag_dagster.store.catalog import StageVersion, TableVersion
+from pipedag_dagster.store.frames import content_version, to_arrow
+from pipedag_dagster.store.table_store import TableStore
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do for a call. `make` does it; `source` is the store of another instance, where it reads one."""
+
+    key: Key
+    inputs: Mapping[str, TableVersion]
+    make: Callable[[], list[Returned]]
+    source: TableStore | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a call must run. `found` is what the catalog has already; empty when the work must be done, and `reason`
+    says why."""
+
+    work: Work
+    found: list[TableVersion]
+    reason: str
+
+
+class Decider:
+    """Decides for the calls of one stage.
+
+    Args:
+        inputs: what they read.
+        base: the committed version of the stage.
+        validation: how much of the cache is believed.
+    """
+
+    def __init__(self, inputs: Inputs, base: StageVersion, validation: CacheValidation) -> None:
+        self.inputs = inputs
+        self.base = base
+        self.validation = validation
+        self.instance, self.stage = inputs.instance, inputs.stage
+
+    def decide(self, call: TaskCall) -> Decision:
+        """Whether the call must run, and why. Calls its cache function, and a lazy task itself.
+
+        Raises:
+            TaskFailed: one of these failed.
+            NotMaterialized: something that it reads was never committed.
+            FreshInput: it would have to run, while the mode asserts that its input did not change.
+        """
+        copies = call.task.input and self.instance.source is not None
+        work = self._copy(call) if copies else self._work(call)
+        found = self._find(call, work)
+        if found:
+            return Decision(work, found, CACHED)
+        reason = cache.why(work.key, self.base.tables.get(call.assets[0]))
+        cache.assert_not_fresh(call, self.validation, reads_source=work.source is not None, reason=reason)
+        return Decision(work, [], reason)
+
+    def _work(self, call: TaskCall) -> Work:
+        """Running the task."""
+        inputs = self.inputs.of(call)
+        arguments = Arguments(self.inputs, call)
+        parts: dict[str, Any] = {
+            "task": call.name,
+            "code": None if call.task.lazy else cache.task_code_version(call),
+            "arguments": cache.argument_hashes(call),
+            "inputs" if call.source is None else "source": {name: table.data_version for name, table in inputs.items()},
+        }
+        if call.task.cache is not None and not self.validation.disable_cache_function:
+            parts["cache"] = cache.cache_value(call, arguments)
+
+        def make() -> list[Returned]:
+            args, kwargs = arguments.of_task()
+            return unpack(call, call.task.fn(*args, **kwargs), self.instance.config.auto_table)
+
+        source = None if call.source is None else call.source.store.table_store
+        if not call.task.lazy:
+            return Work(Key(parts), inputs, make, source)
+        returned = make()
+        parts["text"] = [_canonical(item, inputs, versions=False) for item in returned]
+        parts["query"] = [_canonical(item, inputs, versions=True) for item in returned]
+        return Work(Key(parts), inputs, lambda: returned, source)
+
+    def _copy(self, call: TaskCall) -> Work:
+        """Instead of running an input task: copying a sample of what the source has committed for it."""
+        source = self.instance.source
+        assert source is not None
+        store, stage = source.store.table_store, self.stage.name
+        originals = {slot: self.inputs.of_source(source, stage, slot.asset) for slot in call.slots}
+        rows = {slot: self.instance.config.sample_rows(table.name) for slot, table in originals.items()}
+        inputs = {f"{source.config.name}: {stage}.{table.asset}": table for table in originals.values()}
+        shapes = {  # they may change while the content does not
+            f"name and constraints of {slot.asset}": digest(table.name, repr(sampling.constraints(table)))
+            for slot, table in originals.items()
+        }
+        parts = {
+            "task": call.name,
+            "code": "copy",
+            "arguments": {f"rows of {slot.asset}": str(count) for slot, count in rows.items()} | shapes,
+            "source": {name: table.data_version for name, table in inputs.items()},
+        }
+
+        def make() -> list[Returned]:
+            schema = store.schemas(stage).versions
+            return [
+                Returned(
+                    slot,
+                    table.name,
+                    sampling.constraints(table),
+                    sampling.sample_query(schema, table, rows[slot]),
+                    None,
+                )
+                for slot, table in originals.items()
+            ]
+
+        return Work(Key(parts), inputs, make, store)
+
+    def _find(self, call: TaskCall, work: Work) -> list[TableVersion]:
+        """What the catalog has for this key; nothing when the mode forces the task to run."""
+        if cache.must_run(call, self.validation, reads_source=work.source is not None):
+            return []
+        # What is committed goes before what a later run has staged for the same key.
+        committed = [table for table in self.base.tables.values() if table.task == call.name]
+        found = cache.usable(committed, work.key, self.validation)
+        if not set(call.assets) <= {table.asset for table in found}:
+            ignore, _ = cache.ignores(self.validation)
+            wanted = work.key.task_key if ignore else work.key.cache_key
+            staged = self.inputs.store.find(self.stage.name, wanted, with_cache_value=not ignore)
+            found = cache.usable(staged, work.key, self.validation)
+        # An entry of another wiring may lack an output.
+        return found if set(call.assets) <= {table.asset for table in found} else []
+
+
+def _canonical(item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
+    """A hash of what a lazy task returned: names, with or without data versions, stand for the physical tables, so that
+    equal means equal."""
+    if item.query is None:
+        return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
+    text = item.query
+    for name, table in inputs.items():
+        text = text.replace(table.physical, f"{name}@{table.data_version}" if versions else name)
+    return digest(item.name, text, repr(item.constraints))
+
+
+def for_people(query: str, store: TableStore, tables: Iterable[TableVersion]) -> str:
+    """The query with the names of views for those of physical tables: what a person can run."""
+    for table in tables:
+        schemas = store.schemas(table.stage)
+        pattern = rf'"?{re.escape(schemas.versions)}"?\."?{re.escape(table.physical)}"?'
+        query = re.sub(pattern, quote(schemas.current, table.name).replace("\\", "\\\\"), query)
+    return query
