@@ -4,13 +4,13 @@ This is the whole public API. What a user does about an error is in `pipedag_dag
 """
 
 from pipedag_dagster.context import ConfigContext, PipedagConfig
-from pipedag_dagster.definitions import build_definitions
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.flow import Stage
-from pipedag_dagster.io_manager import TableIOManager
 from pipedag_dagster.logs import setup_logging
-from pipedag_dagster.resources import InstanceResource
-from pipedag_dagster.run import Flow, Result, StageLockContext
+from pipedag_dagster.orchestration.definitions import build_definitions
+from pipedag_dagster.orchestration.io_manager import TableIOManager
+from pipedag_dagster.orchestration.resources import InstanceResource
+from pipedag_dagster.orchestration.run import Flow, Result, StageLockContext
 from pipedag_dagster.tables import Table
 from pipedag_dagster.task import input_stage_versions, materialize
 

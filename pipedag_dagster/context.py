@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from pipedag_dagster.config import ConfigFiles, InstanceConfig
+from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.store.table_store import TableStore
 

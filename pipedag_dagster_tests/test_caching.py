@@ -22,12 +22,12 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Result, Stage, Table, input_stage_versions, materialize
-from pipedag_dagster.cache import CacheWarning
-from pipedag_dagster.cli import cli
-from pipedag_dagster.config import CacheMode, CacheValidation
-from pipedag_dagster.definitions import define
+from pipedag_dagster.cli.main import cli
+from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.errors import FreshInput, TaskFailed
-from pipedag_dagster.stage_run import run_stage
+from pipedag_dagster.execution.cache import CacheWarning
+from pipedag_dagster.execution.stage_run import run_stage
+from pipedag_dagster.orchestration.definitions import define
 from pipedag_dagster.store import physical
 from pipedag_dagster.task import Task
 

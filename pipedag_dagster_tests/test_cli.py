@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from pipedag_dagster import PipedagConfig
-from pipedag_dagster.cli import cli, main
+from pipedag_dagster.cli.main import cli, main
 from pipedag_dagster_tests.conftest import SECRET
 
 SEED = Path(__file__).parent / "seed"
@@ -391,7 +391,7 @@ def test_the_installed_command_runs_an_instance(project: Path) -> None:
 
 def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path, command: Command) -> None:
     command("run", "full", "-s", "raw")
-    arguments = [sys.executable, "-m", "pipedag_dagster.cli", "run", "full"]
+    arguments = [sys.executable, "-m", "pipedag_dagster.cli.main", "run", "full"]
     slow = environment(SHOP_SLOW="9")
     with subprocess.Popen(arguments, cwd=project, env=slow, stdout=-1, stderr=-1, text=True) as process:
         assert process.stderr is not None

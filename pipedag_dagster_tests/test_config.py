@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipedag_dagster.config import AUTO_TABLE, CacheMode, ConfigFiles, database_url
+from pipedag_dagster.config.instances import AUTO_TABLE, CacheMode, ConfigFiles, database_url
+from pipedag_dagster.config.yaml_source import load
 from pipedag_dagster.errors import ConfigError, MissingVariable, UnknownInstance
-from pipedag_dagster.yaml_source import load
 
 SEED = Path(__file__).parent / "seed" / "pipedag.yaml"
 SHARED = 'table_store: {args: {url: "postgresql://db/shop", schema_prefix: "{instance_id}_"}}\n'

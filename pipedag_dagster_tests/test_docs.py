@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipedag_dagster.config import InstanceConfig
+from pipedag_dagster.config.instances import InstanceConfig
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()

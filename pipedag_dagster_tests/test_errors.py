@@ -34,7 +34,7 @@ from pipedag_dagster.errors import (
     UnknownInstance,
     UnstorableResult,
 )
-from pipedag_dagster.run import execute
+from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster_tests.conftest import SECRET
 
 Instances = Callable[..., PipedagConfig]

@@ -34,9 +34,16 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 
-from pipedag_dagster import code_source
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.fingerprint import Fingerprint, code_text, code_version, content_hash, fingerprint, libraries
+from pipedag_dagster.fingerprint import source as code_source
+from pipedag_dagster.fingerprint.fingerprint import (
+    Fingerprint,
+    code_text,
+    code_version,
+    content_hash,
+    fingerprint,
+    libraries,
+)
 
 CODE = '''
 import helpers
@@ -370,7 +377,7 @@ def test_a_thousand_functions_in_a_row_have_one(project: Project) -> None:
 
 PROGRAM = (
     "import sys, user\n"
-    "from pipedag_dagster.fingerprint import fingerprint, content_hash\n"
+    "from pipedag_dagster.fingerprint.fingerprint import fingerprint, content_hash\n"
     "found = fingerprint(user.task)\n"
     "print(found.version, dict(found.unstable), content_hash({'b': {'x', 'y', 'z'}, 'a': [1, 2.5, None, 'text']}))"
 )
@@ -438,7 +445,7 @@ def test_the_main_program_is_no_other_version(project: Project) -> None:
     project.write(
         "def double(x):\n    return x\n\ndef task():\n    return double(1)\n\n"
         + (
-            "if __name__ == '__main__':\n    from pipedag_dagster.fingerprint import code_version\n"
+            "if __name__ == '__main__':\n    from pipedag_dagster.fingerprint.fingerprint import code_version\n"
             "    print(code_version(task))\n"
         )
     )

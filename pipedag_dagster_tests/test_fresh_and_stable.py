@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from pipedag_dagster import PipedagConfig
-from pipedag_dagster.cli import cli
+from pipedag_dagster.cli.main import cli
 from pipedag_dagster.errors import FreshInput
 from pipedag_dagster.examples import fresh_and_stable
 from pipedag_dagster.examples.fresh_and_stable.flow import orders_file

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from pipedag_dagster import PipedagConfig
-from pipedag_dagster.cli import cli
+from pipedag_dagster.cli.main import cli
 from pipedag_dagster.errors import InUse, NotMaterialized, RunActive
-from pipedag_dagster.run import rollback as roll_back
+from pipedag_dagster.orchestration.run import rollback as roll_back
 from pipedag_dagster.store import history, removal
 from pipedag_dagster.store.verify import differences
 from pipedag_dagster_tests.test_caching import CACHED, Shop

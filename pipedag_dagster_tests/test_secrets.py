@@ -26,12 +26,12 @@ from dagster._serdes import serialize_value
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 from pipedag_dagster import PipedagConfig, build_definitions
-from pipedag_dagster.cli import main
-from pipedag_dagster.config import ConfigFiles
+from pipedag_dagster.cli.main import main
+from pipedag_dagster.config.instances import ConfigFiles
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, DatabaseUnreachable, LoginRefused, PipedagError, TaskFailed
 from pipedag_dagster.logs import setup_logging
-from pipedag_dagster.run import execute
+from pipedag_dagster.orchestration.run import execute
 
 PASSWORD = "p@ss: w/ör+d%"
 SECRETS = {"password": PASSWORD, "sslpassword": "ssl+secret 1", "token": "unused-token-77"}

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from pipedag_dagster.errors import UnstorableResult
-from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.names import quote
 from pipedag_dagster.store import frames
 from pipedag_dagster.store.catalog import Column

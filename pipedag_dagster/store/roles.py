@@ -2,7 +2,7 @@
 
 Somebody who may create roles runs it, in the database of the instances:
 
-    from pipedag_dagster.config import ConfigFiles
+    from pipedag_dagster.config.instances import ConfigFiles
     from pipedag_dagster.store.roles import statements
     print("\n".join(statements(ConfigFiles("instances"))))
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from pipedag_dagster.config import ConfigFiles, InstanceConfig
+from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.names import CATALOG, quote
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipedag_dagster.config import InstanceConfig
+from pipedag_dagster.config.instances import InstanceConfig
 from pipedag_dagster.errors import NotMaterialized
-from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
 from pipedag_dagster.store import commit, frames, ownership, physical
 from pipedag_dagster.store.catalog import Catalog, RunTable, Source, StageVersion, TableVersion

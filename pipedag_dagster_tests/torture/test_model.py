@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from pipedag_dagster import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import NotMaterialized, TaskFailed
-from pipedag_dagster.run import rollback
+from pipedag_dagster.orchestration.run import rollback
 from pipedag_dagster.store import history, removal
 from pipedag_dagster.store.verify import differences
 from pipedag_dagster_tests.torture import Count, count, shop, tries, victim

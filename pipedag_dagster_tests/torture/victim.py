@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from pipedag_dagster import Flow, PipedagConfig, Result, Stage, Table, assets, materialize
+from pipedag_dagster import Flow, PipedagConfig, Result, Stage, Table, materialize
+from pipedag_dagster.orchestration import assets
 from pipedag_dagster.store import commit, frames, physical, table_store
 from pipedag_dagster.store.catalog import Catalog
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table as Grid
 
-from pipedag_dagster import cli
+from pipedag_dagster.cli import main as cli
 from pipedag_dagster.examples.flights import definitions
-from pipedag_dagster.workspace import locations, of_instance
+from pipedag_dagster.orchestration.workspace import locations, of_instance
 
 SIZES = ("full", "midi", "mini")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipedag_dagster.config_keys import ARGS, URL, Key
+from pipedag_dagster.config.keys import ARGS, URL, Key
+from pipedag_dagster.config.yaml_source import load
 from pipedag_dagster.errors import ConfigError, MissingVariable, Problem, did_you_mean
-from pipedag_dagster.yaml_source import load
 
 PLACEHOLDER = re.compile(r"\{(\$?)(\w+)\}")
 _LOGIN = re.compile(r"[^:/]*://([^/?#]*)@")

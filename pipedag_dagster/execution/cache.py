@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from pipedag_dagster.config import CacheMode, CacheValidation
+from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
-from pipedag_dagster.fingerprint import content_hash, digest, fingerprint
+from pipedag_dagster.fingerprint.fingerprint import content_hash, digest, fingerprint
 from pipedag_dagster.flow import Output, Stage, TaskCall
 from pipedag_dagster.store.catalog import TableVersion
 

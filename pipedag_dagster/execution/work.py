@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipedag_dagster import cache, sampling
-from pipedag_dagster.cache import CACHED, Key
-from pipedag_dagster.config import CacheValidation
-from pipedag_dagster.fingerprint import digest
+from pipedag_dagster import sampling
+from pipedag_dagster.config.instances import CacheValidation
+from pipedag_dagster.execution import cache
+from pipedag_dagster.execution.cache import CACHED, Key
+from pipedag_dagster.execution.inputs import Arguments, Inputs
+from pipedag_dagster.execution.result import Returned, unpack
+from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.flow import TaskCall
-from pipedag_dagster.inputs import Arguments, Inputs
 from pipedag_dagster.names import quote
-from pipedag_dagster.result import Returned, unpack
 from pipedag_dagster.store.catalog import StageVersion, TableVersion
 from pipedag_dagster.store.frames import content_version, to_arrow
 from pipedag_dagster.store.table_store import TableStore

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from pipedag_dagster.code_source import Source
-from pipedag_dagster.code_walk import Walk
-from pipedag_dagster.contents import digest, named
+from pipedag_dagster.fingerprint.contents import digest, named
+from pipedag_dagster.fingerprint.source import Source
+from pipedag_dagster.fingerprint.walk import Walk
 from pipedag_dagster.task import Task
 
 __all__ = ["Fingerprint", "code_text", "code_version", "content_hash", "digest", "fingerprint", "libraries"]

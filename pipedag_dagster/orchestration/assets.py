@@ -8,11 +8,11 @@ import dagster as dg
 import pandas as pd
 import sqlalchemy as sa
 
-from pipedag_dagster.cache import task_code_version
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.execution.cache import task_code_version
+from pipedag_dagster.execution.stage_run import Outcome, StageResult, run_stage
 from pipedag_dagster.flow import Stage, TaskCall
-from pipedag_dagster.resources import InstanceResource
-from pipedag_dagster.stage_run import Outcome, StageResult, run_stage
+from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.store.catalog import StageVersion, TableVersion
 
 

@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import dagster as dg
 
-from pipedag_dagster.assets import report
-from pipedag_dagster.config import CacheMode
+from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.definitions import define, job_name
 from pipedag_dagster.errors import NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.flow import FlowGraph, Output, TaskCall
-from pipedag_dagster.resources import cache_mode, caller_releases, release
+from pipedag_dagster.orchestration.assets import report
+from pipedag_dagster.orchestration.definitions import define, job_name
+from pipedag_dagster.orchestration.resources import cache_mode, caller_releases, release
 from pipedag_dagster.store import history
 from pipedag_dagster.store.catalog import RunTable, StageVersion, TableVersion
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any, TypeAlias, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from pipedag_dagster.config.yaml_source import Source, load
 from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
-from pipedag_dagster.yaml_source import Source, load
 
 Key: TypeAlias = tuple[str | int, ...]
 ARGS: Key = ("table_store", "args")

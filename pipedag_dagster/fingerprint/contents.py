@@ -166,7 +166,7 @@ def _by_protocol(value: Any, silent: bool) -> Content:
     if kind is object and silent:
         return Content("object")  # a marker: `MISSING = object()`
     # Objects of our own package know of databases and files.
-    if kind is object or kind.__module__.partition(".")[0] == __package__:
+    if kind is object or kind.__module__.partition(".")[0] == "pipedag_dagster":
         raise Unstable(named(value))
     try:
         reduced = value.__reduce_ex__(2)

@@ -15,8 +15,10 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pipedag_dagster import code_source
-from pipedag_dagster.code_places import (
+from pipedag_dagster.errors import WiringError
+from pipedag_dagster.fingerprint import source as code_source
+from pipedag_dagster.fingerprint.contents import ADDRESS, ATOMS, Content, Unstable, content, digest, enum_value, state
+from pipedag_dagster.fingerprint.places import (
     chains_without_source,
     class_source,
     closure,
@@ -30,9 +32,7 @@ from pipedag_dagster.code_places import (
     origins,
     slots,
 )
-from pipedag_dagster.code_source import Chain, Source
-from pipedag_dagster.contents import ADDRESS, ATOMS, Content, Unstable, content, digest, enum_value, state
-from pipedag_dagster.errors import WiringError
+from pipedag_dagster.fingerprint.source import Chain, Source
 from pipedag_dagster.task import Task
 
 _C_CODE = (

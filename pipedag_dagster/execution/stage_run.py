@@ -15,19 +15,19 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from pipedag_dagster import cache
-from pipedag_dagster.cache import CACHED
-from pipedag_dagster.config import CacheValidation
+from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
-from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.execution import cache
+from pipedag_dagster.execution.cache import CACHED
+from pipedag_dagster.execution.inputs import Inputs
+from pipedag_dagster.execution.result import Returned
+from pipedag_dagster.execution.work import Decider, Work, for_people
+from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.flow import Stage, TaskCall
-from pipedag_dagster.inputs import Inputs
-from pipedag_dagster.result import Returned
 from pipedag_dagster.store.catalog import RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.physical import Made
 from pipedag_dagster.store.table_store import TableStore
-from pipedag_dagster.work import Decider, Work, for_people
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import sqlalchemy as sa
 
 from pipedag_dagster import names
-from pipedag_dagster.config_keys import (
+from pipedag_dagster.config.keys import (
     ARGS,
     AUTO_TABLE,
     PREFIX,
@@ -35,9 +35,9 @@ from pipedag_dagster.config_keys import (
     nested,
     read,
 )
+from pipedag_dagster.config.placeholders import PLACEHOLDER, Filler, user_name
+from pipedag_dagster.config.yaml_source import Source
 from pipedag_dagster.errors import ConfigError, InvalidName, MissingVariable, Problem, UnknownInstance, did_you_mean
-from pipedag_dagster.placeholders import PLACEHOLDER, Filler, user_name
-from pipedag_dagster.yaml_source import Source
 
 __all__ = [
     "AUTO_TABLE",

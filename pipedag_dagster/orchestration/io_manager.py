@@ -9,10 +9,10 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import NotMaterialized, UnstorableResult, WiringError
-from pipedag_dagster.fingerprint import digest
+from pipedag_dagster.execution.result import storable
+from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.names import stage_name, table_name
-from pipedag_dagster.resources import InstanceResource
-from pipedag_dagster.result import storable
+from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.store.catalog import TableVersion
 from pipedag_dagster.store.physical import Constraints, render
 

@@ -22,19 +22,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table as Grid
 from rich.tree import Tree
 
-from pipedag_dagster.cache import CACHED
-from pipedag_dagster.cli_history import COMMANDS
-from pipedag_dagster.cli_options import WORKSPACE, count, where
-from pipedag_dagster.config import CacheMode
+from pipedag_dagster.cli.history import COMMANDS
+from pipedag_dagster.cli.options import WORKSPACE, count, where
+from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
-from pipedag_dagster.run import Result, execute
-from pipedag_dagster.stage_run import Outcome
+from pipedag_dagster.execution.cache import CACHED
+from pipedag_dagster.execution.stage_run import Outcome
+from pipedag_dagster.orchestration.run import Result, execute
+from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.store import embedded
 from pipedag_dagster.store.verify import differences
-from pipedag_dagster.workspace import Location, locations, of_instance
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent.parent)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -206,7 +206,7 @@ def _progress(location: Location, total: int) -> Iterator[None]:
                 click.echo(f"{outcome.call}: {outcome.reason} ({outcome.seconds:.1f} s)", err=True)
 
         handler = _Advance(advance)
-        logger = logging.getLogger("pipedag_dagster.stage_run")
+        logger = logging.getLogger("pipedag_dagster.execution.stage_run")
         before = logger.level, logger.propagate
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)

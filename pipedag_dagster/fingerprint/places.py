@@ -13,13 +13,13 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from pipedag_dagster import code_source
-from pipedag_dagster.code_source import Chain, Source
+from pipedag_dagster.fingerprint import source as code_source
+from pipedag_dagster.fingerprint.source import Chain, Source
 
 _STANDARD = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 _LIBRARIES = tuple({f"{folder}{os.sep}" for path in _STANDARD for folder in (path, os.path.realpath(path))})
 _INSTALLED = {"site-packages", "dist-packages"}
-_PACKAGE = f"{pathlib.Path(__file__).parent}{os.sep}"
+_PACKAGE = f"{pathlib.Path(__file__).parent.parent}{os.sep}"
 _EXAMPLES = f"{_PACKAGE}examples{os.sep}"
 # Calls that return something else in every process, by their last name.
 _MOMENTARY = {"now", "utcnow", "today", "time_ns", "monotonic", "perf_counter", "uuid1", "uuid4", "getpid", "urandom"}

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipedag_dagster.cli_options import count, where
+from pipedag_dagster.cli.options import count, where
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
-from pipedag_dagster.run import rollback as roll_back
+from pipedag_dagster.orchestration.run import rollback as roll_back
+from pipedag_dagster.orchestration.workspace import locations, of_instance
 from pipedag_dagster.store import history, removal
 from pipedag_dagster.store.catalog import Source
-from pipedag_dagster.workspace import locations, of_instance
 
 
 @click.command(short_help="Show the versions of a stage.")

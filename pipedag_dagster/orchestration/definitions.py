@@ -7,12 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from pipedag_dagster.assets import identifier, stage_assets
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.flow import FlowGraph
-from pipedag_dagster.io_manager import TableIOManager
-from pipedag_dagster.resources import bound_resource
+from pipedag_dagster.orchestration.assets import identifier, stage_assets
+from pipedag_dagster.orchestration.io_manager import TableIOManager
+from pipedag_dagster.orchestration.resources import bound_resource
 
 Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 

@@ -15,12 +15,12 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterError
 
-from pipedag_dagster import yaml_source
+from pipedag_dagster.config import yaml_source
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, EmptySelection, PipedagError, Problem, UnknownInstance, did_you_mean
-from pipedag_dagster.resources import InstanceResource
+from pipedag_dagster.orchestration.resources import InstanceResource
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True)

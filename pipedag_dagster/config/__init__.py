@@ -1,0 +1,1 @@
+"""The instances of a pipeline, read from YAML: every mistake with file and line."""

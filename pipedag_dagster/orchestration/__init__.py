@@ -1,0 +1,1 @@
+"""The Dagster side: stages as assets, instances as resources. With the command line, all that imports dagster."""
