@@ -107,7 +107,8 @@ def test_an_empty_file_is_an_instance_with_the_defaults(folder: Any) -> None:
     assert config.url == sa.make_url("postgresql://db/shop")
     assert (config.keep_versions, config.max_concurrent, config.fail_fast) == (2, 4, False)
     assert config.auto_table == AUTO_TABLE
-    assert config.executor == "in_process"
+    assert (config.executor.name, dict(config.executor.options)) == ("in_process", {})
+    assert (config.schedule, config.refresh, config.poll) == (None, None, None)
     assert config.pipeline == "pipeline"
     assert config.attrs == {}
     assert config.sample_rows("orders") is None
@@ -367,7 +368,44 @@ def test_an_unknown_instance(folder: Any, name: str, hint: str) -> None:
         ("max_concurrent: 0", "max_concurrent: must be at least 1, not 0."),
         ("sample: {rows: 0}", "sample.rows: must be at least 1, not 0."),
         ("instance_id: 2024", "instance_id: must be text (put it into quotes), not 2024."),
-        ("executor: celery", "executor: the executor 'celery' is not there yet, so far only 'in_process'."),
+        ("executor: celry", "executor: there is no executor 'celry'. Did you mean 'celery'?"),
+        ("executor: {celry: {}}", "executor.celry: unknown key. Did you mean 'celery'?"),
+        ("executor: {celery: {}, dask: {}}", "executor: choose one of celery and dask."),
+        (
+            "executor: {multiprocess: {max_concurent: 2}}",
+            "executor.multiprocess.max_concurent: unknown key. Did you mean 'max_concurrent'?",
+        ),
+        ("executor: {multiprocess: {max_concurrent: hush}}", "executor.multiprocess.max_concurrent: must be a whole"),
+        (
+            'schedule: "6 a.m."',
+            "schedule.cron: '6 a.m.' is no cron expression. Write five fields, as in \"0 6 * * 1-5\"",
+        ),
+        ('schedule: "0 6 30 2 *"', "schedule.cron: '0 6 30 2 *' is no cron expression."),
+        ('schedule: "* * * * * *"', "schedule.cron: '* * * * * *' is no cron expression."),
+        ("schedule: 6", "schedule: must be a mapping of keys to values."),
+        ("schedule: true", "schedule: must be a mapping of keys to values."),
+        ("schedule: {timezone: UTC}", 'schedule: has no cron. Write `schedule: "0 6 * * *"`.'),
+        (
+            'schedule: {cron: "@daily", timezone: Europe/Berln}',
+            "schedule.timezone: there is no time zone 'Europe/Berln'. Did you mean 'Europe/Berlin'?",
+        ),
+        (
+            'schedule: {cron: "@daily", timezone: home}',
+            "schedule.timezone: there is no time zone 'home'. Write one like \"Europe/Berlin\".",
+        ),
+        (
+            'schedule: {cron: "@daily", default_status: runing}',
+            "schedule.default_status: unknown status 'runing'. Did you mean 'running'?",
+        ),
+        ("schedule: {crn: '@daily'}", "schedule.crn: unknown key. Did you mean 'cron'?"),
+        ("refresh: on_sorce", "refresh.when: unknown event 'on_sorce'. Did you mean 'on_source'?"),
+        ("refresh: on_source", "refresh: there is nothing to follow: attrs.copy_filtered_input is not true."),
+        ("poll: 0", "poll.interval: must be at least 1, not 0."),
+        ("poll: {default_status: running}", "poll: has no interval. Write `poll: 60`, in seconds."),
+        (
+            "{poll: 60, cache_validation: {disable_cache_function: true}}",
+            "poll: its runs would not ask the cache functions: cache_validation.disable_cache_function is true.",
+        ),
         ("cache_validation: {mode: norml}", "cache_validation.mode: must be 'normal', 'assert_no_fresh_input'"),
         ("auto_table: pandas.DataFrame", "auto_table: must be a list."),
         (
@@ -532,3 +570,44 @@ def test_lines_of_keys(tmp_path: Path, path: tuple[str | int, ...], line: int | 
     assert load(file).line(path) == line
     assert load(file).line(("m", "c")) == 8
     assert load(file).data["m"] == {"b": 1, "c": "own"}
+
+
+# ---- when an instance runs by itself, and where ----------------------------------------------------------------
+
+
+def test_an_instance_switches_off_or_changes_what_all_share(folder: Any) -> None:
+    shared = """
+        schedule: {cron: "0 6 * * *", timezone: Europe/Berlin, default_status: running}
+        poll: 60
+        executor: {multiprocess: {max_concurrent: 2}}
+    """
+    own = """
+        schedule: "0 7 * * *"
+        executor: in_process
+    """
+    files = ConfigFiles(folder(shared, full="", midi=own, mini="schedule: false\npoll: false\n"))
+    full, midi, mini = (files.instance(name) for name in ("full", "midi", "mini"))
+    assert full.schedule is not None
+    assert midi.schedule is not None
+    assert (full.schedule.cron, full.schedule.timezone) == ("0 6 * * *", "Europe/Berlin")
+    assert (midi.schedule.cron, midi.schedule.timezone, midi.schedule.default_status) == (
+        "0 7 * * *",
+        "Europe/Berlin",
+        "running",
+    )
+    assert (mini.schedule, mini.poll) == (None, None)
+    assert (full.executor.name, full.executor.options) == ("multiprocess", {"max_concurrent": 2})
+    assert (midi.executor.name, midi.executor.options) == ("in_process", {})
+
+
+def test_the_options_of_an_executor_take_environment_variables_and_are_never_shown(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_PASSWORD", "hush")
+    files = ConfigFiles(folder('executor: {celery: {broker: "redis://:{$REDIS_PASSWORD}@queue/0"}}'))
+    executor = files.instance("full").executor
+    assert executor.options == {"broker": "redis://:hush@queue/0"}
+    assert "hush" not in repr(executor) + repr(files.instance("full"))
+    monkeypatch.delenv("REDIS_PASSWORD")
+    with pytest.raises(MissingVariable, match=r"executor.celery.broker: .* export REDIS_PASSWORD"):
+        files.instance("full")

@@ -136,7 +136,7 @@ def test_a_stage_is_a_group_and_a_step_and_a_table_is_an_asset(instances: Write)
     }
     job = definitions.resolve_job_def("full")
     assert {node.name for node in job.nodes} == {"full__stage_1", "full__stage_2"}
-    assert [each.name for each in definitions.jobs or ()] == ["full"]
+    assert [each.name for each in definitions.jobs or ()] == ["full", "full_stage_1", "full_stage_2"]
     assert job.executor_def is dg.in_process_executor
 
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
 from pipedag_dagster import names
+from pipedag_dagster.config.automation import Automation, Poll, Refresh, Schedule
 from pipedag_dagster.config.keys import (
     ARGS,
     AUTO_TABLE,
@@ -30,12 +31,12 @@ from pipedag_dagster.config.keys import (
     Section,
     SingleFile,
     get,
-    keys_of,
     merge,
     nested,
     read,
 )
 from pipedag_dagster.config.placeholders import PLACEHOLDER, Filler, user_name
+from pipedag_dagster.config.section import keys_of
 from pipedag_dagster.config.yaml_source import Source
 from pipedag_dagster.errors import ConfigError, InvalidName, MissingVariable, Problem, UnknownInstance, did_you_mean
 
@@ -45,6 +46,7 @@ __all__ = [
     "CacheValidation",
     "ConfigFiles",
     "DatabaseUrl",
+    "ExecutorConfig",
     "InstanceConfig",
     "Sample",
     "database_url",
@@ -52,6 +54,7 @@ __all__ = [
 
 DatabaseUrl: TypeAlias = sa.URL | Literal["embedded"]
 
+_Automated = TypeVar("_Automated", bound=Automation)
 _ANY = "__any__"
 _EXAMPLE = "postgresql://user:password@host:5432/database"
 _PROJECT_MARKS = (".pipedag", "pyproject.toml", "workspace.yaml", ".git")
@@ -75,6 +78,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ExecutorConfig:
+    """The section `executor`: where the steps of a run are. `line` is where the instance's file says so."""
+
+    name: str = "in_process"
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # there may be a password in them
+    line: int | None = None
+
+
+@dataclass(frozen=True)
 class InstanceConfig:
     """One instance, ready to use: every placeholder is filled in. Made by `ConfigFiles.instance`."""
 
@@ -94,7 +106,10 @@ class InstanceConfig:
     fail_fast: bool
     cache_validation: CacheValidation
     max_concurrent: int
-    executor: Literal["in_process"]
+    executor: ExecutorConfig
+    schedule: Schedule | None
+    refresh: Refresh | None
+    poll: Poll | None
     sample: Sample
     attrs: dict[str, Any]
     project: Path
@@ -197,6 +212,12 @@ class ConfigFiles:
         suffix = fill((*ARGS, "schema_suffix"), args.schema_suffix, known)
         role = fill(ROLE, args.role, known) if args.role else None
         attrs = fill.deep(("attrs",), section.attrs)
+        chosen = section.executor.name
+        executor = ExecutorConfig(
+            chosen,
+            fill.deep(("executor", chosen), get(draft.data, ("executor", chosen)) or {}),
+            draft.problem(("executor",), "").line,
+        )
         if fill.problems:
             raise MissingVariable(fill.problems)
         if role:
@@ -225,12 +246,19 @@ class ConfigFiles:
             fail_fast=section.fail_fast,
             cache_validation=CacheValidation(**dict(section.cache_validation)),
             max_concurrent=section.max_concurrent,
-            executor="in_process",
+            executor=executor,
+            schedule=_switched_on(section.schedule),
+            refresh=_switched_on(section.refresh),
+            poll=_switched_on(section.poll),
             sample=Sample(section.sample.rows, {n.lower(): t.rows for n, t in tables if t.rows is not None}),
             attrs=attrs,
             project=next(marked, self.path.absolute().parent),
             file=draft.layers[-1].source.file,
         )
+
+
+def _switched_on(section: _Automated | None) -> _Automated | None:
+    return section if section is not None and section.enabled else None
 
 
 def _check(rule: Callable[[str], str], name: str, problem: Callable[[str], Problem]) -> None:
@@ -317,6 +345,7 @@ def _mistakes(path: Path, drafts: dict[str, _Draft], shared: Layer) -> Iterator[
         url, *rest = draft.place()
         if unknown or any(layer.bad for layer in draft.layers):
             continue
+        yield from _automation_mistakes(draft)
         if url is None:
             advice = f'Write `table_store: {{args: {{url: "{_EXAMPLE}"}}}}`, or `url: embedded`.'
             yield draft.problem(URL, f"the instance {name!r} has no database. {advice}")
@@ -334,6 +363,29 @@ def _mistakes(path: Path, drafts: dict[str, _Draft], shared: Layer) -> Iterator[
             both = " and ".join(repr(draft.name) for draft in sharing)
             advice = f"{both} would share their schemas. Put '{{instance_id}}' into schema_prefix or url"
             yield sharing[-1].problem(PREFIX, f"{advice}, and give each its own instance_id.")
+
+
+def _automation_mistakes(draft: _Draft) -> Iterator[Problem]:
+    """What would never run, or fail each time."""
+    section, off = draft.section, f"Or write `{{}}: false` for {draft.name!r}."
+    cache = section.cache_validation
+    no_fresh_input = cache.mode in (CacheMode.assert_no_fresh_input, CacheMode.ignore_fresh_input)
+    if (schedule := _switched_on(section.schedule)) and schedule.cron is None:
+        yield draft.problem(("schedule",), 'has no cron. Write `schedule: "0 6 * * *"`.')
+    if _switched_on(section.refresh):
+        if section.attrs.get("copy_filtered_input") is not True:
+            advice = "there is nothing to follow: attrs.copy_filtered_input is not true."
+            yield draft.problem(("refresh",), f"{advice} {off.format('refresh')}")
+        if no_fresh_input:
+            advice = f"its runs would take no fresh input in: cache_validation.mode is {cache.mode}."
+            yield draft.problem(("refresh",), f"{advice} {off.format('refresh')}")
+    if poll := _switched_on(section.poll):
+        if poll.interval is None:
+            yield draft.problem(("poll",), "has no interval. Write `poll: 60`, in seconds.")
+        if no_fresh_input or cache.disable_cache_function:
+            why = "disable_cache_function is true" if cache.disable_cache_function else f"mode is {cache.mode}"
+            advice = f"its runs would not ask the cache functions: cache_validation.{why}."
+            yield draft.problem(("poll",), f"{advice} {off.format('poll')}")
 
 
 def _unknown_references(draft: _Draft, drafts: dict[str, _Draft], shared: Layer) -> Iterator[Problem]:

@@ -13,9 +13,11 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
+from pipedag_dagster.config.section import Keys, keys_of, one_of
 from pipedag_dagster.config.yaml_source import Source, load
 from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
 
@@ -52,39 +54,12 @@ class CacheMode(enum.StrEnum):
     force_cache_invalid = "force_cache_invalid"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_written(cls, data: Any) -> Any:
-        """A key with nothing behind it counts as not written; so does a section."""
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None or key not in keys_of(cls)}
-        return {} if data is None else data
-
-
-def keys_of(model: type[BaseModel]) -> dict[str, str]:
-    """The keys of a section, as they are written, and the model's field for each."""
-    return {info.alias or name: name for name, info in model.model_fields.items()}
-
-
-def _one_of(names: tuple[str, ...], says: str = "unknown class {!r}.") -> AfterValidator:
-    # Names are looked up, never imported: a configuration file cannot run code.
-    def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(says.format(value) + did_you_mean(value, names))
-        return value
-
-    return AfterValidator(check)
-
-
 _NOT_NEEDED = "not needed"
 _Unused: TypeAlias = Annotated[Any, _NOT_NEEDED]
 _Count: TypeAlias = Annotated[int, Field(ge=1)]
 
 
-class _TableArgs(_Model):
+class _TableArgs(Keys):
     url: str | None = None
     url_attrs_file: str | None = None
     schema_prefix: str = ""
@@ -103,8 +78,8 @@ class _TableArgs(_Model):
     max_query_print_length: _Unused = None
 
 
-class _TableConnection(_Model):
-    class_: Annotated[str, _one_of(_TABLE_STORES)] = Field(default=_TABLE_STORES[0], alias="class")
+class _TableConnection(Keys):
+    class_: Annotated[str, one_of(_TABLE_STORES)] = Field(default=_TABLE_STORES[0], alias="class")
     args: _TableArgs = _TableArgs()
 
 
@@ -114,12 +89,12 @@ class _TableStore(_TableConnection):
     local_table_cache: _Unused = None
 
 
-class _BlobArgs(_Model):
+class _BlobArgs(Keys):
     base_path: str | None = None
 
 
-class _BlobConnection(_Model):
-    class_: Annotated[str, _one_of(_BLOB_STORES)] = Field(default=_BLOB_STORES[0], alias="class")
+class _BlobConnection(Keys):
+    class_: Annotated[str, one_of(_BLOB_STORES)] = Field(default=_BLOB_STORES[0], alias="class")
     args: _BlobArgs = _BlobArgs()
 
 
@@ -127,18 +102,18 @@ class _BlobStore(_BlobConnection):
     blob_store_connection: str | None = None
 
 
-class _Plugin(_Model):
+class _Plugin(Keys):
     class_: Any = Field(default=None, alias="class")
     args: Any = None
 
 
-class _CacheValidation(_Model):
+class _CacheValidation(Keys):
     mode: Annotated[CacheMode, Field(strict=False)] = CacheMode.normal
     disable_cache_function: bool = False
     ignore_task_version: bool = False
 
 
-class _SampleTable(_Model):
+class _SampleTable(Keys):
     rows: _Count | None = None
 
 
@@ -146,17 +121,18 @@ class _Sample(_SampleTable):
     tables: dict[str, _SampleTable] = {}
 
 
-class _Setup(_Model):
+class _Setup(Keys):
     instance_id: str | None = None
     per_user_template: str = "{id}_{username}"
-    auto_table: list[Annotated[str, _one_of(AUTO_TABLE)]] = [*AUTO_TABLE]
+    auto_table: list[Annotated[str, one_of(AUTO_TABLE)]] = [*AUTO_TABLE]
     fail_fast: bool = False
     cache_validation: _CacheValidation = _CacheValidation()
     max_concurrent: _Count = 4
     keep_versions: _Count = 2
-    executor: Annotated[
-        str, _one_of(("in_process",), "the executor {!r} is not there yet, so far only 'in_process'.")
-    ] = "in_process"
+    executor: Executor = Executor()
+    schedule: Schedule | None = None
+    refresh: Refresh | None = None
+    poll: Poll | None = None
     sample: _Sample = _Sample()
     attrs: dict[Any, Any] = {}
     table_store: _TableStore = _TableStore()
@@ -177,7 +153,7 @@ class Section(_Setup):
     technical_setup: str | None = None
 
 
-class _Shared(_Model):
+class _Shared(Keys):
     name: str = "pipeline"
     table_store_connections: dict[str, _TableConnection] = {}
     blob_store_connections: Annotated[dict[str, _BlobConnection], _NOT_NEEDED] = {}
@@ -346,8 +322,8 @@ def _sentence(mistake: ErrorDetails, model: type[BaseModel]) -> str:
             sentence = f"must be {context['expected']}"
         case _:
             sentence = mistake["msg"]
-    # What stands below `args` may be a password.
-    secret = "args" in loc or isinstance(value, dict | list)
+    # What stands below `args` or in the options of an executor may be a password.
+    secret = "args" in loc or "executor" in loc or isinstance(value, dict | list)
     return f"{sentence}." if secret else f"{sentence}, not {value!r}."
 
 
@@ -356,6 +332,7 @@ def _keys_at(model: type[BaseModel], loc: Key) -> Iterable[str]:
     for part in loc:
         if hasattr(kind, "model_fields"):
             kind = kind.model_fields[keys_of(kind)[str(part)]].annotation
+            kind = get_args(kind)[0] if type(None) in get_args(kind) else kind
         else:  # dict[str, section]
             kind = get_args(kind)[-1]
     return keys_of(kind)

@@ -67,8 +67,7 @@ class Decider:
             NotMaterialized: something that it reads was never committed.
             FreshInput: it would have to run, while the mode asserts that its input did not change.
         """
-        copies = call.task.input and self.instance.source is not None
-        work = self._copy(call) if copies else self._work(call)
+        work = self.work(call)
         found = self._find(call, work)
         if found:
             return Decision(work, found, CACHED)
@@ -76,7 +75,16 @@ class Decider:
         cache.assert_not_fresh(call, self.validation, reads_source=work.source is not None, reason=reason)
         return Decision(work, [], reason)
 
-    def _work(self, call: TaskCall) -> Work:
+    def work(self, call: TaskCall) -> Work:
+        """What there is to do for the call, whether it must be done or not. Nothing is looked up in the catalog.
+
+        Raises:
+            TaskFailed, NotMaterialized: as for `decide`.
+        """
+        copies = call.task.input and self.instance.source is not None
+        return self._copy(call) if copies else self._run(call)
+
+    def _run(self, call: TaskCall) -> Work:
         """Running the task."""
         inputs = self.inputs.of(call)
         arguments = Arguments(self.inputs, call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -13,6 +14,9 @@ from pipedag_dagster.flow import FlowGraph
 from pipedag_dagster.orchestration.assets import identifier, stage_assets
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.resources import bound_resource
+from pipedag_dagster.orchestration.schedules import schedules
+from pipedag_dagster.orchestration.sensors import sensors
+from pipedag_dagster.orchestration.tags import INSTANCE_TAG
 
 Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 
@@ -36,7 +40,8 @@ def build_definitions(
 
     Returns:
         Definitions with one asset group a stage, the resources `instance` and `io_manager`, the in-process executor,
-        and a job of the instance's name that runs everything.
+        a job of the instance's name that runs everything, one for each stage, and the schedule and sensors that its
+        YAML asks for.
 
     Raises:
         ConfigError: everything that is wrong in the configuration, with file and line.
@@ -67,13 +72,29 @@ def define(context: ConfigContext, flows: list[FlowGraph]) -> dg.Definitions:
     return dg.Definitions(
         assets=[stage_assets(context, stage) for stage in stages],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
-        jobs=[
-            dg.define_asset_job(
-                job_name(context), dg.AssetSelection.all(), description=f"All stages of {context.instance_id}."
-            )
-        ],
+        jobs=_jobs(context, names),
+        schedules=schedules(context, job_name(context)),
+        sensors=sensors(context, flows, job_name(context)),
         executor=dg.in_process_executor,
     )
+
+
+def _jobs(context: ConfigContext, stages: Iterable[str]) -> list[Any]:  # Dagster does not export their class
+    """The job that runs the whole instance, and one a stage: `full`, `full_raw`."""
+    whole, name = job_name(context), context.instance_id
+    tags = {INSTANCE_TAG: name}
+    return [
+        dg.define_asset_job(whole, dg.AssetSelection.all(), description=f"All stages of {name}.", tags=tags),
+        *(
+            dg.define_asset_job(
+                f"{whole}_{stage}",
+                dg.AssetSelection.groups(stage),
+                description=f"The stage {stage} of {name}.",
+                tags=tags,
+            )
+            for stage in stages
+        ),
+    ]
 
 
 def job_name(context: ConfigContext) -> str:
