@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import secrets
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -53,7 +54,6 @@ def commit(
     with database.begin() as connection:
         ownership.claim(connection, schemas.next, owner)
         ownership.claim(connection, schemas.current, owner)
-        old_views = relations(connection, schemas.current, "v")
         for statement in _default_grants(connection, schemas.current, schemas.next):
             execute(connection, statement)
         for table in tables:
@@ -66,7 +66,7 @@ def commit(
         )
         catalog.record(connection, records)
         catalog.move_pin(connection, run_id, owner.stage, number)
-        _wait_for_readers(connection, schemas.current, old_views)
+        _wait_for_readers(connection, schemas.current)
         execute(connection, f"ALTER SCHEMA {quote(schemas.current)} RENAME TO {quote(_free(connection, schemas))}")
         execute(connection, f"ALTER SCHEMA {quote(schemas.next)} RENAME TO {quote(schemas.current)}")
 
@@ -115,27 +115,40 @@ def _free(connection: sa.Connection, schemas: StageSchemas) -> str:
     return next(name for n in itertools.count(1) if (name := f"{schemas.old}{n if n > 1 else ''}") not in taken)
 
 
-def _wait_for_readers(connection: sa.Connection, schema: str, views: list[str]) -> None:
+def _wait_for_readers(connection: sa.Connection, schema: str) -> None:
     """Wait until no statement is between resolving the name of one view and the next, or patience ends.
 
     ALTER VIEW takes the exclusive lock on the view alone; LOCK TABLE would lock the physical tables under it too,
-    and so wait for readers who read a pinned version.
+    and so wait for readers who read a pinned version. An owner that stays the same writes nothing. All views are
+    locked by one statement: a reader that has resolved some of its names, and waits for us for the next, would keep
+    us from the rest, and the more time passes between the first lock and the last, the more such readers there are.
     """
-    if not views:
+    owners = connection.execute(sa.text(_OWNERS), {"schema": quote(schema)}).all()
+    if not owners:
         return
+    locks = "".join(f"ALTER VIEW {quote(schema, view)} OWNER TO {quote(owner)};\n" for view, owner in owners)
+    tag = f"$lock{secrets.token_hex(8)}$"  # in no name
     until = time.monotonic() + PATIENCE
     execute(connection, f"SET LOCAL lock_timeout = '{int(_TRY * 1000)}ms'")
+    execute(connection, f"SET LOCAL statement_timeout = '{int(_TRY * 1000) + len(owners)}ms'")
     while time.monotonic() < until:
         try:
             with connection.begin_nested():
-                for view in views:
-                    execute(connection, f"ALTER VIEW {quote(schema, view)} RESET (security_barrier)")
+                execute(connection, f"DO {tag} BEGIN\n{locks}END {tag}")
             break
         except sa.exc.OperationalError as error:
-            if not isinstance(error.orig, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected):
+            if not isinstance(error.orig, _BUSY):
                 raise
         time.sleep(_TRY)
     execute(connection, "SET LOCAL lock_timeout = 0")
+    execute(connection, "SET LOCAL statement_timeout = 0")
+
+
+_OWNERS = """
+    SELECT relname, pg_get_userbyid(relowner) FROM pg_class
+    WHERE relnamespace = to_regnamespace(:schema) AND relkind = 'v' ORDER BY 1
+"""
+_BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
 
 
 def relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
