@@ -102,6 +102,8 @@ class InstanceConfig:
     print_materialize: bool
     print_sql: bool
     keep_versions: int
+    keep_code: bool
+    content_hash_rows: int
     auto_table: tuple[str, ...]
     fail_fast: bool
     cache_validation: CacheValidation
@@ -242,6 +244,8 @@ class ConfigFiles:
             print_materialize=args.print_materialize,
             print_sql=args.print_sql,
             keep_versions=section.keep_versions,
+            keep_code=section.keep_code,
+            content_hash_rows=section.content_hash_rows,
             auto_table=tuple(section.auto_table),
             fail_fast=section.fail_fast,
             cache_validation=CacheValidation(**dict(section.cache_validation)),

@@ -129,6 +129,8 @@ class _Setup(Keys):
     cache_validation: _CacheValidation = _CacheValidation()
     max_concurrent: _Count = 4
     keep_versions: _Count = 2
+    keep_code: bool = True
+    content_hash_rows: Annotated[int, Field(ge=0)] = 20_000_000
     executor: Executor = Executor()
     schedule: Schedule | None = None
     refresh: Refresh | None = None

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
-from pipedag_dagster.fingerprint.fingerprint import content_hash, digest, fingerprint
+from pipedag_dagster.fingerprint.fingerprint import content_hash, digest, fingerprint, libraries
+from pipedag_dagster.fingerprint.texts import Text
 from pipedag_dagster.flow import Output, Stage, TaskCall
 from pipedag_dagster.store.catalog import TableVersion
 
+log = logging.getLogger(__name__)
+
 CACHED = "cached"
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,16 @@ class CacheWarning(UserWarning):
     """Mend the code, or pin its version: what was warned of can make a task run too often, or not often enough."""
 
 
+@dataclass(frozen=True)
+class TaskCode:
+    """What is kept of the code of a task with each result: its text for people, and the libraries that it uses."""
+
+    text: Text = field(default_factory=Text)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+
 _versions: WeakKeyDictionary[TaskCall, str] = WeakKeyDictionary()
+_codes: WeakKeyDictionary[TaskCall, TaskCode] = WeakKeyDictionary()
 _told: set[tuple[str, str, int]] = set()
 
 
@@ -73,8 +88,23 @@ def task_code_version(call: TaskCall, *, again: bool = False) -> str:
     return _versions[call]
 
 
+def task_code(call: TaskCall) -> TaskCode:
+    """The code that a call runs. Of a task with a version it is read when it is needed first, and without its data:
+    the version may be there because a fingerprint is expensive, or not possible."""
+    task_code_version(call)
+    if call not in _codes:
+        try:
+            found = fingerprint(call.task.fn, data=False)
+            _codes[call] = TaskCode(found.code, libraries(call.task, found))
+        except Exception as error:  # objects of users may raise anything when they are looked at
+            log.debug("the code of %s cannot be read: %s", call, error)
+            _codes[call] = TaskCode()
+    return _codes[call]
+
+
 def _fingerprint(call: TaskCall) -> str:
     found = fingerprint(call.task.fn)
+    _codes[call] = TaskCode(found.code, libraries(call.task, found))
     if found.unstable and not call.task.lazy:  # the query of a lazy task is compared, not its code
         listed = "".join(f"\n  {name}: {what}" for name, what in found.unstable.items())
         _warn(
@@ -217,19 +247,28 @@ def assert_not_fresh(call: TaskCall, validation: CacheValidation, *, reads_sourc
         )
 
 
-def why(key: Key, before: TableVersion | None) -> str:
-    """Why a task runs, compared with what it made last."""
+def why(key: Key, before: TableVersion | None, code: Callable[[], list[str]] = list) -> str:
+    """Why a task runs, compared with what it made last.
+
+    Args:
+        code: the names of what has changed in its code, as far as that is known.
+    """
     if before is None:
         return "new"
     old, new = before.parts, key.parts
     if old.get("code") != new.get("code"):
-        return f"code changed ({old.get('code')} → {new.get('code')})"
+        fingerprints = all(_FINGERPRINT.fullmatch(str(parts.get("code"))) for parts in (old, new))
+        names = ", ".join(code()) if fingerprints else ""
+        return f"code changed ({names or ' → '.join(str(parts.get('code')) for parts in (old, new))})"
     if old.get("text") != new.get("text"):
         return "query changed"
-    for part, text in (("arguments", "argument changed"), ("inputs", "input changed"), ("source", "input changed")):
+    changed = _changed(old.get("arguments") or {}, new.get("arguments") or {})
+    if changed:
+        return f"argument changed ({', '.join(changed)})"
+    for part in ("inputs", "source"):
         changed = _changed(old.get(part) or {}, new.get(part) or {})
         if changed:
-            return f"{text}: {', '.join(changed)}"
+            return f"input changed: {', '.join(changed)}"
     return "fresh input" if old.get("cache") != new.get("cache") else "forced"
 
 

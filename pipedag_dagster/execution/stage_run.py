@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
@@ -21,11 +21,12 @@ from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
 from pipedag_dagster.execution import cache
 from pipedag_dagster.execution.cache import CACHED
 from pipedag_dagster.execution.inputs import Inputs
+from pipedag_dagster.execution.records import SUSPICIOUS, code_of, is_suspicious, run_table, suspicion, with_query
 from pipedag_dagster.execution.result import Returned
 from pipedag_dagster.execution.work import Decider, Work, for_people
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.flow import Stage, TaskCall
-from pipedag_dagster.store.catalog import RunTable, Source, StageVersion, TableVersion
+from pipedag_dagster.store.catalog import Source, StageVersion, TableVersion
 from pipedag_dagster.store.physical import Made
 from pipedag_dagster.store.table_store import TableStore
 
@@ -114,7 +115,7 @@ class _StageRun:
         outcomes = tuple(self.outcomes[call] for call in calls)
         members = self._members(outcomes, assets)
         records = [
-            RunTable(self.run_id, self.stage.name, asset, outcome.reason, outcome.seconds, table.id or 0)
+            run_table(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
             for outcome in outcomes
             for asset, table in outcome.tables.items()
             if assets is None or asset in assets or asset not in outcome.call.assets
@@ -182,7 +183,17 @@ class _StageRun:
             what = "cached" if outcome.cached else f"staged {rows} in {outcome.seconds:.1f} s"
             why = "" if outcome.cached else f": {outcome.reason}"
             self.tell(f"{self.stage.name}.{asset}: {what} ({number}/{max(total, number)}){why}")
+        self._suspect(outcome)
         log.debug("%s done", outcome.call, extra={"outcome": outcome})
+
+    def _suspect(self, outcome: Outcome) -> None:
+        """Tell of a cache function whose value changes by itself."""
+        if outcome.reason != "fresh input":
+            return
+        asset, table = next(iter(outcome.tables.items()))
+        now = run_table(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
+        if is_suspicious([now, *self.store.runs(self.stage.name, asset, SUSPICIOUS)]):
+            log.warning(suspicion(outcome.call))
 
     def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:
         """The tables of the coming stage version, by asset: what this run selected, and of the rest what the flow
@@ -243,12 +254,16 @@ class _StageRun:
         """Do the work, stage what it makes, and record it for this or a later run."""
         execution = secrets.token_hex(8)
         started = time.monotonic()
-        versions = []
+        versions, texts = [], {}
+        code = code_of(call, work.key, keep_text=self.instance.config.keep_code)
         for item in work.make():
             made = self._stage(item, work.source)
-            versions.append(self._version(call, work, item, made, execution, time.monotonic() - started))
+            version = self._version(call, work, item, made, execution, time.monotonic() - started)
+            text = with_query(code.text, f"{self.stage.name}.{version.asset}", version.query)
+            texts[text.key] = text
+            versions.append(replace(version, text=text.key, libraries=code.libraries))
             started = time.monotonic()
-        return self.store.add(versions)
+        return self.store.add(versions, texts.values())
 
     def _stage(self, item: Returned, source: TableStore | None) -> Made:
         """Write one result into a new physical table."""

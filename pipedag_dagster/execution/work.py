@@ -17,6 +17,7 @@ from pipedag_dagster.execution.cache import CACHED, Key
 from pipedag_dagster.execution.inputs import Arguments, Inputs
 from pipedag_dagster.execution.result import Returned, unpack
 from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.fingerprint.texts import changed
 from pipedag_dagster.flow import TaskCall
 from pipedag_dagster.names import quote
 from pipedag_dagster.store.catalog import StageVersion, TableVersion
@@ -71,9 +72,14 @@ class Decider:
         found = self._find(call, work)
         if found:
             return Decision(work, found, CACHED)
-        reason = cache.why(work.key, self.base.tables.get(call.assets[0]))
+        before = self.base.tables.get(call.assets[0])
+        reason = cache.why(work.key, before, lambda: self._changed_code(call, before))
         cache.assert_not_fresh(call, self.validation, reads_source=work.source is not None, reason=reason)
         return Decision(work, [], reason)
+
+    def _changed_code(self, call: TaskCall, before: TableVersion | None) -> list[str]:
+        old = self.inputs.store.text(None if before is None else before.text)
+        return changed(old, cache.task_code(call).text)
 
     def work(self, call: TaskCall) -> Work:
         """What there is to do for the call, whether it must be done or not. Nothing is looked up in the catalog.

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipedag_dagster.fingerprint.contents import digest, named
 from pipedag_dagster.fingerprint.source import Source
+from pipedag_dagster.fingerprint.texts import Text, part
 from pipedag_dagster.fingerprint.walk import Walk
 from pipedag_dagster.task import Task
 
@@ -48,23 +49,26 @@ class Fingerprint:
 
     version: the fingerprint.
     libraries: the first names of the modules that it reaches and that are no modules of the user.
-    text: for people: its source, and that of what it reaches.
+    code: for people: its source, and that of what it reaches.
     unstable: what could not be fingerprinted, by name, and why.
     salted: where `hash` or `id` are called, or their values used, which are others in every process.
     """
 
     version: str
     libraries: frozenset[str]
-    text: str
+    code: Text
     unstable: Mapping[str, str]
     salted: tuple[str, ...]
 
 
-def fingerprint(code: Callable[..., Any] | type) -> Fingerprint:
+def fingerprint(code: Callable[..., Any] | type, *, data: bool = True) -> Fingerprint:
     """A fingerprint of a function or class, and of the functions, classes and constants that it reaches in modules that
     are not libraries. Formatting, comments, docstrings and annotations that nobody reads do not count.
+
+    Args:
+        data: whether the content of objects of libraries (DataFrames, arrays) counts, which can take long.
     """
-    walk, limit = Walk(), sys.getrecursionlimit()
+    walk, limit = Walk(data=data), sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEPTH))
     try:
         version = walk.value(code, getattr(code, "__name__", "code"))
@@ -82,18 +86,16 @@ def code_text(code: Callable[..., Any] | type) -> str:
     """For people, to compare: the source of a function, then that of the user's functions and classes that it reaches,
     in the order of their names, then the constants. A value that is not written in the code is not shown: it might be
     a secret. The first digits of its hash tell that it has changed."""
-    return fingerprint(code).text
+    return str(fingerprint(code).code)
 
 
-def libraries(code: Callable[..., Any] | type) -> dict[str, str]:
-    """The installed distributions whose modules the fingerprinted code reaches, with their versions. For a task, also
-    the one of its `input_type`."""
-    names = set(fingerprint(code).libraries)
-    if isinstance(code, Task):
-        kind = code.input_type
-        names.add("pandas" if kind is None else kind.__module__.partition(".")[0])
-    found = {one for name in names for one in _distributions().get(name, ())}
-    return {name: metadata.version(name) for name in sorted(found) if name != "pipedag_dagster"}
+def libraries(task: Task, found: Fingerprint) -> dict[str, str]:
+    """The installed distributions whose modules the code of a task reaches, and that of its `input_type`, with their
+    versions."""
+    kind = task.input_type
+    names = {*found.libraries, "pandas" if kind is None else kind.__module__.partition(".")[0]}
+    installed = {one for name in names for one in _distributions().get(name, ())}
+    return {name: metadata.version(name) for name in sorted(installed, key=str.lower) if name != "pipedag_dagster"}
 
 
 @functools.cache
@@ -101,16 +103,18 @@ def _distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 
 
-def _text(walk: Walk, code: Any) -> str:
+def _text(walk: Walk, code: Any) -> Text:
     """The source of what was met: of `code` itself first."""
     first = _label(code)
-    classes = [f"{name}." for name, source in walk.sources.items() if source.is_class]
-    parts = [walk.sources[first].text] if first in walk.sources else []
-    for name, source in sorted(walk.sources.items()):
-        if name != first and not any(name.startswith(one) for one in classes):
-            parts.append(f"# {name}\n{source.text}")
-    constants = [f"{name} = {_shown(*constant)}" for name, constant in sorted(walk.constants.items())]
-    return "\n\n".join([*parts, *(["\n".join(constants)] if constants else [])]) + "\n"
+    classes = tuple(f"{name}." for name, source in walk.sources.items() if source.is_class)
+    names = sorted(walk.sources, key=lambda name: (name != first, name))
+    sources = {name: walk.sources[name] for name in names if name == first or not name.startswith(classes)}
+    parts = [
+        part("class" if one.is_class else "function", name, one.text, digest(one.plain))
+        for name, one in sources.items()
+    ]
+    constants = sorted(walk.constants.items())
+    return Text((*parts, *(part("constant", name, _shown(*one), one[2]) for name, one in constants)))
 
 
 def _label(code: Any) -> str:

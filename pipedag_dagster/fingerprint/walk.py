@@ -52,9 +52,10 @@ class Walk:
     recursion, and nothing depends on where objects lie in memory.
     """
 
-    def __init__(self, *, strict: bool = False, code: bool = True) -> None:
+    def __init__(self, *, strict: bool = False, code: bool = True, data: bool = True) -> None:
         self.strict = strict
         self.code = code
+        self.data = data
         self.libraries: set[str] = set()
         self.unstable: dict[str, str] = {}
         self.salted: list[str] = []
@@ -121,6 +122,8 @@ class Walk:
             return digest(ours, self._dict(vars(value), where, named=True))
         if is_library(kind):
             self._library(kind.__module__)
+            if not self.data:
+                return digest("data", kind.__name__)
             return self._content(content(value, silent=not self.strict), where)
         if isinstance(value, ATOMS):
             return digest(*self._class_of(value), self._content(content(value, silent=False), where))

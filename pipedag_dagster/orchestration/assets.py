@@ -155,6 +155,8 @@ def _of_table(table: TableVersion, where: str) -> dict[str, dg.MetadataValue]:
         "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
         "pipedag/bytes": dg.MetadataValue.int(table.bytes),
     }
+    if table.libraries:
+        metadata["pipedag/libraries"] = dg.MetadataValue.json(dict(table.libraries))
     if table.query is not None:
         metadata["pipedag/query"] = dg.MetadataValue.md(f"```sql\n{table.query}\n```")
     return metadata

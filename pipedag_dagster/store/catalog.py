@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from pipedag_dagster.errors import DatabaseError
+from pipedag_dagster.fingerprint.texts import Part, Text
 from pipedag_dagster.names import quote
 from pipedag_dagster.store.database import execute
 
@@ -26,12 +27,21 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE {schema}.table_version ADD COLUMN kind text NOT NULL DEFAULT 'table'",
         "ALTER TABLE {schema}.table_version ADD COLUMN value jsonb",
+        "CREATE TABLE {schema}.text (key text PRIMARY KEY, parts jsonb NOT NULL)",
+        "ALTER TABLE {schema}.table_version ADD COLUMN text text",
+        "ALTER TABLE {schema}.table_version ADD COLUMN libraries jsonb NOT NULL DEFAULT '{}'",
+        "ALTER TABLE {schema}.run_table ADD COLUMN old_text text, ADD COLUMN new_text text, ADD COLUMN same boolean",
+        "CREATE INDEX run_table_stage ON {schema}.run_table (stage, asset)",
     ),
 }
 """The statements that make the next format of a format. They run in one transaction when a run finds an older one."""
 
 PIN_LEASE = datetime.timedelta(days=1)
 """A pin of a run that died without releasing it ends after this time."""
+
+
+KEPT_RUNS = 50
+"""What is remembered of each table: the last runs in which it was made, and the last ones in which it was cached."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class TableVersion:
     for saying what changed. `data_version` is what the table *is*.
 
     `kind`: "table"; "view", "blob" and "json" for what is no table. `value` is that of "json".
+
+    `text` is the key of what is kept of the code and the query, `libraries` are the versions of those that it used.
     """
 
     stage: str
@@ -77,6 +89,8 @@ class TableVersion:
     seconds: float
     kind: str = "table"
     value: Any = None
+    text: str | None = None
+    libraries: Mapping[str, str] = field(default_factory=dict)
     created_at: datetime.datetime | None = None
     id: int | None = None
 
@@ -112,7 +126,11 @@ class Commit:
 
 @dataclass(frozen=True)
 class RunTable:
-    """What one run did about one table. `reason` is why it ran, or `cached`."""
+    """What one run did about one table. `reason` is why it ran, or `cached`.
+
+    When it ran: `old_text` and `new_text` are the keys of the texts of code and query, of what was there and of what
+    was made; `same`: the content was what it had been before.
+    """
 
     run_id: str
     stage: str
@@ -120,6 +138,10 @@ class RunTable:
     reason: str
     seconds: float
     table_version: int
+    old_text: str | None = None
+    new_text: str | None = None
+    same: bool | None = None
+    at: datetime.datetime | None = None
 
 
 class Catalog:
@@ -149,6 +171,8 @@ class Catalog:
             sa.Column("seconds", sa.Double, nullable=False),
             sa.Column("kind", sa.Text, nullable=False, server_default="table"),
             sa.Column("value", JSONB(none_as_null=True)),
+            sa.Column("text", sa.Text),
+            sa.Column("libraries", JSONB, nullable=False, server_default="{}"),
             sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
             sa.Index("table_version_task_key", "stage", "task_key"),
             sa.UniqueConstraint("stage", "physical"),
@@ -181,6 +205,12 @@ class Catalog:
             sa.Column("seconds", sa.Double, nullable=False),
             sa.Column("table_version", sa.BigInteger, nullable=False),
             sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            *(sa.Column(name, sa.Text) for name in ("old_text", "new_text")),
+            sa.Column("same", sa.Boolean),
+            sa.Index("run_table_stage", "stage", "asset"),
+        )
+        self.text = sa.Table(
+            "text", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("parts", JSONB, nullable=False)
         )
         self.pins = sa.Table(
             "pin",
@@ -287,8 +317,16 @@ class Catalog:
 
     # What was made
 
-    def add(self, connection: sa.Connection, tables: Iterable[TableVersion]) -> list[TableVersion]:
-        """Record staged tables, all of one execution in one transaction. Returns them with their ids."""
+    def add(
+        self, connection: sa.Connection, tables: Iterable[TableVersion], texts: Iterable[Text] = ()
+    ) -> list[TableVersion]:
+        """Record staged tables, all of one execution in one transaction, and the texts that they name. Returns them
+        with their ids."""
+        rows = {text.key: [list(vars(part).values()) for part in text.parts] for text in texts}
+        if rows:
+            self._lock_pins(connection, "pg_advisory_xact_lock_shared")  # they are not forgotten meanwhile
+            statement = insert(self.text).on_conflict_do_nothing()
+            connection.execute(statement, [{"key": key, "parts": parts} for key, parts in rows.items()])
         added = []
         for table in tables:
             values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
@@ -313,13 +351,18 @@ class Catalog:
         rows = connection.execute(sa.select(table).where(table.c.execution == newest).order_by(table.c.id))
         return [_table_version(row) for row in rows]
 
+    def texts(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, Text]:
+        """What is kept of code and queries, by key."""
+        query = sa.select(self.text).where(self.text.c.key.in_(keys))
+        return {row.key: Text(tuple(Part(*part) for part in row.parts)) for row in connection.execute(query)}
+
     # What runs did
 
     def record(self, connection: sa.Connection, tables: Iterable[RunTable]) -> None:
-        rows = [dataclasses.asdict(table) for table in tables]
+        rows = [{name: part for name, part in vars(table).items() if name != "at"} for table in tables]
         if rows:
             statement = insert(self.run_table)
-            update = {name: statement.excluded[name] for name in ("reason", "seconds", "table_version")}
+            update = {name: statement.excluded[name] for name in rows[0] if name not in ("run_id", "stage", "asset")}
             connection.execute(
                 statement.on_conflict_do_update(index_elements=["run_id", "stage", "asset"], set_=update), rows
             )
@@ -333,6 +376,19 @@ class Catalog:
             (RunTable(run_id, row.stage, row.asset, row.reason, row.run_seconds, row.id), _table_version(row))
             for row in connection.execute(query.order_by(run.c.at, made.c.id))
         ]
+
+    def runs(self, connection: sa.Connection, stage: str, asset: str, limit: int) -> list[RunTable]:
+        """What the last runs did about a table, the newest first."""
+        run = self.run_table
+        query = sa.select(*(run.c[one.name] for one in dataclasses.fields(RunTable)))
+        query = query.where(run.c.stage == stage, run.c.asset == asset).order_by(run.c.at.desc()).limit(limit)
+        return [RunTable(*row) for row in connection.execute(query)]
+
+    def assets(self, connection: sa.Connection) -> list[tuple[str, str]]:
+        """Stage and asset of every table that runs are remembered of."""
+        run = self.run_table
+        rows = connection.execute(sa.select(run.c.stage, run.c.asset).distinct().order_by(run.c.stage, run.c.asset))
+        return [(row.stage, row.asset) for row in rows]
 
     # Pins
 
@@ -404,6 +460,19 @@ class Catalog:
                     made.c.stage == stage, made.c.execution.not_in(used), made.c.created_at < last_not_kept
                 )
             )
+        self._forget_runs(connection, stage)
+
+    def _forget_runs(self, connection: sa.Connection, stage: str) -> None:
+        """Forget what older runs did about each table of a stage, and the texts that nothing refers to any more."""
+        run, made, text = self.run_table, self.table_version, self.text
+        kinds = (run.c.asset, run.c.reason == "cached")
+        newest = sa.func.row_number().over(partition_by=kinds, order_by=run.c.at.desc()).label("newest")
+        ranked = sa.select(run.c.run_id, run.c.asset, newest).where(run.c.stage == stage).subquery()
+        old = sa.select(ranked.c.run_id, ranked.c.asset).where(ranked.c.newest > KEPT_RUNS)
+        connection.execute(run.delete().where(run.c.stage == stage, sa.tuple_(run.c.run_id, run.c.asset).in_(old)))
+        columns = (made.c.text, run.c.old_text, run.c.new_text)
+        used = sa.union_all(*(sa.select(column).where(column.is_not(None)) for column in columns))
+        connection.execute(text.delete().where(text.c.key.not_in(used)))
 
     def physical_names(self, connection: sa.Connection, stage: str) -> set[str]:
         """The physical tables of a stage that are known."""

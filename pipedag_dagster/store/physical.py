@@ -25,9 +25,6 @@ from pipedag_dagster.store.database import Database
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-CONTENT_HASH_ROWS = 20_000_000
-"""Results of queries with more rows are not hashed; their data version is that of the query and its inputs."""
-
 # `named` leaves a % in a text alone, where the driver's own style would double it.
 _DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 
@@ -82,8 +79,13 @@ def from_frame(database: Database, schema: str, name: str, frame: Any, constrain
     return Made(name, columns, rows, size, frames.content_version(arrow))
 
 
-def from_query(database: Database, schema: str, name: str, query: str, constraints: Constraints, what: str) -> Made:
+def from_query(
+    database: Database, schema: str, name: str, query: str, constraints: Constraints, what: str, *, hash_rows: int
+) -> Made:
     """A physical table with the rows of a query, made inside the database.
+
+    Args:
+        hash_rows: a result with more rows is not hashed.
 
     Raises:
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
@@ -92,13 +94,24 @@ def from_query(database: Database, schema: str, name: str, query: str, constrain
         with _explained(what, name, query):
             # Without parameters the driver leaves % signs alone.
             rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
-        return _measure(connection, schema, name, constraints, what, rows)
+        return _measure(connection, schema, name, constraints, what, rows, hash_rows)
 
 
 def from_elsewhere(
-    source: Database, query: str, database: Database, schema: str, name: str, constraints: Constraints, what: str
+    source: Database,
+    query: str,
+    database: Database,
+    schema: str,
+    name: str,
+    constraints: Constraints,
+    what: str,
+    *,
+    hash_rows: int,
 ) -> Made:
     """A physical table with the rows of a query on another database, streamed by binary COPY.
+
+    Args:
+        hash_rows: a result with more rows is not hashed.
 
     Raises:
         UnstorableResult: one of the databases refuses, or the result breaks a constraint.
@@ -116,7 +129,7 @@ def from_elsewhere(
                     for block in out:
                         into.write(block)
                 rows = cursor.rowcount
-        return _measure(writer, schema, name, constraints, what, rows)
+        return _measure(writer, schema, name, constraints, what, rows, hash_rows)
 
 
 def _shape(connection: Connection, query: str) -> str:
@@ -133,10 +146,12 @@ def _shape(connection: Connection, query: str) -> str:
     return ", ".join(f"{quote(name)} {kind}" for name, (kind,) in zip(names, kinds, strict=True))
 
 
-def _measure(connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int) -> Made:
+def _measure(
+    connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int, hash_rows: int
+) -> Made:
     columns, size = _finish(connection, schema, name, constraints, what)
     content = None
-    if rows <= CONTENT_HASH_ROWS:
+    if rows <= hash_rows:
         query = _CONTENT.format(hash=row_hash(columns), table=quote(schema, name))
         row = connection.execute(query.encode()).fetchone()
         assert row is not None

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipedag_dagster.config.instances import InstanceConfig
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.fingerprint.texts import Text
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
 from pipedag_dagster.store import commit, frames, ownership, physical
 from pipedag_dagster.store.catalog import Catalog, RunTable, Source, StageVersion, TableVersion
@@ -152,22 +153,29 @@ class TableStore:
             source: the instance whose tables the query reads, when it is another one. Rows are streamed when it lives
                 in another database.
         """
-        schema, what = self.schemas(stage).versions, f"{stage}.{name}"
+        schema, what, limit = self.schemas(stage).versions, f"{stage}.{name}", self.config.content_hash_rows
+        place = (self.database, schema, physical_name(name))
         if source is None or self.database.same_as(source.database):
-            return physical.from_query(self.database, schema, physical_name(name), query, constraints, what)
-        return physical.from_elsewhere(
-            source.database, query, self.database, schema, physical_name(name), constraints, what
-        )
+            return physical.from_query(*place, query, constraints, what, hash_rows=limit)
+        return physical.from_elsewhere(source.database, query, *place, constraints, what, hash_rows=limit)
 
-    def add(self, tables: Sequence[TableVersion]) -> list[TableVersion]:
-        """Record what one execution of a task has staged, so that this or a later run can use it."""
+    def add(self, tables: Sequence[TableVersion], texts: Collection[Text] = ()) -> list[TableVersion]:
+        """Record what one execution of a task has staged, so that this or a later run can use it, with the texts of
+        its code and queries."""
         with self.database.begin() as connection:
-            return self.catalog.add(connection, tables)
+            return self.catalog.add(connection, tables, texts)
 
     def find(self, stage: str, key: str, *, with_cache_value: bool = True) -> list[TableVersion]:
         """What the newest execution with this key has made (see `Catalog.find`)."""
         with self.database.read() as connection:
             return self.catalog.find(connection, stage, key, with_cache_value=with_cache_value)
+
+    def text(self, key: str | None) -> Text:
+        """What is kept of the code and the query of a table version; empty when nothing is."""
+        if key is None:
+            return Text()
+        with self.database.read() as connection:
+            return self.catalog.texts(connection, [key]).get(key, Text())
 
     # Committing
 
@@ -229,6 +237,11 @@ class TableStore:
         """What a run did, table by table."""
         with self.database.read() as connection:
             return self.catalog.of_run(connection, run_id)
+
+    def runs(self, stage: str, asset: str, limit: int) -> list[RunTable]:
+        """What the last runs did about a table, the newest first."""
+        with self.database.read() as connection:
+            return self.catalog.runs(connection, stage, asset, limit)
 
     def close(self) -> None:
         self.database.close()
