@@ -643,7 +643,8 @@ def test_the_libraries_that_the_code_reaches_are_listed_with_their_versions(proj
         "    return frame(), json.dumps(1), xxhash.xxh3_64\n"
     )
     names = ("SQLAlchemy", "numpy", "pandas", "xxhash")
-    found = libraries(task := project.task(code), fingerprint(task))
+    task = project.task(code)
+    found = libraries(task, fingerprint(task))
     assert {name.lower(): version for name, version in found.items()} == {
         name.lower(): metadata.version(name) for name in names
     }
@@ -651,7 +652,8 @@ def test_the_libraries_that_the_code_reaches_are_listed_with_their_versions(proj
 
 def test_a_task_that_says_nothing_gets_pandas(project: Project) -> None:
     code = "from pipedag_dagster import materialize\n@materialize\ndef task(x):\n    return x.head()\n"
-    assert libraries(task := project.task(code), fingerprint(task)) == {"pandas": pd.__version__}
+    task = project.task(code)
+    assert libraries(task, fingerprint(task)) == {"pandas": pd.__version__}
 
 
 def test_the_text_of_the_code_is_the_function_then_what_it_reaches_then_the_constants(project: Project) -> None:

@@ -79,7 +79,7 @@ class Decider:
 
     def _changed_code(self, call: TaskCall, before: TableVersion | None) -> list[str]:
         old = self.inputs.store.text(None if before is None else before.text)
-        return changed(old, cache.task_code(call).text)
+        return changed(old, cache.task_code(call).text) if old.parts else []
 
     def work(self, call: TaskCall) -> Work:
         """What there is to do for the call, whether it must be done or not. Nothing is looked up in the catalog.
