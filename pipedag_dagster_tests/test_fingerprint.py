@@ -546,6 +546,12 @@ UNSTABLE = [
         r"made by datetime\.datetime\.now\(\)",
     ),
     ("code without source", "exec('def THING(): return 1')", "user.THING", "code without source"),
+    (
+        "a class without source",
+        "exec('class THING:\\n    def one(self): return 1')",
+        "user.THING.one",
+        "code without source",
+    ),
 ]
 
 

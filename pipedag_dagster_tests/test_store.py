@@ -531,7 +531,10 @@ def test_the_lock_of_a_dead_process_is_free_and_its_run_cannot_commit_any_more(
 
 def test_a_pooled_connection_that_was_cut_is_replaced(raw: Stage, sql: psycopg.Connection[Any]) -> None:
     raw.commit(orders=frame(1))
-    sql.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    sql.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+        "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
     assert raw.commit(orders=frame(2)).number == 2
 
 

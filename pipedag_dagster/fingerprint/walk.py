@@ -7,7 +7,6 @@ import dataclasses
 import enum
 import functools
 import inspect
-import linecache
 import os
 import pathlib
 import sys
@@ -312,9 +311,7 @@ class Walk:
         where = f"{kind.__module__}.{kind.__qualname__}.{name}"
         inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
         if isinstance(inner, types.FunctionType) and isinstance(inspect.unwrap(inner), types.FunctionType):
-            file = inspect.unwrap(inner).__code__.co_filename
-            generated = file[0] == "<" and file not in linecache.cache  # by `dataclass`, from what the source says
-            return None if generated else self.value(member, where)
+            return None if _is_generated(inspect.unwrap(inner), has_source) else self.value(member, where)
         if isinstance(member, type):
             return self.value(member, where) if member.__qualname__.startswith(f"{kind.__qualname__}.") else None
         if _is_code(member):
@@ -439,6 +436,16 @@ class Walk:
                 self.salted.append(f"{chain[0]}() in {source.file}:{line}")
                 if label is not None and not self.strict:
                     self.unstable.setdefault(label, f"made by {chain[0]}(), which is another value in every process")
+
+
+def _is_generated(function: types.FunctionType, class_has_source: bool) -> bool:
+    """Whether a method was made by `dataclass` or `namedtuple`, from what the source of the class says. What somebody
+    has run by `exec()` has no source either."""
+    code = function.__code__
+    if code.co_filename[0] != "<" or code_source.of_function(function) is not None:
+        return False
+    origin = str(function.__globals__.get("__name__"))
+    return class_has_source or "__create_fn__" in code.co_qualname or origin.startswith("namedtuple_")
 
 
 def _wrapped(value: Any) -> Any:
