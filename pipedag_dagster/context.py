@@ -60,10 +60,11 @@ class ConfigContext:
         if self.config.copy_source is None:
             return None
         source = self.files.get(self.config.copy_source, self.config.copy_per_user)
-        if self.config.role is None:
-            return source
-        # It is read with the rights of this instance, not with those of its owner.
-        return ConfigContext(replace(source.config, role=self.config.role), self.files)
+        # It is read with the rights of this instance, not with those of its owner, and what this one may not make of
+        # its own, it does not make of another one.
+        role = self.config.role or source.config.role
+        create = source.config.create_database_if_not_exists and self.config.create_database_if_not_exists
+        return ConfigContext(replace(source.config, role=role, create_database_if_not_exists=create), self.files)
 
     @classmethod
     def get(cls) -> ConfigContext:

@@ -12,9 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
 from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Result, Stage, materialize
-from pipedag_dagster.fingerprint.texts import masked
+from pipedag_dagster.cli.main import cli
+from pipedag_dagster.fingerprint.texts import difference, masked
 from pipedag_dagster.store import catalog
 
 Instances = Callable[..., PipedagConfig]
@@ -179,6 +181,64 @@ def test_a_catalog_of_the_first_format_learns_to_explain(project: Project) -> No
     reason = project.reason(changed := CODE.replace("x + 1", "x + 2"))
     assert reason.startswith(f"code changed ({version} → ")  # its text was not kept then
     assert project.reason(changed.replace("x + 2", "x + 3")) == "code changed (helper())"
+
+
+def test_explain_shows_the_runs_with_reasons_and_diffs(
+    project: Project, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(project.folder)
+
+    def explain(table: str, *options: str) -> str:
+        full = f"full = build_definitions(build, {str(project.config.files.path)!r}, instance='full')\n"
+        (project.folder / "shop_code.py").write_text(f"{CODE}\n{full}")
+        sys.modules.pop("shop_code", None)
+        done = CliRunner().invoke(cli, ["explain", "full", table, "-m", "shop_code", *options])
+        return done.output if done.exception is None else str(done.exception)
+
+    assert explain("raw.clean") == "Instance 'full' was never run."
+    first = project.run()
+    second = project.run(CODE.replace("x + 1", "x + 2").replace("LIMIT = 3", "LIMIT = 4"))
+    project.run(CODE.replace("x + 1", "x + 2").replace("LIMIT = 3", "LIMIT = 4"))
+    heading, *lines = explain("raw.clean").splitlines()
+    assert heading.startswith("full raw.clean  1 row, code version ")
+    assert heading.endswith(f"with pandas {pd.__version__}")
+    runs = [line for line in lines if "  run " in line]
+    assert [line.partition("  run ")[2].split(" (")[0].strip() for line in runs] == [
+        f"{runs[0].partition('  run ')[2][:8]}  cached",
+        f"{second.run_id[:8]}  ran: code changed",
+        f"{first.run_id[:8]}  ran: new",
+    ]
+    diff = [line.strip() for line in lines if line.startswith("    ")]
+    assert [line for line in diff if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
+        "-    return x + 1",
+        "+    return x + 2",
+        "-shop_code.LIMIT = 3",
+        "+shop_code.LIMIT = 4",
+    ]
+    assert len([line for line in explain("raw.clean", "-n", "1").splitlines() if "  run " in line]) == 1
+    assert explain("raw.claen") == "No run of 'full' has made 'raw.claen'. Did you mean 'raw.clean'?"
+
+
+def test_the_difference_of_a_query_is_that_of_its_sql(instances: Instances) -> None:
+    def flow(least: int) -> Flow:
+        @materialize(lazy=True)
+        def numbers() -> Any:
+            return sa.text(f"SELECT x FROM generate_series(1, 3) AS x WHERE x > {least}")
+
+        with Flow("f") as made, Stage("raw"):
+            numbers()
+        return made
+
+    config = instances().get("full")
+    for least in (1, 2):
+        flow(least).run(config, fail_fast=True)
+    store = config.store.table_store
+    (run, _) = store.runs("raw", "numbers", 5)
+    diff = difference(store.text(run.old_text), store.text(run.new_text))
+    assert run.reason == "query changed"
+    assert "-SELECT x FROM generate_series(1, 3) AS x WHERE x > 1" in diff.splitlines()
+    assert "+SELECT x FROM generate_series(1, 3) AS x WHERE x > 2" in diff.splitlines()
 
 
 def salted(value: Callable[[], int]) -> Flow:

@@ -22,9 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table as Grid
 from rich.tree import Tree
 
-from pipedag_dagster.cli.history import COMMANDS
-from pipedag_dagster.cli.options import WORKSPACE, count, where
-from pipedag_dagster.config.instances import CacheMode
+from pipedag_dagster.cli import explain, history
+from pipedag_dagster.cli.options import WORKSPACE, cache_modes, count, where
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
 from pipedag_dagster.execution.cache import CACHED
@@ -66,14 +65,7 @@ def cli() -> None:
 @cli.command(short_help="Run an instance, or some of its tables.")
 @click.argument("instance")
 @click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
-@click.option(
-    "--cache-mode",
-    type=click.Choice([mode.value for mode in CacheMode]),
-    metavar="MODE",
-    help=f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}.",
-)
-@click.option("--disable-cache-function", is_flag=True, help="Do not call cache functions in this run.")
-@click.option("--ignore-task-version", is_flag=True, help="Run tasks with a version in this run.")
+@cache_modes
 @where
 def run(
     instance: str,
@@ -160,7 +152,7 @@ def stop() -> None:
     click.echo("Stopped." if stopped else "It was not running.")
 
 
-for command in COMMANDS:
+for command in (*explain.COMMANDS, *history.COMMANDS):
     cli.add_command(command)
 
 

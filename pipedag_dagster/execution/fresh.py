@@ -14,10 +14,9 @@ from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.execution import cache
-from pipedag_dagster.execution.inputs import Arguments, Inputs
+from pipedag_dagster.execution.inputs import Arguments, Inputs, Unpinned
 from pipedag_dagster.execution.work import Decider
 from pipedag_dagster.flow import FlowGraph, Stage, TaskCall, outputs_in
-from pipedag_dagster.store.catalog import StageVersion
 
 
 @dataclass
@@ -106,17 +105,8 @@ def _stages(flows: Iterable[FlowGraph], wanted: Callable[[TaskCall], bool]) -> I
                 yield stage, calls
 
 
-class _Unpinned(Inputs):
-    """What is committed now, without keeping it."""
-
-    def _source_version(self, call: TaskCall) -> StageVersion:
-        name = getattr(call.source_stage, "name", str(call.source_stage))
-        version: StageVersion = call.source.store.table_store.current([name])[name]
-        return version
-
-
 def _inputs(instance: ConfigContext, stage: Stage) -> Inputs:
     names = [other.name for other in stage.flow.stages]
     pins = instance.store.table_store.current(names)
     source_pins = instance.source.store.table_store.current(names) if instance.source else {}
-    return _Unpinned(instance, stage, "", pins[stage.name], pins, source_pins)
+    return Unpinned(instance, stage, "", pins[stage.name], pins, source_pins)

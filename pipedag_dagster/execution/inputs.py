@@ -119,6 +119,15 @@ class Inputs:
         return version
 
 
+class Unpinned(Inputs):
+    """For who only looks: what is committed now, without keeping it."""
+
+    def _source_version(self, call: TaskCall) -> StageVersion:
+        stage = getattr(call.source_stage, "name", str(call.source_stage))
+        version: StageVersion = call.source.store.table_store.current([stage])[stage]
+        return version
+
+
 class Arguments:
     """The arguments of a call as functions get them; tables are read from the database only when they are taken."""
 

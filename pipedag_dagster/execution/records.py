@@ -14,6 +14,12 @@ from pipedag_dagster.store.catalog import RunTable, TableVersion
 SUSPICIOUS = 3
 """After so many runs in a row with fresh input of the same content, the cache function is suspected."""
 
+SUSPICION = (
+    f"its cache function returned another value in each of the last {SUSPICIOUS} runs, but what was loaded was the "
+    "same each time. Does the value change by itself, like a time or Python's hash() of a text, which is another one "
+    "in every process? Then write hashlib.sha256(text.encode()).hexdigest() instead."
+)
+
 
 def code_of(call: TaskCall, key: cache.Key, *, keep_text: bool) -> TaskCode:
     """What is kept of the code that made a result. Nothing where it was copied: no code of the user has run.
@@ -47,12 +53,3 @@ def is_suspicious(runs: Sequence[RunTable]) -> bool:
     """Whether the last runs (the newest first) found fresh input each time, but never other content."""
     last = runs[:SUSPICIOUS]
     return len(last) == SUSPICIOUS and all(run.reason == "fresh input" and run.same for run in last)
-
-
-def suspicion(call: TaskCall) -> str:
-    """What to say about a cache function that seems to return another value each time."""
-    return (
-        f"{call}: its cache function returned another value in each of the last {SUSPICIOUS} runs, but what it loaded "
-        "was the same each time. Does the value change by itself, like a time or Python's hash() of a text, which is "
-        "another one in every process? Then write hashlib.sha256(text.encode()).hexdigest() instead."
-    )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pipedag_dagster.fingerprint.contents import digest
 
 _SHOWN = 3  # names of what has changed
+_CONSTANTS = "constants"
 _MASK = "'***'"
 _SECRETS = re.compile(
     r"""(?P<before>\b\w*(?:passw|pwd|secret|token|api_?key|credential)\w*["']?\s*(?::[^=\n'"]*)?[=:,]\s*)[rbfRBF]*"""
@@ -55,7 +56,9 @@ class Text:
         return digest(*(field for part in self.parts for field in vars(part).values()))
 
     def __str__(self) -> str:
-        return "\n\n".join(filter(None, (one for _, one in _blocks(self.parts)))) + "\n"
+        first, *others = _blocks(self.parts)
+        blocks = [first[1], *(f"# {name}\n{text}" if name != _CONSTANTS else text for name, text in others if text)]
+        return "\n\n".join(filter(None, blocks)) + "\n"
 
     def without_text(self) -> Text:
         """The names alone: enough to say what has changed."""
@@ -103,10 +106,10 @@ def difference(old: Text, new: Text) -> str:
 def _blocks(parts: tuple[Part, ...]) -> Iterator[tuple[str, str]]:
     """The parts as they are shown, by name: constants together, at the end."""
     constants = []
-    for number, one in enumerate(parts):
+    for one in parts:
         label = f"{one.module}.{one.name}" if one.module else one.name
         if one.kind == "constant":
             constants += [f"{label} = {one.text}"] if one.text else []
         else:
-            yield label, f"# {label}\n{one.text}" if number and one.text else one.text
-    yield "constants", "\n".join(constants)
+            yield label, one.text
+    yield _CONSTANTS, "\n".join(constants)

@@ -68,7 +68,7 @@ def define(context: ConfigContext, flows: list[FlowGraph]) -> dg.Definitions:
     store = context.store.table_store
     for name in names:
         store.schemas(name)  # names that do not fit are refused now
-    resource = bound_resource(context)
+    resource = bound_resource(context, stages)
     return dg.Definitions(
         assets=[stage_assets(context, stage) for stage in stages],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},

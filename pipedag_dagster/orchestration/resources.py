@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,6 +16,7 @@ from pydantic import Field, create_model
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import ConfigError, DatabaseError, did_you_mean
+from pipedag_dagster.flow import Stage
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ class InstanceResource(dg.ConfigurableResource[Any]):
     bound: ClassVar[dict[str, Any]] = {}
     """What says which instance it is, where that is settled (`bound_resource`)."""
 
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    """Those that the definitions were made of, each after those that it reads."""
+
     @property
     def context(self) -> ConfigContext:
         """The instance with its store.
@@ -62,11 +66,7 @@ class InstanceResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigError: there is no mode of this name.
         """
-        return CacheValidation(
-            own.mode if self.cache_validation_mode is None else cache_mode(self.cache_validation_mode),
-            own.disable_cache_function if self.disable_cache_function is None else self.disable_cache_function,
-            own.ignore_task_version if self.ignore_task_version is None else self.ignore_task_version,
-        )
+        return validation(own, self.cache_validation_mode, self.disable_cache_function, self.ignore_task_version)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[InstanceResource]:
@@ -88,9 +88,12 @@ class InstanceResource(dg.ConfigurableResource[Any]):
                 release(self.context, context.run.run_id)
 
 
-def bound_resource(context: ConfigContext) -> InstanceResource:
-    """The resource of one instance. Which instance it is are defaults of its fields, so that the run config of one run
-    needs to name only what it changes."""
+def bound_resource(context: ConfigContext, stages: Sequence[Stage] = ()) -> InstanceResource:
+    """The resource of one instance, with its stages.
+
+    Which instance it is are defaults of its fields, so that the run config of one run needs to name only what it
+    changes.
+    """
     config = context.config
     bound: dict[str, Any] = {
         "config_path": str(context.files.path),
@@ -103,7 +106,26 @@ def bound_resource(context: ConfigContext) -> InstanceResource:
     }
     model = create_model("InstanceResource", __base__=InstanceResource, __doc__=InstanceResource.__doc__, **fields)
     model.bound = bound
+    model.stages = tuple(stages)
     return model(**bound)
+
+
+def validation(
+    own: CacheValidation,
+    cache_validation_mode: str | None = None,
+    disable_cache_function: bool | None = None,
+    ignore_task_version: bool | None = None,
+) -> CacheValidation:
+    """How one run decides what must run: `own`, the instance's way, but for what is given.
+
+    Raises:
+        ConfigError: there is no mode of this name.
+    """
+    return CacheValidation(
+        own.mode if cache_validation_mode is None else cache_mode(cache_validation_mode),
+        own.disable_cache_function if disable_cache_function is None else disable_cache_function,
+        own.ignore_task_version if ignore_task_version is None else ignore_task_version,
+    )
 
 
 def cache_mode(name: str) -> CacheMode:

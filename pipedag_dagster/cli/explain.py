@@ -1,0 +1,154 @@
+"""The commands that say why: `plan` before a run, `explain` after it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.syntax import Syntax
+from rich.table import Table as Grid
+
+from pipedag_dagster.cli.options import cache_modes, count, where
+from pipedag_dagster.errors import NotMaterialized, did_you_mean
+from pipedag_dagster.execution.cache import CACHED
+from pipedag_dagster.execution.plan import Fate, Planned
+from pipedag_dagster.execution.plan import plan as what_would_run
+from pipedag_dagster.execution.records import SUSPICION, is_suspicious
+from pipedag_dagster.fingerprint.texts import difference
+from pipedag_dagster.orchestration.resources import validation
+from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
+from pipedag_dagster.store.catalog import RunTable, TableVersion
+from pipedag_dagster.store.table_store import TableStore
+
+
+@click.command(short_help="Show what a run would do and why, without running anything.")
+@click.argument("instance")
+@click.option("-s", "--select", help="As for run: a stage, stage.table, or Dagster's selection syntax. Default: all.")
+@click.option("--check", is_flag=True, help="Exit with code 1 when a task would run, or might have to.")
+@cache_modes
+@where
+def plan(
+    instance: str,
+    select: str | None,
+    check: bool,
+    cache_mode: str | None,
+    disable_cache_function: bool,
+    ignore_task_version: bool,
+    module: str | None,
+    workspace: Path,
+) -> None:
+    """Show what a run of INSTANCE would do about each table, and why. No task runs, nothing is locked, written or kept;
+    cache functions are called, and lazy tasks build their queries."""
+    found: list[Planned] = []
+    for location in of_instance(locations(module, workspace), instance):
+        selection = {tuple(key.path[1:]) for key in location.select(select)}
+        tables = what_would_run(
+            location.instance,
+            location.resource.stages,
+            lambda stage, asset, selection=selection: (stage, asset) in selection,  # type: ignore[misc]
+            validation(
+                location.instance.config.cache_validation,
+                cache_mode,
+                disable_cache_function or None,
+                ignore_task_version or None,
+            ),
+        )
+        console = Console()
+        console.print(_title(location, tables), soft_wrap=True)
+        console.print(_planned(tables))
+        found += tables
+    if check and any(table.fate is not Fate.cached for table in found):
+        sys.exit(1)
+
+
+def _title(location: Location, tables: list[Planned]) -> str:
+    fates = [table.fate for table in tables]
+    says = f"{fates.count(Fate.runs)} of {count(len(tables), 'table')} would run"
+    says += f", {fates.count(Fate.perhaps)} perhaps" if Fate.perhaps in fates else ""
+    says += f", {fates.count(Fate.fails)} would fail" if Fate.fails in fates else ""
+    return f"[bold]{location.instance.instance_id}[/]  {says}"
+
+
+def _planned(tables: list[Planned]) -> Grid:
+    grid = Grid(box=None, padding=(0, 2, 0, 0))
+    grid.add_column("table")
+    grid.add_column("what a run would do", overflow="fold")
+    stage = None
+    for table in tables:
+        if table.stage != stage:
+            stage = table.stage
+            grid.add_row(f"[bold cyan]{stage}[/]", "")
+        grid.add_row(f"  {escape(table.asset)}", _fate(table))
+    return grid
+
+
+def _fate(table: Planned) -> str:
+    reason, inputs = escape(table.reason), escape(", ".join(table.open))
+    if table.fate is Fate.runs:
+        return f"[green]runs[/]: {reason}"
+    if table.fate is Fate.fails:
+        return f"[red]fails[/]: {reason}"
+    return f"[yellow]runs if {inputs} changes[/]" if table.fate is Fate.perhaps else "[dim]cached[/]"
+
+
+@click.command(short_help="Show what the last runs did about a table and why, with diffs.")
+@click.argument("instance")
+@click.argument("table", metavar="STAGE.TABLE")
+@click.option("-n", "--runs", type=click.IntRange(1), default=10, show_default=True, help="How many runs.")
+@where
+def explain(instance: str, table: str, runs: int, module: str | None, workspace: Path) -> None:
+    """Show what the last runs of INSTANCE did about a table, and why: with a diff of the code or the query where that
+    was the reason."""
+    context = of_instance(locations(module, workspace), instance)[0].instance
+    store = context.store.table_store
+    stage, asset = _known(store, instance, table)
+    done = store.runs(stage, asset, runs)
+    console = Console(highlight=False)
+    current = store.current([stage])[stage].tables.get(asset)
+    console.print(_heading(instance, f"{stage}.{asset}", current), soft_wrap=True)
+    for run in done:
+        console.print(_run(run), soft_wrap=True)
+        diff = difference(store.text(run.old_text), store.text(run.new_text)) if run.old_text else ""
+        if diff:
+            console.print(Padding(Syntax(diff, "diff", background_color="default", word_wrap=True), (0, 0, 0, 4)))
+    if is_suspicious(done):
+        console.print(f"[yellow]{stage}.{asset}: {escape(SUSPICION)}[/]", soft_wrap=True)
+
+
+def _known(store: TableStore, instance: str, table: str) -> tuple[str, str]:
+    """Stage and asset of a table that runs are remembered of."""
+    if not store.exists():
+        raise NotMaterialized(f"Instance {instance!r} was never run.")
+    with store.database.read() as connection:
+        known = {f"{stage}.{asset}": (stage, asset) for stage, asset in store.catalog.assets(connection)}
+    if table.lower() not in known:
+        raise NotMaterialized(f"No run of {instance!r} has made {table!r}.{did_you_mean(table.lower(), known)}")
+    return known[table.lower()]
+
+
+def _heading(instance: str, table: str, current: TableVersion | None) -> str:
+    if current is None:
+        return f"[bold]{escape(instance)} {escape(table)}[/]  not committed"
+    libraries = ", ".join(f"{name} {version}" for name, version in current.libraries.items())
+    parts = [
+        count(current.rows, "row"),
+        f"code version {current.code_version}",
+        f"data version {current.data_version}",
+        *([f"with {libraries}"] if libraries else []),
+    ]
+    return f"[bold]{escape(instance)} {escape(table)}[/]  {escape(', '.join(parts))}"
+
+
+def _run(run: RunTable) -> str:
+    when = f"{run.at.astimezone():%Y-%m-%d %H:%M:%S}" if run.at else ""
+    if run.reason == CACHED:
+        return f"{when}  run {run.run_id[:8]}  [dim]cached[/]"
+    same = "; the content is what it was" if run.same else ""
+    return f"{when}  run {run.run_id[:8]}  [green]ran[/]: {escape(run.reason)}[dim] ({run.seconds:.2f} s{same})[/]"
+
+
+COMMANDS = (plan, explain)

@@ -1,0 +1,174 @@
+"""What a run would do, and why: without running a task, and without a lock, a pin, or anything written.
+
+Cache functions are called, and lazy tasks build their queries on what is committed now. What cannot be known before
+other tasks have run is said to be open: whether the input that they make will be another one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from pipedag_dagster.config.instances import CacheValidation
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.errors import DatabaseMissing, NotMaterialized, PipedagError
+from pipedag_dagster.execution import cache
+from pipedag_dagster.execution.cache import CACHED, Key
+from pipedag_dagster.execution.inputs import Inputs, Unpinned
+from pipedag_dagster.execution.work import Decider
+from pipedag_dagster.flow import Stage, TaskCall
+from pipedag_dagster.store.catalog import StageVersion, TableVersion
+
+
+class Fate(enum.StrEnum):
+    """What would become of a table. `perhaps`: it would run if one of its inputs turns out to be another one."""
+
+    cached = "cached"
+    runs = "runs"
+    perhaps = "perhaps"
+    fails = "fails"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would do about one table.
+
+    reason: why it would run, in the words of the run; why it would fail.
+    open: the inputs that would be made anew before it, by name: their content is not known yet.
+    """
+
+    stage: str
+    asset: str
+    fate: Fate
+    reason: str
+    open: tuple[str, ...] = ()
+
+
+def plan(
+    instance: ConfigContext,
+    stages: Iterable[Stage],
+    selected: Callable[[str, str], bool] = lambda stage, asset: True,
+    validation: CacheValidation | None = None,
+) -> list[Planned]:
+    """What a run would do about each table, in the order in which it would.
+
+    Args:
+        stages: in their order.
+        selected: whether a table (stage, asset) is one of those that would be run.
+        validation: replaces the instance's own `cache_validation`.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    stages = list(stages)
+    # A database that is not there is not made: an instance that never ran has nothing, and that is all.
+    looking = instance
+    if instance.config.create_database_if_not_exists:
+        looking = ConfigContext(replace(instance.config, create_database_if_not_exists=False), instance.files)
+    names = [stage.name for stage in stages]
+    pins = _committed(looking, names)
+    source_pins = {} if looking.source is None else _committed(looking.source, names) or _nothing(names)
+    made: dict[TaskCall, Mapping[str, TableVersion]] = {}
+    open_calls: dict[TaskCall, Fate] = {}
+    planned: list[Planned] = []
+    with looking:
+        for stage in stages:
+            versions = pins or _nothing(names)
+            inputs = Unpinned(looking, stage, "", versions[stage.name], versions, source_pins, made)
+            one = _StagePlan(inputs, validation or instance.config.cache_validation, pins is not None, open_calls)
+            for call in stage.calls:
+                if any(selected(stage.name, asset) for asset in call.assets):
+                    planned += one.of(call)
+    return planned
+
+
+def _committed(instance: ConfigContext, stages: list[str]) -> dict[str, StageVersion] | None:
+    """What is visible; None when the instance has never run."""
+    store = instance.store.table_store
+    try:
+        return store.current(stages) if store.exists() else None
+    except DatabaseMissing:
+        return None
+
+
+def _nothing(stages: list[str]) -> dict[str, StageVersion]:
+    return {stage: StageVersion(stage, 0, {}) for stage in stages}
+
+
+@dataclass
+class _StagePlan:
+    inputs: Inputs
+    validation: CacheValidation
+    ran: bool
+    open_calls: dict[TaskCall, Fate]
+    decider: Decider = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.decider = Decider(self.inputs, self.inputs.base, self.validation)
+
+    def of(self, call: TaskCall) -> list[Planned]:
+        """What would become of the tables of a call."""
+        before = {output.call: self.open_calls.get(output.call) for output in call.inputs}
+        failed = [other for other, fate in before.items() if fate is Fate.fails]
+        unknown = tuple(
+            f"{output.call.stage.name}.{slot.asset}"
+            for output in call.inputs
+            for slot in output.slots
+            if before[output.call] is not None
+        )
+        assets = call.assets
+        if failed:
+            fate, reason = Fate.fails, f"{failed[0]} fails before it"
+        else:
+            try:
+                fate, reason = self._first(call) if not self.ran else self._decide(call, unknown)
+            except PipedagError as error:
+                fate, reason = Fate.fails, str(error)
+        if fate is Fate.cached:
+            assets = list(self.inputs.made[call])
+        else:
+            self.open_calls[call] = fate
+        return [Planned(call.stage.name, asset, fate, reason, unknown) for asset in assets]
+
+    def _first(self, call: TaskCall) -> tuple[Fate, str]:
+        """Of an instance that has never run."""
+        source = self.inputs.instance.source
+        copies = call.task.input and source is not None
+        if copies and source is not None:
+            for asset in call.assets:
+                self.inputs.of_source(source, call.stage.name, asset)
+        if call.source is not None:
+            self.inputs.source_tables(call)
+        reads_source = copies or call.source is not None
+        cache.assert_not_fresh(call, self.validation, reads_source=reads_source, reason="new")
+        return Fate.runs, "new"
+
+    def _decide(self, call: TaskCall, unknown: tuple[str, ...]) -> tuple[Fate, str]:
+        """As the run would decide, if the inputs that are not known yet turned out to be what they are now."""
+        before = self.inputs.base.tables.get(call.assets[0])
+        try:
+            decision = self.decider.decide(call)
+        except NotMaterialized:
+            if not unknown:
+                raise
+            return Fate.runs, cache.why(self._without_inputs(call, before), before)
+        except PipedagError:
+            raise
+        except Exception as error:  # of a lazy task
+            if unknown:  # it may need what they will be
+                return (Fate.runs, "new") if before is None else (Fate.perhaps, "")
+            return Fate.fails, f"{call} fails: {type(error).__name__}: {error}"
+        if not decision.found:
+            return Fate.runs, decision.reason
+        if unknown:
+            return Fate.perhaps, ""
+        self.inputs.made[call] = {table.asset: table for table in decision.found}
+        return Fate.cached, CACHED
+
+    def _without_inputs(self, call: TaskCall, before: TableVersion | None) -> Key:
+        """What is known of the key while an input is not there at all."""
+        code = None if call.task.lazy else cache.task_code_version(call)
+        known = {"task": call.name, "arguments": cache.argument_hashes(call), "code": code}
+        kept = {} if before is None else {name: before.parts.get(name) for name in ("text", "cache")}
+        return Key({**known, **kept})
