@@ -133,9 +133,9 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         version: pins the code version by hand. Without it, the code is fingerprinted.
         cache: a function that tells whether outside data changed. It gets those arguments of the task that
             it names, and returns any value with a stable content; another value means fresh input.
-        lazy: the task runs every time, because it only builds a query; the query is compared.
+        lazy: the task runs every time, because it only builds a query (or a plan of polars), which is compared.
         input_type: how inputs arrive: `pd.DataFrame`, `sa.Table` (an alias to build queries on), also
-            `pa.Table` and polars' `pl.DataFrame`.
+            `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`.
         allow_fresh_input: the task may take fresh input in also where `cache_validation.mode` is
             `assert_no_fresh_input`.
 

@@ -129,11 +129,16 @@ class Unpinned(Inputs):
 
 
 class Arguments:
-    """The arguments of a call as functions get them; tables are read from the database only when they are taken."""
+    """The arguments of a call as functions get them; tables are read from the database only when they are taken.
 
-    def __init__(self, inputs: Inputs, call: TaskCall) -> None:
+    Args:
+        shapes: tables are LazyFrames of polars without rows, for building a plan.
+    """
+
+    def __init__(self, inputs: Inputs, call: TaskCall, *, shapes: bool = False) -> None:
         self.inputs = inputs
         self.call = call
+        self.shapes = shapes
 
     def of_task(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """For the task itself."""
@@ -151,21 +156,24 @@ class Arguments:
         return (), {name: self._read(value) for name, value in arguments if names is None or name in names}
 
     def _of_source(self) -> tuple[Any, ...]:
-        inputs, call, kind = self.inputs, self.call, self.call.task.input_type
+        inputs, call = self.inputs, self.call
         staged = {
-            table.name: inputs.store.read(table, kind)
+            table.name: self._table(inputs.store, table)
             for tables in list(inputs.made.values())
             for table in tables.values()
         }
         source = call.source.store.table_store
-        tables = {name: source.read(table, kind) for name, table in inputs.source_tables(call).items()}
+        tables = {name: self._table(source, table) for name, table in inputs.source_tables(call).items()}
         return staged, tables, call.source
+
+    def _table(self, store: TableStore, table: TableVersion) -> Any:
+        return store.shape(table) if self.shapes else store.read(table, self.call.task.input_type)
 
     def _read(self, value: Any) -> Any:
         """`value` with its outputs replaced by data."""
         if isinstance(value, Output):
             tables = self.inputs.tables_of(value)
-            data = {asset: self.inputs.store.read(table, self.call.task.input_type) for asset, table in tables.items()}
+            data = {asset: self._table(self.inputs.store, table) for asset, table in tables.items()}
             slots = value.slots
             if value.key is not None or (len(slots) == 1 and slots[0].key is None):
                 return data[slots[0].asset]

@@ -26,6 +26,7 @@ from pipedag_dagster.execution.result import Returned
 from pipedag_dagster.execution.work import Decider, Work, for_people
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.flow import Stage, TaskCall
+from pipedag_dagster.store import plans
 from pipedag_dagster.store.catalog import Source, StageVersion, TableVersion
 from pipedag_dagster.store.physical import Made
 from pipedag_dagster.store.table_store import TableStore
@@ -259,7 +260,7 @@ class _StageRun:
         for item in work.make():
             made = self._stage(item, work.source)
             version = self._version(call, work, item, made, execution, time.monotonic() - started)
-            text = with_query(code.text, f"{self.stage.name}.{version.asset}", version.query)
+            text = with_query(code.text, f"{self.stage.name}.{version.asset}", version.query or plans.text(item.frame))
             texts[text.key] = text
             versions.append(replace(version, text=text.key, libraries=code.libraries))
             started = time.monotonic()

@@ -5,6 +5,7 @@ Nothing is changed here: `stage_run` does the work, and what only wants to know 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import changed
 from pipedag_dagster.flow import TaskCall
 from pipedag_dagster.names import quote
+from pipedag_dagster.store import plans
 from pipedag_dagster.store.catalog import StageVersion, TableVersion
 from pipedag_dagster.store.frames import content_version, to_arrow
 from pipedag_dagster.store.table_store import TableStore
@@ -103,17 +105,26 @@ class Decider:
         if call.task.cache is not None and not self.validation.disable_cache_function:
             parts["cache"] = cache.cache_value(call, arguments)
 
-        def make() -> list[Returned]:
+        def make(arguments: Arguments = arguments) -> list[Returned]:
             args, kwargs = arguments.of_task()
             return unpack(call, call.task.fn(*args, **kwargs), self.instance.config.auto_table)
 
         source = None if call.source is None else call.source.store.table_store
         if not call.task.lazy:
             return Work(Key(parts), inputs, make, source)
-        returned = make()
+        planned = plans.is_lazy(call.task.input_type)
+        returned = make(Arguments(self.inputs, call, shapes=True)) if planned else make()
+        if (planned and not self._only_plans(call, returned)) or not all(map(_comparable, returned)):
+            parts["code"] = cache.task_code_version(call)  # its code is compared, as that of any other task
+            return Work(Key(parts), inputs, make, source)
         parts["text"] = [_canonical(item, inputs, versions=False) for item in returned]
         parts["query"] = [_canonical(item, inputs, versions=True) for item in returned]
-        return Work(Key(parts), inputs, lambda: returned, source)
+        return Work(Key(parts), inputs, make if planned else lambda: returned, source)
+
+    def _only_plans(self, call: TaskCall, returned: list[Returned]) -> bool:
+        """Whether a task of polars has built plans only: it may have looked at data, of which there was none yet."""
+        looked = _LOOKS_AT_DATA.search(str(cache.task_code(call).text))
+        return not looked and all(plans.is_lazy(item.frame) for item in returned)
 
     def _copy(self, call: TaskCall) -> Work:
         """Instead of running an input task: copying a sample of what the source has committed for it."""
@@ -165,9 +176,26 @@ class Decider:
         return found if set(call.assets) <= {table.asset for table in found} else []
 
 
+_LOOKS_AT_DATA = re.compile(
+    r"\b(collect|collect_all|collect_async|collect_batches|fetch|describe|profile|sink_\w+)\s*\("
+)
+
+
+def _comparable(item: Returned) -> bool:
+    """Whether what a lazy task returned tells all that its result depends on: a plan of polars with Python code in it
+    does not."""
+    return not plans.is_lazy(item.frame) or plans.serialized(item.frame) is not None
+
+
 def _canonical(item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
     """A hash of what a lazy task returned: names, with or without data versions, stand for the physical tables, so that
     equal means equal."""
+    if plans.is_lazy(item.frame):
+        plan = plans.serialized(item.frame) or b""
+        for name, table in inputs.items():
+            shown = f"{name}@{table.data_version}" if versions else name
+            plan = plan.replace(table.physical.encode(), shown.encode())
+        return digest(item.name, hashlib.sha256(plan).hexdigest(), repr(item.constraints))
     if item.query is None:
         return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
     text = item.query

@@ -15,7 +15,7 @@ from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import Text
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
-from pipedag_dagster.store import commit, frames, ownership, physical
+from pipedag_dagster.store import commit, frames, ownership, physical, plans
 from pipedag_dagster.store.catalog import Catalog, RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.lock import stage_lock
@@ -127,6 +127,11 @@ class TableStore:
         if kind is None or issubclass(kind, pd.DataFrame):
             return frames.to_pandas(arrow)
         return frames.to_arrow(arrow, table.name) if issubclass(kind, pa.Table) else frames.to_polars(arrow, kind)
+
+    def shape(self, table: TableVersion) -> Any:
+        """A table version as a polars LazyFrame without rows, whose plan names the physical table."""
+        source = quote(self.schemas(table.stage).versions, table.physical)
+        return plans.shape(self.database.uri, source, table.physical)
 
     def reflect(self, table: TableVersion) -> sa.Table:
         """The physical table for SQLAlchemy. It never changes, so it is looked up once."""
