@@ -11,6 +11,7 @@ from pipedag_dagster.orchestration.definitions import build_definitions
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.run import Flow, Result, StageLockContext
+from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps
 from pipedag_dagster.tables import Table
 from pipedag_dagster.task import input_stage_versions, materialize
 
@@ -20,11 +21,13 @@ __all__ = [
     "InstanceResource",
     "PipedagConfig",
     "PipedagError",
+    "PipedagTranslator",
     "Result",
     "Stage",
     "StageLockContext",
     "Table",
     "TableIOManager",
+    "TableProps",
     "build_definitions",
     "input_stage_versions",
     "materialize",

@@ -19,6 +19,7 @@ what to type next; a docstring here is the remedy in one line.
     ├── NotMaterialized         run what comes before
     ├── FreshInput              the source changed, and this run was told to assert that it did not
     ├── SeveralFailed           several tasks failed (fail_fast: false); each one is listed
+    ├── ChecksFailed            look at the rows that are named: the stage was not committed
     ├── TaskFailed              mend the task
     │   └── UnstorableResult    return something that a table can hold
     └── EmptySelection          select at least one table
@@ -30,6 +31,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class PipedagError(Exception):
@@ -129,6 +131,15 @@ class SeveralFailed(PipedagError):
         self.failures = tuple(failures)
         listed = "\n".join(f"- {failure}" for failure in failures)
         super().__init__(f"{len(self.failures)} tasks failed:\n{listed}")
+
+
+class ChecksFailed(PipedagError):
+    """Look at the rows that are named: blocking checks failed, and the stage was not committed. What became of each of
+    them is in `results`."""
+
+    def __init__(self, message: str, results: Sequence[Any] = ()) -> None:
+        self.results = tuple(results)
+        super().__init__(message)
 
 
 class EmptySelection(PipedagError):

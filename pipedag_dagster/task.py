@@ -6,10 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import sqlalchemy as sa
 
+from pipedag_dagster.about import About, AboutOptions
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.names import asset_name, table_name
 
@@ -55,6 +56,7 @@ class Task:
         from_source: bool = False,
         pass_args: Sequence[str] = (),
         allow_fresh_input: bool = False,
+        **about: Unpack[AboutOptions],
     ) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
@@ -75,6 +77,7 @@ class Task:
         self.allow_fresh_input = allow_fresh_input
         self.pass_args = tuple(pass_args)
         self.signature = inspect.signature(fn)
+        self.about = About.of(self.name, **about)
         self._check()
 
     def _check(self) -> None:
@@ -119,6 +122,7 @@ def materialize(
     lazy: bool = False,
     input_type: type | None = None,
     allow_fresh_input: bool = False,
+    **about: Unpack[AboutOptions],
 ) -> Callable[[Callable[..., Any]], Task]: ...
 def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a task of a function: what it returns is materialized as tables of its stage.
@@ -138,6 +142,14 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
             `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`.
         allow_fresh_input: the task may take fresh input in also where `cache_validation.mode` is
             `assert_no_fresh_input`.
+        description: of the table, in Markdown; without it, the docstring.
+        owners: who is to be asked: e-mail addresses, and teams as `"team:sales"`.
+        tags, kinds: as Dagster has them.
+        columns: descriptions of columns by name.
+        checks: what must be true of the table (see `pipedag_dagster.checks`).
+
+    The last five are shown in Dagster; changing them makes nothing run. For a task with several tables,
+    `description`, `columns` and `checks` may be given by table: `checks={"orders": [unique("id")]}`.
 
     Raises:
         WiringError: the options contradict each other.
@@ -161,6 +173,7 @@ def input_stage_versions(
     lazy: bool = False,
     version: str | None = None,
     allow_fresh_input: bool = False,
+    **about: Unpack[AboutOptions],
 ) -> Callable[[Callable[..., Any]], Task]:
     """Make a task that fills a stage from another instance: copying by hand.
 
@@ -177,6 +190,7 @@ def input_stage_versions(
     Args:
         pass_args: which of the keyword arguments of the call the function gets.
         outputs, input_type, cache, lazy, version, allow_fresh_input: as for `materialize`.
+        description, owners, tags, kinds, columns, checks: as for `materialize`.
     """
     return functools.partial(
         Task,
@@ -188,4 +202,5 @@ def input_stage_versions(
         version=version,
         allow_fresh_input=allow_fresh_input,
         from_source=True,
+        **about,
     )

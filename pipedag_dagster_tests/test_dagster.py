@@ -562,7 +562,8 @@ def test_no_password_is_in_what_dagster_stores_or_shows(
 PACKAGE = Path(pipedag_dagster.__file__).parent
 LAYERS = [
     {"errors", "names", "logs"},
-    {"config", "tables"},
+    {"config", "tables", "checks"},
+    {"about"},
     {"task"},
     {"fingerprint"},
     {"flow"},
@@ -636,11 +637,13 @@ def test_the_public_api_is_what_init_lists() -> None:
         "InstanceResource",
         "PipedagConfig",
         "PipedagError",
+        "PipedagTranslator",
         "Result",
         "Stage",
         "StageLockContext",
         "Table",
         "TableIOManager",
+        "TableProps",
         "build_definitions",
         "input_stage_versions",
         "materialize",

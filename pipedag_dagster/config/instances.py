@@ -104,6 +104,7 @@ class InstanceConfig:
     keep_versions: int
     keep_code: bool
     content_hash_rows: int
+    preview: int
     auto_table: tuple[str, ...]
     fail_fast: bool
     cache_validation: CacheValidation
@@ -246,6 +247,7 @@ class ConfigFiles:
             keep_versions=section.keep_versions,
             keep_code=section.keep_code,
             content_hash_rows=section.content_hash_rows,
+            preview=section.preview,
             auto_table=tuple(section.auto_table),
             fail_fast=section.fail_fast,
             cache_validation=CacheValidation(**dict(section.cache_validation)),

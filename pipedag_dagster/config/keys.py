@@ -131,6 +131,7 @@ class _Setup(Keys):
     keep_versions: _Count = 2
     keep_code: bool = True
     content_hash_rows: Annotated[int, Field(ge=0)] = 20_000_000
+    preview: Annotated[int, Field(ge=0)] = 5
     executor: Executor = Executor()
     schedule: Schedule | None = None
     refresh: Refresh | None = None

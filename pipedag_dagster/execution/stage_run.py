@@ -15,19 +15,22 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
+from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
 from pipedag_dagster.execution import cache
 from pipedag_dagster.execution.cache import CACHED
+from pipedag_dagster.execution.checks import Checker, CheckResult, refuse
 from pipedag_dagster.execution.inputs import Inputs
+from pipedag_dagster.execution.lineage import column_origins
 from pipedag_dagster.execution.records import SUSPICION, SUSPICIOUS, code_of, is_suspicious, run_table, with_query
 from pipedag_dagster.execution.result import Returned
 from pipedag_dagster.execution.work import Decider, Work, for_people
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.flow import Stage, TaskCall
 from pipedag_dagster.store import plans
-from pipedag_dagster.store.catalog import Source, StageVersion, TableVersion
+from pipedag_dagster.store.catalog import Column, RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.physical import Made
 from pipedag_dagster.store.table_store import TableStore
 
@@ -50,11 +53,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage run has done. `version` is the stage version that is visible now, `previous` the one before."""
+    """What a stage run has done. `version` is the stage version that is visible now, `previous` the one before; `seen`
+    are the tables of the instance as the run sees them at its end."""
 
     outcomes: tuple[Outcome, ...]
     version: int
     previous: int
+    checks: tuple[CheckResult, ...] = ()
+    seen: tuple[TableVersion, ...] = ()
 
 
 def run_stage(
@@ -63,6 +69,7 @@ def run_stage(
     run_id: str,
     *,
     assets: Collection[str] | None = None,
+    checks: Collection[tuple[str, str]] | None = None,
     validation: CacheValidation | None = None,
     tell: Callable[[str], None] = log.info,
 ) -> StageResult:
@@ -73,11 +80,13 @@ def run_stage(
         run_id: all stages with the same run id see the same versions of what they read.
         assets: only these tables of the stage; all without it. What they need from the same stage is read from its
             committed version.
+        checks: only these (asset, name of the check); those of `assets` without it.
         validation: replaces the instance's own `cache_validation`.
         tell: gets a line of text for each thing that happens.
 
     Raises:
         TaskFailed: a task failed. What is visible is what was visible before.
+        ChecksFailed: a blocking check failed. What is visible is what was visible before.
         NotMaterialized: something that is needed was never committed.
         FreshInput: the input changed while the mode asserts that it does not.
     """
@@ -90,7 +99,20 @@ def run_stage(
         base = store.current([stage.name])[stage.name]
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
         run = _StageRun(instance, stage, run_id, validation or instance.config.cache_validation, tell, base, inputs)
-        return run.run([call for call in stage.calls if assets is None or set(call.assets) & set(assets)], assets)
+        calls = [call for call in stage.calls if assets is None or set(call.assets) & set(assets)]
+        return run.run(calls, assets, _chosen(stage, assets, checks))
+
+
+def _chosen(
+    stage: Stage, assets: Collection[str] | None, checks: Collection[tuple[str, str]] | None
+) -> list[tuple[str, Check]]:
+    """The checks to evaluate, each with its asset."""
+    declared = (
+        (asset, check) for call in stage.calls for asset in call.assets for check in call.task.about.checks_of(asset)
+    )
+    if checks is not None:
+        return [(asset, check) for asset, check in declared if (asset, check.name) in checks]
+    return [(asset, check) for asset, check in declared if assets is None or asset in assets]
 
 
 @dataclass
@@ -110,7 +132,9 @@ class _StageRun:
 
     # The stage as a whole
 
-    def run(self, calls: list[TaskCall], assets: Collection[str] | None) -> StageResult:
+    def run(
+        self, calls: list[TaskCall], assets: Collection[str] | None, checks: list[tuple[str, Check]]
+    ) -> StageResult:
         started = time.monotonic()
         self._run_all(calls)
         outcomes = tuple(self.outcomes[call] for call in calls)
@@ -123,15 +147,40 @@ class _StageRun:
         ]
         previous = self.base.number
         same = {table.id for table in members.values()} == {table.id for table in self.base.tables.values()}
+        checker = Checker(self.inputs, members)
+        checked = checker.run((asset, check) for asset, check in checks if check.blocking)
+        refuse(self.stage.name, checked, previous, staged=not same)
+        number = self._commit(calls, members, records, same=same, started=started)
+        checked += checker.run((asset, check) for asset, check in checks if not check.blocking)
+        for result in checked:
+            if not result.passed:
+                self.tell(f"check failed: {result}")
+        if checked:
+            self.tell(f"stage {self.stage.name}: {sum(one.passed for one in checked)} of {len(checked)} checks passed")
+        others = (
+            table for name, pin in self.inputs.pins.items() if name != self.stage.name for table in pin.tables.values()
+        )
+        return StageResult(outcomes, number, previous, tuple(checked), (*members.values(), *others))
+
+    def _commit(
+        self,
+        calls: list[TaskCall],
+        members: Mapping[str, TableVersion],
+        records: list[RunTable],
+        *,
+        same: bool,
+        started: float,
+    ) -> int:
+        """Make the tables visible, unless they are. Returns the number of the version that people see."""
+        stage, previous = self.stage.name, self.base.number
         if previous and same and self.store.shows(self.base):
-            self.store.keep(self.stage.name, previous, self.run_id, records)
-            self.tell(f"stage {self.stage.name}: unchanged, version {previous}")
-            return StageResult(outcomes, previous, previous)
+            self.store.keep(stage, previous, self.run_id, records)
+            self.tell(f"stage {stage}: unchanged, version {previous}")
+            return previous
         sources = self._sources(calls)
-        self.store.commit(self.stage.name, previous + 1, members, self.run_id, records, sources=sources)
-        seconds = time.monotonic() - started
-        self.tell(f"stage {self.stage.name}: committed version {previous + 1} after {seconds:.1f} s")
-        return StageResult(outcomes, previous + 1, previous)
+        self.store.commit(stage, previous + 1, members, self.run_id, records, sources=sources)
+        self.tell(f"stage {stage}: committed version {previous + 1} after {time.monotonic() - started:.1f} s")
+        return previous + 1
 
     def _run_all(self, calls: list[TaskCall]) -> None:
         """Run the calls, independent ones at the same time, each after those that it needs."""
@@ -292,7 +341,7 @@ class _StageRun:
             parts=work.key.parts,
             code_version=cache.task_code_version(call),
             data_version=made.content or digest(work.key.cache_key, item.slot.asset),
-            columns=made.columns,
+            columns=self._with_origins(made.columns, work, item.query),
             primary_key=item.constraints.primary_key,
             indexes=item.constraints.indexes,
             rows=made.rows,
@@ -301,3 +350,13 @@ class _StageRun:
             run_id=self.run_id,
             seconds=seconds,
         )
+
+    def _with_origins(self, columns: tuple[Column, ...], work: Work, query: str | None) -> tuple[Column, ...]:
+        """The columns, with what those of a query come from."""
+        if query is None:
+            return columns
+        store = work.source or self.store
+        instance = store.config.instance_id
+        tables = [(instance, store.schemas(table.stage).versions, table) for table in work.inputs.values()]
+        origins = column_origins(query, tables)
+        return tuple(replace(column, origins=origins.get(column.name, ())) for column in columns)

@@ -11,12 +11,15 @@ import dagster as dg
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.flow import FlowGraph
-from pipedag_dagster.orchestration.assets import identifier, stage_assets
+from pipedag_dagster.orchestration.assets import stage_assets
+from pipedag_dagster.orchestration.checks import refuse_wrong_references
 from pipedag_dagster.orchestration.io_manager import TableIOManager
+from pipedag_dagster.orchestration.keys import identifier
 from pipedag_dagster.orchestration.resources import bound_resource
 from pipedag_dagster.orchestration.schedules import schedules
 from pipedag_dagster.orchestration.sensors import sensors
 from pipedag_dagster.orchestration.tags import INSTANCE_TAG
+from pipedag_dagster.orchestration.translator import PipedagTranslator
 
 Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 
@@ -27,6 +30,7 @@ def build_definitions(
     *,
     instance: str,
     per_user: bool = False,
+    translator: PipedagTranslator | None = None,
 ) -> dg.Definitions:
     """The Dagster definitions of one instance of a pipeline: one code location.
 
@@ -37,6 +41,7 @@ def build_definitions(
             `instances/` or `pipedag.yaml` in the working directory or above it.
         instance: its name in the configuration.
         per_user: one instance for each user.
+        translator: says what Dagster shows of each table.
 
     Returns:
         Definitions with one asset group a stage, the resources `instance` and `io_manager`, the in-process executor,
@@ -53,10 +58,12 @@ def build_definitions(
     files = config if isinstance(config, PipedagConfig) else PipedagConfig(config)
     context = files.get(instance, per_user)
     flows = build(context)
-    return define(context, [flows] if isinstance(flows, FlowGraph) else list(flows))
+    return define(context, [flows] if isinstance(flows, FlowGraph) else list(flows), translator)
 
 
-def define(context: ConfigContext, flows: list[FlowGraph]) -> dg.Definitions:
+def define(
+    context: ConfigContext, flows: list[FlowGraph], translator: PipedagTranslator | None = None
+) -> dg.Definitions:
     """`build_definitions` for flows that are built already."""
     stages = [stage for flow in flows for stage in flow.stages]
     names = [stage.name for stage in stages]
@@ -68,9 +75,11 @@ def define(context: ConfigContext, flows: list[FlowGraph]) -> dg.Definitions:
     store = context.store.table_store
     for name in names:
         store.schemas(name)  # names that do not fit are refused now
+    refuse_wrong_references(flows)
+    translator = translator or PipedagTranslator()
     resource = bound_resource(context, stages)
     return dg.Definitions(
-        assets=[stage_assets(context, stage) for stage in stages],
+        assets=[stage_assets(context, stage, translator) for stage in stages],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
         jobs=_jobs(context, names),
         schedules=schedules(context, job_name(context)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from typing import Any, Self
 
@@ -49,12 +50,21 @@ class Result:
         successful: whether all went well.
         error: what went wrong, else None.
         run_id: the id of the Dagster run.
+        checks: what became of each check that was evaluated, as Dagster has it: `.asset_key`, `.check_name`,
+            `.passed`, `.severity`, `.description`, `.metadata`.
     """
 
-    def __init__(self, instance: ConfigContext, run_id: str, error: BaseException | None) -> None:
+    def __init__(
+        self,
+        instance: ConfigContext,
+        run_id: str,
+        error: BaseException | None,
+        checks: Sequence[dg.AssetCheckEvaluation] = (),
+    ) -> None:
         self.instance = instance
         self.run_id = run_id
         self.error = error
+        self.checks = tuple(checks)
 
     @property
     def successful(self) -> bool:
@@ -184,6 +194,7 @@ def execute(
         except PipedagError as failure:
             errors.append(failure)
         finally:
+            checks = _checks(dagster, run_id)
             caller_releases.reset(token)
             held = _held.get()
             if held is None:
@@ -194,7 +205,14 @@ def execute(
     if unexpected is not None:
         raise unexpected
     different = {str(error): error for error in errors}
-    return Result(context, run_id, _one(list(different.values())))
+    return Result(context, run_id, _one(list(different.values())), checks)
+
+
+def _checks(dagster: dg.DagsterInstance, run_id: str) -> list[dg.AssetCheckEvaluation]:
+    """What became of the checks of a run, also of one that failed."""
+    records = dagster.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    events = (record.event_log_entry.dagster_event for record in records)
+    return [event.asset_check_evaluation_data for event in events if event is not None]
 
 
 def rollback(context: ConfigContext, stage: str, to: int | None = None) -> StageVersion:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -20,7 +20,7 @@ from pipedag_dagster.fingerprint.texts import Part, Text
 from pipedag_dagster.names import quote
 from pipedag_dagster.store.database import execute
 
-FORMAT = 2
+FORMAT = 3
 """Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
 
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
@@ -33,6 +33,14 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE {schema}.run_table ADD COLUMN old_text text, ADD COLUMN new_text text, ADD COLUMN same boolean",
         "CREATE INDEX run_table_stage ON {schema}.run_table (stage, asset)",
     ),
+    2: (
+        "CREATE TABLE {schema}.check_result ("
+        "key text PRIMARY KEY, "
+        "table_version bigint NOT NULL REFERENCES {schema}.table_version (id) ON DELETE CASCADE, "
+        "bad_rows bigint NOT NULL, sample json NOT NULL, seconds double precision NOT NULL, "
+        "at timestamptz NOT NULL DEFAULT now())",
+        "CREATE INDEX check_result_table_version ON {schema}.check_result (table_version)",
+    ),
 }
 """The statements that make the next format of a format. They run in one transaction when a run finds an older one."""
 
@@ -43,14 +51,19 @@ PIN_LEASE = datetime.timedelta(days=1)
 KEPT_RUNS = 50
 """What is remembered of each table: the last runs in which it was made, and the last ones in which it was cached."""
 
+Origin: TypeAlias = tuple[str, str, str, str]
+"""A column that another one comes from: instance id, stage, asset, column."""
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column as PostgreSQL describes it; `type` is what `format_type` prints."""
+    """A column as PostgreSQL describes it; `type` is what `format_type` prints. `origins`: what it was made of, where
+    that is known."""
 
     name: str
     type: str
     nullable: bool = True
+    origins: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,15 @@ class Commit:
     run_id: str
     sources: tuple[Source, ...]
     note: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check has found in a table version: how many rows are bad, and some of them."""
+
+    bad_rows: int
+    sample: Sequence[Mapping[str, Any]]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -211,6 +233,17 @@ class Catalog:
         )
         self.text = sa.Table(
             "text", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("parts", JSONB, nullable=False)
+        )
+        self.check_result = sa.Table(
+            "check_result",
+            metadata,
+            sa.Column("key", sa.Text, primary_key=True),
+            sa.Column("table_version", sa.ForeignKey(self.table_version.c.id, ondelete="CASCADE"), nullable=False),
+            sa.Column("bad_rows", sa.BigInteger, nullable=False),
+            sa.Column("sample", sa.JSON, nullable=False),  # JSONB would lose the order of the columns
+            sa.Column("seconds", sa.Double, nullable=False),
+            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Index("check_result_table_version", "table_version"),
         )
         self.pins = sa.Table(
             "pin",
@@ -390,6 +423,18 @@ class Catalog:
         rows = connection.execute(sa.select(run.c.stage, run.c.asset).distinct().order_by(run.c.stage, run.c.asset))
         return [(row.stage, row.asset) for row in rows]
 
+    # What checks found. Tables never change, and so neither does what is found in them.
+
+    def findings(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, Finding]:
+        """What was found before, by key."""
+        table = self.check_result
+        rows = connection.execute(sa.select(table).where(table.c.key.in_(keys)))
+        return {row.key: Finding(row.bad_rows, row.sample, row.seconds) for row in rows}
+
+    def add_finding(self, connection: sa.Connection, key: str, table_version: int, finding: Finding) -> None:
+        values = {"key": key, "table_version": table_version, **dataclasses.asdict(finding)}
+        connection.execute(insert(self.check_result).values(values).on_conflict_do_nothing())
+
     # Pins
 
     def pin(self, connection: sa.Connection, run_id: str, stages: Collection[str]) -> dict[str, int]:
@@ -483,7 +528,9 @@ class Catalog:
 
 def _table_version(row: sa.Row[Any]) -> TableVersion:
     values = {field.name: getattr(row, field.name) for field in dataclasses.fields(TableVersion)}
-    values["columns"] = tuple(Column(**column) for column in row.columns)
+    values["columns"] = tuple(
+        Column(**column | {"origins": tuple(map(tuple, column.get("origins", ())))}) for column in row.columns
+    )
     values["primary_key"] = tuple(row.primary_key)
     values["indexes"] = tuple(tuple(index) for index in row.indexes)
     return TableVersion(**values)

@@ -16,11 +16,14 @@ from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import Text
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
 from pipedag_dagster.store import commit, frames, ownership, physical, plans
-from pipedag_dagster.store.catalog import Catalog, RunTable, Source, StageVersion, TableVersion
+from pipedag_dagster.store.catalog import Catalog, Finding, RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.lock import stage_lock
 from pipedag_dagster.store.ownership import Owner
 from pipedag_dagster.store.physical import Constraints, Made
+
+HEAD_COLUMNS = 20
+"""How many columns of a table `heads` shows."""
 
 
 class TableStore:
@@ -142,6 +145,20 @@ class TableStore:
             self._reflected[table.physical] = found
         return self._reflected[table.physical]
 
+    def heads(self, tables: Sequence[TableVersion], rows: int) -> dict[str, list[tuple[str | None, ...]]]:
+        """A few rows of each table, by physical name, as short texts; only the first columns of wide ones."""
+        found: dict[str, list[tuple[str | None, ...]]] = {}
+        with self.database.transaction() as connection:
+            connection.execute("SET TRANSACTION READ ONLY")
+            for table in tables:
+                if table.kind != "table" or not table.columns:
+                    continue
+                columns = ", ".join(f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
+                source = quote(self.schemas(table.stage).versions, table.physical)
+                query = f"SELECT {columns} FROM {source} LIMIT {rows}"
+                found[table.physical] = connection.execute(query.encode()).fetchall()
+        return found
+
     # Staging: new physical tables, visible to nobody
 
     def stage_frame(self, stage: str, name: str, frame: Any, constraints: Constraints) -> Made:
@@ -181,6 +198,16 @@ class TableStore:
             return Text()
         with self.database.read() as connection:
             return self.catalog.texts(connection, [key]).get(key, Text())
+
+    def findings(self, keys: Collection[str]) -> dict[str, Finding]:
+        """What checks have found before, by key."""
+        with self.database.read() as connection:
+            return self.catalog.findings(connection, keys)
+
+    def add_finding(self, key: str, table: TableVersion, finding: Finding) -> None:
+        """Remember what a check has found in a table version."""
+        with self.database.begin() as connection:
+            self.catalog.add_finding(connection, key, table.id or 0, finding)
 
     # Committing
 

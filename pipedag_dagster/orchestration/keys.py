@@ -1,0 +1,21 @@
+"""What Dagster calls the tables of an instance."""
+
+from __future__ import annotations
+
+import re
+
+import dagster as dg
+
+
+def asset_key(instance_id: str, stage: str, asset: str) -> dg.AssetKey:
+    """The key of a table: `[instance_id, stage, table]`."""
+    return dg.AssetKey([instance_id, stage, asset])
+
+
+def identifier(name: str) -> str:
+    """`name` in the letters that Dagster allows for jobs, steps and kinds.
+
+    >>> identifier("full-1")
+    'full_1'
+    """
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)

@@ -1,0 +1,121 @@
+"""What Dagster shows of a table that was made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import dagster as dg
+
+from pipedag_dagster.about import About
+from pipedag_dagster.execution.stage_run import Outcome, StageResult
+from pipedag_dagster.orchestration.keys import asset_key
+from pipedag_dagster.store.catalog import Column, StageVersion, TableVersion
+from pipedag_dagster.store.table_store import TableStore
+
+Metadata: TypeAlias = dict[str, dg.MetadataValue]
+Value = dg.MetadataValue
+
+
+def of_outcome(outcome: Outcome, result: StageResult) -> Metadata:
+    """What a run has done about a table."""
+    return {
+        "pipedag/reason": Value.text(outcome.reason),
+        "pipedag/cached": Value.bool(outcome.cached),
+        "pipedag/seconds": Value.float(round(outcome.seconds, 3)),
+        **of_version(result.version, result.previous),
+    }
+
+
+def of_version(number: int, previous: int) -> Metadata:
+    """The version of the stage, and the one before. Numbers are plotted over time."""
+    return {"pipedag/stage_version": Value.int(number), "pipedag/previous_stage_version": Value.int(previous)}
+
+
+def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, About | None]]) -> dict[str, Metadata]:
+    """What tables are, by asset: their name, size, columns, query and first rows."""
+    listed = list(tables)
+    heads = store.heads([table for table, _ in listed], store.config.preview) if store.config.preview else {}
+    return {table.asset: _of_table(store, table, about, heads.get(table.physical)) for table, about in listed}
+
+
+def of_rollback(store: TableStore, after: StageVersion, before: StageVersion) -> dict[str, Metadata]:
+    """The same for a stage version that was made by going back."""
+    version = of_version(after.number, before.number)
+    found = of_tables(store, ((table, None) for table in after.tables.values()))
+    return {asset: metadata | version for asset, metadata in found.items()}
+
+
+def _of_table(
+    store: TableStore, table: TableVersion, about: About | None, head: Sequence[Sequence[str | None]] | None
+) -> Metadata:
+    where = f"{store.database.engine.url.database}.{store.schemas(table.stage).current}.{table.name}"
+    descriptions = about.columns_of(table.asset) if about else {}
+    columns = [_column(column, table, descriptions.get(column.name)) for column in table.columns]
+    metadata: Metadata = {
+        "dagster/table_name": Value.text(where),
+        "dagster/row_count": Value.int(table.rows),
+        "dagster/column_schema": Value.table_schema(dg.TableSchema(columns)),
+        "pipedag/bytes": Value.int(table.bytes),
+    }
+    lineage = {
+        column.name: [dg.TableColumnDep(asset_key(*origin[:3]), origin[3]) for origin in column.origins]
+        for column in table.columns
+        if column.origins
+    }
+    if lineage:
+        metadata["dagster/column_lineage"] = Value.column_lineage(dg.TableColumnLineage(lineage))
+    if table.libraries:
+        metadata["pipedag/libraries"] = Value.json(dict(table.libraries))
+    if table.query is not None:
+        metadata["pipedag/query"] = Value.md(sql(table.query))
+    if head is not None:
+        names = [column.name for column in table.columns[: len(head[0])]] if head else []
+        more = len(table.columns) - len(names) if head else 0
+        text = markdown(names, head) + (f"\n\nand {more} more columns" if more else "") if head else "no rows"
+        metadata["pipedag/preview"] = Value.md(text)
+    return metadata
+
+
+def _column(column: Column, table: TableVersion, description: str | None) -> dg.TableColumn:
+    constraints = dg.TableColumnConstraints(
+        nullable=column.nullable,
+        unique=table.primary_key == (column.name,),
+        other=["primary key"] * (column.name in table.primary_key),
+    )
+    return dg.TableColumn(column.name, column.type, description, constraints)
+
+
+def sql(query: str) -> str:
+    """A query as Markdown, whatever is in it."""
+    longest = max((len(run) for run in re.findall("`+", query)), default=0)
+    fence = "`" * max(longest + 1, 3)
+    return f"{fence}sql\n{query}\n{fence}"
+
+
+def markdown(names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
+    """Rows as a Markdown table. Whatever a value is, it is shown as it stands and does nothing.
+
+    >>> print(markdown(["a"], [["x|y"], [None]]))
+    | a |
+    | --- |
+    | x\\|y |
+    | *NULL* |
+    """
+    lines = [
+        names,
+        ["---"] * len(names),
+        *(["*NULL*" if cell is None else _plain(cell) for cell in row] for row in rows),
+    ]
+    lines[0] = [_plain(name) for name in names]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&!])", r"\\\1", " ".join(text.split()))
+
+
+def as_text(row: Mapping[str, object]) -> list[str | None]:
+    """The values of a row for `markdown`."""
+    return [None if value is None else str(value) for value in row.values()]
