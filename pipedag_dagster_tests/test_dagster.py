@@ -26,6 +26,7 @@ import pipedag_dagster
 from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, build_definitions, materialize
 from pipedag_dagster.errors import ConfigError, InvalidName, NotMaterialized, WiringError
 from pipedag_dagster_tests.conftest import SECRET
+from pipedag_dagster_tests.launching import failure, launch, materializations, metadata
 
 NUMBERS = pd.DataFrame({"a": [1, 2, 3], "word": ["x", None, "z"]})
 
@@ -86,40 +87,6 @@ def visible(connection: Connection, schema: str) -> list[str]:
 def specs(definitions: dg.Definitions) -> dict[tuple[str, ...], dg.AssetSpec]:
     own = (assets for assets in definitions.assets or () if isinstance(assets, dg.AssetsDefinition))
     return {tuple(spec.key.path): spec for assets in own for spec in assets.specs}
-
-
-def launch(
-    definitions: dg.Definitions,
-    dagster: dg.DagsterInstance,
-    job: str = "full",
-    *tables: str,
-    resource: dict[str, Any] | None = None,
-) -> dg.ExecuteInProcessResult:
-    """Launch the job, or some of its tables (`"full/stage_1/dfa"`), as the UI does. It may fail."""
-    return definitions.resolve_job_def(job).execute_in_process(
-        instance=dagster,
-        run_config={"resources": {"instance": {"config": resource or {}}}},
-        asset_selection=[dg.AssetKey.from_user_string(table) for table in tables] or None,
-        raise_on_error=False,
-    )
-
-
-def materializations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetMaterialization]:
-    found = (event.step_materialization_data.materialization for event in result.get_asset_materialization_events())
-    return {each.asset_key.to_user_string(): each for each in found}
-
-
-def metadata(result: dg.ExecuteInProcessResult, key: str) -> dict[str, Any]:
-    return {table: each.metadata[key].value for table, each in materializations(result).items()}
-
-
-def failure(result: dg.ExecuteInProcessResult) -> str:
-    """Everything that Dagster shows about why the run failed."""
-    return "\n".join(
-        event.event_specific_data.error.to_string()  # type: ignore[union-attr]
-        for event in result.all_events
-        if event.is_failure and getattr(event.event_specific_data, "error", None)
-    )
 
 
 # ---- the definitions -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from dagster import BetaWarning, DagsterExecutionInterruptedError
+from dagster import AssetCheckEvaluation, AssetCheckSeverity, BetaWarning, DagsterExecutionInterruptedError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -96,6 +96,8 @@ def run(
         if result.error is not None:
             raise result.error
         console.print(_summary(location, result, time.monotonic() - started))
+        for line in _checks(result.checks):
+            console.print(line, soft_wrap=True, highlight=False)
 
 
 @cli.command("list", short_help="Show instances, stages and committed tables.")
@@ -248,6 +250,18 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
         what = "[dim]cached[/]" if cached else f"[green]ran[/]: {escape(run.reason)}"
         grid.add_row(f"  {escape(table.name)}", f"{table.rows:,}", what, "" if cached else f"{run.seconds:.2f}")
     return grid
+
+
+def _checks(evaluations: Sequence[AssetCheckEvaluation]) -> Iterator[str]:
+    """How many checks passed, and what is wrong where one did not."""
+    if evaluations:
+        passed = sum(each.passed for each in evaluations)
+        yield f"[bold]checks[/]  {passed} of {count(len(evaluations), 'check')} passed"
+    for each in evaluations:
+        if not each.passed:
+            what = "[yellow]warning[/]" if each.severity == AssetCheckSeverity.WARN else "[red]failed[/]"
+            table = ".".join(each.asset_key.path[1:])
+            yield f"  {escape(table)}: {what}: {escape(each.check_name)}: {escape(each.description or '')}"
 
 
 def _add_instance(tree: Tree, location: Location) -> None:
