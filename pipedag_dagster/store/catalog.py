@@ -63,7 +63,7 @@ class Column:
     name: str
     type: str
     nullable: bool = True
-    origins: tuple[Origin, ...] = ()
+    origins: tuple[Origin, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
