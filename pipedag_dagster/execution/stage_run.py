@@ -93,8 +93,9 @@ def run_stage(
     store = instance.store.table_store
     store.prepare([stage.name])
     names = [other.name for other in stage.flow.stages]
-    pins = store.pin(run_id, names)
-    source_pins = instance.source.store.table_store.pin(run_id, names) if instance.source else {}
+    read = {output.call.stage.name for call in stage.calls for output in call.inputs}
+    pins = store.pin(run_id, names, read)
+    source_pins = instance.source.store.table_store.pin(run_id, names, [stage.name]) if instance.source else {}
     with store.lock(stage.name, run_id), instance:
         base = store.current([stage.name])[stage.name]
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
@@ -138,6 +139,10 @@ class _StageRun:
         started = time.monotonic()
         self._run_all(calls)
         outcomes = tuple(self.outcomes[call] for call in calls)
+        cached = [asset for outcome in outcomes if outcome.cached for asset in outcome.tables]
+        if cached:
+            # One line for all: each is an entry in Dagster's event log, which costs more than the look-up.
+            self.tell(f"stage {self.stage.name}: {len(cached)} cached ({', '.join(cached)})")
         members = self._members(outcomes, assets)
         records = [
             run_table(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
@@ -228,11 +233,10 @@ class _StageRun:
 
     def _tell(self, outcome: Outcome, total: int) -> None:
         done = sum(len(one.tables) for one in self.outcomes.values()) - len(outcome.tables)
-        for number, (asset, table) in enumerate(outcome.tables.items(), done + 1):
+        for number, (asset, table) in enumerate({} if outcome.cached else outcome.tables.items(), done + 1):
             rows = f"{table.rows:,} row{'' if table.rows == 1 else 's'}"
-            what = "cached" if outcome.cached else f"staged {rows} in {outcome.seconds:.1f} s"
-            why = "" if outcome.cached else f": {outcome.reason}"
-            self.tell(f"{self.stage.name}.{asset}: {what} ({number}/{max(total, number)}){why}")
+            what = f"staged {rows} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
+            self.tell(f"{self.stage.name}.{asset}: {what}: {outcome.reason}")
         self._suspect(outcome)
         log.debug("%s done", outcome.call, extra={"outcome": outcome})
 

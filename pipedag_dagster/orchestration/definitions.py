@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipedag_dagster.orchestration.assets import stage_assets
 from pipedag_dagster.orchestration.checks import refuse_wrong_references
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.keys import identifier
+from pipedag_dagster.orchestration.plain_assets import instance_assets
 from pipedag_dagster.orchestration.resources import bound_resource
 from pipedag_dagster.orchestration.schedules import schedules
 from pipedag_dagster.orchestration.sensors import sensors
@@ -25,23 +26,27 @@ Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 
 
 def build_definitions(
-    build: Build,
+    build: Build | None = None,
     config: str | Path | PipedagConfig | None = None,
     *,
     instance: str,
     per_user: bool = False,
     translator: PipedagTranslator | None = None,
+    assets: Sequence[dg.AssetsDefinition] = (),
 ) -> dg.Definitions:
     """The Dagster definitions of one instance of a pipeline: one code location.
 
     Args:
         build: gets the instance (its `.attrs` are there when the wiring depends on them) and returns the flow, or
-            several flows with different stages.
+            several flows with different stages. Without it there are only `assets`.
         config: a YAML file, a folder of them, or a loaded configuration. Without it: PIPEDAG_CONFIG, else
             `instances/` or `pipedag.yaml` in the working directory or above it.
         instance: its name in the configuration.
         per_user: one instance for each user.
         translator: says what Dagster shows of each table.
+        assets: plain Dagster assets. Their keys become `[instance_id, stage, table]`, where the stage is the asset's
+            group or key prefix, and so may those of what they read: `AssetKey(["raw", "orders"])`. On small instances
+            those with `metadata={"pipedag/input": True}` are not run but copied.
 
     Returns:
         Definitions with one asset group a stage, the resources `instance` and `io_manager`, the in-process executor,
@@ -57,12 +62,15 @@ def build_definitions(
     """
     files = config if isinstance(config, PipedagConfig) else PipedagConfig(config)
     context = files.get(instance, per_user)
-    flows = build(context)
-    return define(context, [flows] if isinstance(flows, FlowGraph) else list(flows), translator)
+    flows = [] if build is None else build(context)
+    return define(context, [flows] if isinstance(flows, FlowGraph) else list(flows), translator, assets)
 
 
 def define(
-    context: ConfigContext, flows: list[FlowGraph], translator: PipedagTranslator | None = None
+    context: ConfigContext,
+    flows: list[FlowGraph],
+    translator: PipedagTranslator | None = None,
+    assets: Sequence[dg.AssetsDefinition] = (),
 ) -> dg.Definitions:
     """`build_definitions` for flows that are built already."""
     stages = [stage for flow in flows for stage in flow.stages]
@@ -70,7 +78,7 @@ def define(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise WiringError(f"Two flows have a stage {twice[0]!r}. Stages of one instance need different names.")
-    if not stages:
+    if not stages and not assets:
         raise WiringError(f"Flow {flows[0].name if flows else ''!r} has no stage.")
     store = context.store.table_store
     for name in names:
@@ -78,26 +86,35 @@ def define(
     refuse_wrong_references(flows)
     translator = translator or PipedagTranslator()
     resource = bound_resource(context, stages)
+    tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]
+    plain = instance_assets(context, assets, tables)
     return dg.Definitions(
-        assets=[stage_assets(context, stage, translator) for stage in stages],
+        assets=[*(stage_assets(context, stage, translator) for stage in stages), *plain],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
-        jobs=_jobs(context, names),
+        jobs=_jobs(context, names, plain),
         schedules=schedules(context, job_name(context)),
         sensors=sensors(context, flows, job_name(context)),
         executor=dg.in_process_executor,
     )
 
 
-def _jobs(context: ConfigContext, stages: Iterable[str]) -> list[Any]:  # Dagster does not export their class
+def _jobs(
+    context: ConfigContext, stages: Iterable[str], plain: Iterable[dg.AssetsDefinition]
+) -> list[Any]:  # Dagster does not export their class
     """The job that runs the whole instance, and one a stage: `full`, `full_raw`."""
     whole, name = job_name(context), context.instance_id
     tags = {INSTANCE_TAG: name}
+    # A job runs without saying which partition, unless all that it has is partitioned.
+    partitioned = dg.AssetSelection.assets(*(k for one in plain if one.partitions_def for k in one.keys))
+    everything = dg.AssetSelection.all()
+    if stages or any(not one.partitions_def for one in plain):
+        everything -= partitioned
     return [
-        dg.define_asset_job(whole, dg.AssetSelection.all(), description=f"All stages of {name}.", tags=tags),
+        dg.define_asset_job(whole, everything, description=f"All stages of {name}.", tags=tags),
         *(
             dg.define_asset_job(
                 f"{whole}_{stage}",
-                dg.AssetSelection.groups(stage),
+                dg.AssetSelection.groups(stage) - partitioned,
                 description=f"The stage {stage} of {name}.",
                 tags=tags,
             )

@@ -296,11 +296,14 @@ class Catalog:
 
     def current(self, connection: sa.Connection, stages: Collection[str]) -> dict[str, StageVersion]:
         """The newest version of each stage; number 0 where there is none."""
+        return self.versions(connection, self.newest(connection, stages))
+
+    def newest(self, connection: sa.Connection, stages: Collection[str]) -> dict[str, int]:
+        """The number of the newest version of each stage; 0 where there is none."""
         table = self.stage_version
         newest = sa.select(table.c.stage, sa.func.max(table.c.number)).where(table.c.stage.in_(stages))
-        numbers = dict.fromkeys(stages, 0)
-        numbers |= {row[0]: row[1] for row in connection.execute(newest.group_by(table.c.stage))}
-        return self.versions(connection, numbers)
+        found = {row[0]: row[1] for row in connection.execute(newest.group_by(table.c.stage))}
+        return dict.fromkeys(stages, 0) | found
 
     def versions(self, connection: sa.Connection, numbers: Mapping[str, int]) -> dict[str, StageVersion]:
         """The given version of each stage."""
@@ -441,8 +444,7 @@ class Catalog:
         """Pin the newest version of each stage for a run, but for those that it has pinned before. Returns its pins."""
         # One lock for pinning (shared) and for forgetting (exclusive): nothing is pinned while it is forgotten.
         self._lock_pins(connection, "pg_advisory_xact_lock_shared")
-        newest = {stage: version.number for stage, version in self.current(connection, stages).items()}
-        self._write_pins(connection, run_id, newest, move=False)
+        self._write_pins(connection, run_id, self.newest(connection, stages), move=False)
         query = sa.select(self.pins.c.stage, self.pins.c.number)
         query = query.where(self.pins.c.run_id == run_id, self.pins.c.stage.in_(stages))
         return {row.stage: row.number for row in connection.execute(query)}

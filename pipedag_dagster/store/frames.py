@@ -6,12 +6,12 @@ What happens to the values of one column is in `columns`.
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -139,7 +139,11 @@ def _connect(uri: str) -> Any:
     """A connection of its own. ADBC reads PostgreSQL's catalog of types when it connects first, which takes ten times
     as long as connecting: so one connection is kept for each uri, and others share what it has read."""
     if uri not in _kept:
+        # Imported here: it takes 0.4 s (with polars, if that is there), and a run with all cached needs none.
+        import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415
+
         _kept[uri] = adbc.connect(uri)
+        atexit.register(disconnect, uri)  # before Python takes the module apart
     return _kept[uri].adbc_clone()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -84,13 +85,21 @@ class TableStore:
         with self.database.read() as connection:
             return self.catalog.current(connection, stages)
 
-    def pin(self, run_id: str, stages: Collection[str]) -> dict[str, StageVersion]:
+    def pin(
+        self, run_id: str, stages: Collection[str], wanted: Collection[str] | None = None
+    ) -> dict[str, StageVersion]:
         """The versions that a run sees from its first step to its last: those that are current when it asks
-        first. They are kept until `unpin`."""
+        first. They are kept until `unpin`.
+
+        Args:
+            wanted: of these stages only are the tables returned; without it, of all.
+        """
+        wanted = stages if wanted is None else wanted
         if not self.exists():
-            return {stage: StageVersion(stage, 0, {}) for stage in stages}
+            return {stage: StageVersion(stage, 0, {}) for stage in wanted}
         with self.database.begin() as connection:
-            return self.catalog.versions(connection, self.catalog.pin(connection, run_id, stages))
+            pins = self.catalog.pin(connection, run_id, stages)
+            return self.catalog.versions(connection, {stage: pins[stage] for stage in wanted})
 
     def unpin(self, run_id: str) -> None:
         """Give up what the run has pinned."""
@@ -108,18 +117,22 @@ class TableStore:
         tables = self.current([name])[name].tables
         return digest(name, *(part for asset in sorted(tables) for part in (asset, tables[asset].data_version)))
 
-    def read(self, table: TableVersion, kind: type | None = None) -> Any:
+    def read(self, table: TableVersion, kind: type | None = None, *, where: str | None = None) -> Any:
         """A table version as `kind`: a `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table` for
         an alias to build queries on.
+
+        Args:
+            where: an SQL condition: only these rows of it.
 
         Raises:
             NotMaterialized: the version was dropped meanwhile.
         """
         if kind is not None and issubclass(kind, sa.FromClause):
-            return self.reflect(table).alias(table.name)
+            found = self.reflect(table)
+            return found.alias(table.name) if where is None else _rows(found, where).subquery(table.name)
         source = quote(self.schemas(table.stage).versions, table.physical)
         try:
-            arrow = frames.read(self.database.uri, f"SELECT * FROM {source}")
+            arrow = frames.read(self.database.uri, f"SELECT * FROM {source}" + (f" WHERE {where}" if where else ""))
         except Exception as error:
             if "does not exist" in str(error):
                 raise NotMaterialized(
@@ -277,3 +290,8 @@ class TableStore:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _rows(table: sa.Table, where: str) -> sa.Select[Any]:
+    # A colon before a name would be a parameter.
+    return sa.select(table).where(sa.text(re.sub(r":(?=\w)", r"\:", where)))

@@ -1,0 +1,82 @@
+"""Partitions of plain assets as rows of a table, in the words of Dagster's own database IO managers.
+
+The metadata of the asset has `partition_expr`, a column or an SQL expression; of a multi-partitioned asset, one for
+each dimension.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from pipedag_dagster.errors import WiringError
+from pipedag_dagster.execution.single_table import Slice
+from pipedag_dagster.names import quote
+from pipedag_dagster.store.catalog import Column
+
+_TEXT = ("text", "character")
+
+
+def table_slice(
+    asset: str, definition: dg.PartitionsDefinition[Any], keys: Sequence[str], metadata: Mapping[str, Any]
+) -> Slice:
+    """The rows of the partitions `keys` of an asset.
+
+    Raises:
+        WiringError: the asset's metadata has no `partition_expr`, or none for a dimension.
+    """
+    expression = metadata.get("partition_expr")
+    dimensions = _dimensions(definition)
+    expressions = expression if isinstance(expression, Mapping) else {"": expression}
+    missing = [name for name in dimensions if not expressions.get(name)]
+    if missing:
+        example = "{" + ", ".join(f'"{name}": "column"' for name in dimensions) + "}" if "" not in missing else '"day"'
+        raise WiringError(
+            f"Asset {asset} is partitioned, but its rows do not tell by what. Write the column, or an SQL expression: "
+            f'metadata={{"partition_expr": {example}}}.'
+        )
+
+    def where(columns: Sequence[Column]) -> str:
+        texts = {column.name for column in columns if column.type.startswith(_TEXT)}
+        if not isinstance(definition, dg.MultiPartitionsDefinition):
+            return _condition(definition, keys, str(expressions[""]), texts)
+        found = []
+        for key in keys:
+            parts = definition.get_partition_key_from_str(key).keys_by_dimension
+            of_each = (
+                _condition(part, [parts[name]], str(expressions[name]), texts) for name, part in dimensions.items()
+            )
+            found.append(" AND ".join(of_each))
+        return " OR ".join(f"({one})" for one in found) or "false"
+
+    few = ", ".join(keys[:3]) + (f", … {keys[-1]}" if len(keys) > 3 else "")
+    return Slice(f"partition{'s' if len(keys) > 1 else ''} {few}", where)
+
+
+def _dimensions(definition: dg.PartitionsDefinition[Any]) -> dict[str, dg.PartitionsDefinition[Any]]:
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return {dimension.name: dimension.partitions_def for dimension in definition.partitions_defs}
+    return {"": definition}
+
+
+def _condition(definition: dg.PartitionsDefinition[Any], keys: Iterable[str], expression: str, texts: set[str]) -> str:
+    """The condition of one dimension. Literals have no type, so that they take that of the expression."""
+    what = quote(expression) if re.fullmatch(r"[^\W\d]\w*", expression) else f"({expression})"
+    if not isinstance(definition, dg.TimeWindowPartitionsDefinition) or expression in texts:
+        listed = ", ".join(map(_literal, keys))
+        return f"{what} IN ({listed})" if listed else "false"
+    windows: list[list[Any]] = []
+    for window in sorted(map(definition.time_window_for_partition_key, keys), key=lambda one: one.start):
+        if windows and windows[-1][1] == window.start:
+            windows[-1][1] = window.end
+        else:
+            windows.append([window.start, window.end])
+    ranges = [f"{what} >= {_literal(start)} AND {what} < {_literal(end)}" for start, end in windows]
+    return " OR ".join(f"({one})" for one in ranges) or "false"
+
+
+def _literal(value: object) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
