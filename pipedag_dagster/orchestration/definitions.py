@@ -106,7 +106,7 @@ def _jobs(
     tags = {INSTANCE_TAG: name}
     # A job runs without saying which partition, unless all that it has is partitioned.
     partitioned = dg.AssetSelection.assets(*(k for one in plain if one.partitions_def for k in one.keys))
-    everything = dg.AssetSelection.all()
+    everything: dg.AssetSelection = dg.AssetSelection.all()
     if stages or any(not one.partitions_def for one in plain):
         everything -= partitioned
     return [
