@@ -7,6 +7,7 @@ from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.flow import Stage
 from pipedag_dagster.logs import setup_logging
+from pipedag_dagster.orchestration.component import PipelineComponent
 from pipedag_dagster.orchestration.definitions import build_definitions
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.resources import InstanceResource
@@ -22,6 +23,7 @@ __all__ = [
     "PipedagConfig",
     "PipedagError",
     "PipedagTranslator",
+    "PipelineComponent",
     "Result",
     "Stage",
     "StageLockContext",

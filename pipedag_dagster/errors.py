@@ -22,7 +22,8 @@ what to type next; a docstring here is the remedy in one line.
     ├── ChecksFailed            look at the rows that are named: the stage was not committed
     ├── TaskFailed              mend the task
     │   └── UnstorableResult    return something that a table can hold
-    └── EmptySelection          select at least one table
+    ├── EmptySelection          select at least one table
+    └── FilesInTheWay           choose another folder for the new project
 """
 
 from __future__ import annotations
@@ -144,6 +145,10 @@ class ChecksFailed(PipedagError):
 
 class EmptySelection(PipedagError):
     """Select at least one table."""
+
+
+class FilesInTheWay(PipedagError):
+    """Choose another folder for the new project: no file is overwritten."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -605,6 +605,7 @@ def test_the_public_api_is_what_init_lists() -> None:
         "PipedagConfig",
         "PipedagError",
         "PipedagTranslator",
+        "PipelineComponent",
         "Result",
         "Stage",
         "StageLockContext",

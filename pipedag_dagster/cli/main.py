@@ -23,6 +23,7 @@ from rich.table import Table as Grid
 from rich.tree import Tree
 
 from pipedag_dagster.cli import explain, history
+from pipedag_dagster.cli.init import init
 from pipedag_dagster.cli.options import WORKSPACE, cache_modes, count, where
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
@@ -154,7 +155,7 @@ def stop() -> None:
     click.echo("Stopped." if stopped else "It was not running.")
 
 
-for command in (*explain.COMMANDS, *history.COMMANDS):
+for command in (*explain.COMMANDS, *history.COMMANDS, init):
     cli.add_command(command)
 
 

@@ -1,0 +1,63 @@
+"""One instance of a pipeline as a component of a `dg` project: `defs.yaml` instead of `definitions.py`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from pipedag_dagster.context import find_config
+from pipedag_dagster.errors import ConfigError, did_you_mean
+from pipedag_dagster.orchestration.definitions import build_definitions
+
+
+class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
+    """One instance of a pipeline. A `dg` project has one: choose it by an environment variable.
+
+    type: pipedag_dagster.PipelineComponent
+    attributes:
+      flow: my_pipeline.flow:build
+      instance: "{{ env.PIPELINE_INSTANCE }}"
+    """
+
+    flow: str = Field(description="The function that gets the instance and returns the flow: `module:function`.")
+    instance: str = Field(description="Name of the instance in the configuration.")
+    config: str | None = Field(
+        default=None,
+        description="The configuration, seen from the folder of this file: a YAML file, or a folder of them. Without "
+        "it: PIPEDAG_CONFIG, else `instances/` or `pipedag.yaml` here or in a folder above.",
+    )
+    per_user: bool = Field(default=False, description="One instance for each user.")
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The definitions of the instance.
+
+        Raises:
+            ConfigError: there is no such function, or everything that is wrong in the configuration.
+            WiringError: the flow cannot run as it is wired.
+        """
+        config = find_config(context.path) if self.config is None else context.path / self.config
+        return build_definitions(_function(self.flow), config, instance=self.instance, per_user=self.per_user)
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module_name, colon, name = place.partition(":")
+    if not colon or not name:
+        raise ConfigError(f"flow: {place!r} names no function. Write module:function, like my_pipeline.flow:build.")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there; something that it imports is not
+        raise ConfigError(f"flow: {place!r}: there is no module {error.name!r}.") from None
+    found = getattr(module, name, None)
+    if not callable(found):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(
+            f"flow: {Path(module.__file__ or module_name)} has no {name!r}.{did_you_mean(name, functions)}"
+        )
+    return found  # type: ignore[no-any-return]

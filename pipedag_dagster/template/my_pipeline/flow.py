@@ -1,0 +1,37 @@
+"""The pipeline: plain Python, no Dagster in sight."""
+
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from pipedag_dagster import ConfigContext, Flow, Stage, Table, materialize
+
+
+@materialize(input=True, outputs=["orders"], version="1.0")
+def load() -> Table:
+    """Read the source. Small instances do not: they copy a sample of what full has."""
+    orders = pd.DataFrame({"id": range(1000), "customer": [i % 7 for i in range(1000)], "amount": 9.5})
+    return Table(orders, primary_key="id")
+
+
+@materialize(lazy=True, input_type=sa.Table)
+def revenue(orders: sa.Alias) -> sa.Select[Any]:
+    """A query: it runs inside the database."""
+    return sa.select(orders.c.customer, sa.func.sum(orders.c.amount).label("revenue")).group_by(orders.c.customer)
+
+
+@materialize(input_type=pd.DataFrame)
+def ranking(revenue: pd.DataFrame) -> Table:
+    """A DataFrame function."""
+    return Table(revenue.sort_values(["revenue", "customer"], ascending=[False, True]), primary_key="customer")
+
+
+def build(instance: ConfigContext) -> Flow:
+    """The same wiring for every instance; `instance.attrs` is there when it is not."""
+    with Flow("my_pipeline") as flow:
+        with Stage("raw"):
+            orders = load()
+        with Stage("report"):
+            ranking(revenue(orders))
+    return flow

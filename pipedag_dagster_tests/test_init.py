@@ -1,0 +1,113 @@
+"""A new project runs at once; and the plugin for pytest, with which its tests choose their instance."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipedag_dagster import PipedagConfig
+from pipedag_dagster.cli.init import init, next_steps
+from pipedag_dagster.errors import FilesInTheWay, InvalidName
+
+pytest_plugins = ["pytester"]
+BIN = Path(sys.executable).parent
+
+
+def type_in(folder: Path, command: str) -> str:
+    """Type a command that was printed, with the package of this environment instead of one that pip installs."""
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A new project `shop`."""
+    folder = tmp_path_factory.mktemp("new") / "web-shop"
+    printed = type_in(folder.parent, f"pipedag-dagster init {folder.name}")
+    assert printed.splitlines() == ["Now type:", *(f"  {command}" for command in next_steps(Path("web-shop")))]
+    yield folder
+    type_in(folder, "pipedag-dagster stop")
+
+
+def test_what_it_says_to_type_next_works(project: Path) -> None:
+    change, install, full, mini, tests, dev = next_steps(Path("web-shop"))
+    assert (change, install) == ("cd web-shop", "pip install -e '.[dev]'")
+    assert "3 of 3 tables ran" in type_in(project, full)
+    assert "orders" in type_in(project, mini)
+    assert "2 passed" in type_in(project, tests)
+    # `dagster dev` does not end; what it would load is loaded.
+    assert dev == "dagster dev -w workspace.yaml"
+    type_in(project, "dagster definitions validate -w workspace.yaml")
+    assert "Everything is right." in type_in(project, "pipedag-dagster check")
+
+
+def test_a_new_project_is_formatted_and_ignores_what_is_made(project: Path) -> None:
+    type_in(project, "ruff format --check .")
+    assert (project / ".gitignore").read_text().splitlines()[0] == "__pycache__/"
+    assert 'name = "web_shop"' in (project / "pyproject.toml").read_text()
+    assert (project / "web_shop" / "flow.py").is_file()
+    assert not [file for file in project.rglob("*.*") if "my_pipeline" in file.name]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FilesInTheWay, match=r"README\.md"):
+        CliRunner().invoke(init, [str(tmp_path), "--name", "shop"], catch_exceptions=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize("name", ["2nd", "class", "pipedag_dagster", "a/b"])
+def test_a_name_that_no_package_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidName, match="--name"):
+        CliRunner().invoke(init, [str(tmp_path), "--name", name], catch_exceptions=False)
+
+
+# ---- the plugin ------------------------------------------------------------------------------------------------
+
+TEST = """
+def test_it(pipeline_instance):
+    print("instance", pipeline_instance.instance_id, "of", pipeline_instance.config.pipeline)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "ini", "expected"),
+    [
+        ([], "", "mini"),
+        (["--pipeline-instance", "midi"], "pipeline_instance = full", "midi"),
+        ([], "pipeline_instance = full", "full"),
+    ],
+)
+def test_the_instance_is_that_of_the_option_or_of_the_configuration(
+    pytester: pytest.Pytester,
+    instances: Callable[..., PipedagConfig],
+    options: list[str],
+    ini: str,
+    expected: str,
+) -> None:
+    pytester.makepyfile(TEST)
+    pytester.makeini(f"[pytest]\npipeline_config = {instances().path}\n{ini}\n")
+    result = pytester.runpytest("-s", *options)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*instance {expected} of shop*"])
+
+
+def test_an_unknown_instance_is_named(pytester: pytest.Pytester, instances: Callable[..., PipedagConfig]) -> None:
+    pytester.makepyfile(TEST)
+    pytester.makeini(f"[pytest]\npipeline_config = {instances().path}\n")
+    result = pytester.runpytest("--pipeline-instance", "mdi")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*Did you mean 'midi'?*"])
