@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipedag_dagster import PipedagConfig
 from pipedag_dagster.config.instances import InstanceConfig
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,6 +45,24 @@ def test_the_example_of_the_readme_runs_as_it_stands(project: Path) -> None:
     promised = re.search(r"```text\n(.*?)```", README, re.DOTALL)
     assert promised is not None
     assert without_times(summary) == without_times(promised[1])
+
+
+def test_the_existing_project_runs_before_and_after(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "existing_project.md").read_text()
+    for name, rest in re.findall(r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml)):[^\n]*\n(.*?)```", page, re.DOTALL):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(rest)
+    materialize = ("dagster", "asset", "materialize", "--select", "*", "-f")
+    run(tmp_path, *materialize, "before.py")
+    try:
+        for instance in ("full", "mini"):
+            run(tmp_path, *materialize, "after.py", "-a", instance)
+        store = PipedagConfig(tmp_path / "instances").get("mini").store.table_store
+        tables = {stage: version.tables for stage, version in store.current(["raw", "report"]).items()}
+        assert (tables["raw"]["orders"].rows, tables["report"]["revenue"].rows) == (10, 7)
+    finally:
+        run(tmp_path, "pipedag-dagster", "stop")
 
 
 def without_times(text: str) -> list[list[str]]:
