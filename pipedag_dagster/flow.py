@@ -210,6 +210,38 @@ class FlowGraph(_Wired):
     def __init__(self, name: str = "flow") -> None:
         self.name = name
         self.stages: list[Stage] = []
+        self._others: dict[str, Stage] = {}
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The stages that a run of the flow reads or writes."""
+        return list(dict.fromkeys([*(stage.name for stage in self.stages), *self._others]))
+
+    def external(self, table: str) -> Output:
+        """A table that no task of the flow makes: that of a plain Dagster asset, or of another flow of the instance.
+
+        Args:
+            table: `"stage.table"`.
+
+        Raises:
+            WiringError: it is not written like that.
+
+        Example:
+            with Flow("report") as flow, Stage("report"):
+                ranking(flow.external("raw.orders"))
+        """
+        stage_part, dot, name = table.partition(".")
+        if not dot:
+            raise WiringError(f'Flow {self.name!r}: external({table!r}) names no table. Write external("stage.table").')
+        stage = self._others.setdefault(stage_name(stage_part), Stage(stage_part))
+        stage.flow = self
+        for call in stage.calls:
+            if call.assets == [asset_name(name)]:
+                return Output(call)
+        call = TaskCall(Task(_made_elsewhere, outputs=[name]), stage, asset_name(name), {})
+        call.slots = (Slot(call.name, None),)
+        stage.calls.append(call)
+        return Output(call)
 
     def _wire(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise WiringError(f"Task {task.name!r} is called outside of a stage: write `with Stage(…):` around it.")
@@ -219,7 +251,7 @@ class FlowGraph(_Wired):
         if error is None:
             for stage in self.stages:
                 _name_outputs(stage)
-            self.stages = list(_in_order(self.stages))
+            self.stages = [stage for stage in _in_order(self.stages) if stage not in self._others.values()]
 
     def __getitem__(self, name: str) -> Output:
         """The output `"stage.table"`.
@@ -236,6 +268,10 @@ class FlowGraph(_Wired):
         if name.lower() not in known:
             raise WiringError(f"Flow {self.name!r} has no output {name!r}.{did_you_mean(name.lower(), known)}")
         return known[name.lower()]
+
+
+def _made_elsewhere() -> None:
+    """Stands for what makes the tables of `FlowGraph.external`."""
 
 
 def _name_outputs(stage: Stage) -> None:

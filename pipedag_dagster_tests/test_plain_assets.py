@@ -354,6 +354,40 @@ def test_a_plain_asset_reads_a_table_of_a_stage_on_every_instance(
         assert rows(f"{name}_report.count") == [(expected, 0)]
 
 
+def test_a_task_reads_the_table_of_a_plain_asset(config: PipedagConfig, dagster: dg.DagsterInstance, rows: Any) -> None:
+    @materialize(version="1", outputs=["total"])
+    def total(orders: pd.DataFrame) -> Table:
+        return Table(pd.DataFrame({"rows": [len(orders)], "amount": [orders["amount"].sum()]}))
+
+    def reading(instance: object) -> Flow:
+        with Flow("reads") as flow, Stage("totals"):
+            total(flow.external("raw.orders"))
+        return flow
+
+    for name, expected in (("full", (4, 100)), ("midi", (2, 30))):
+        definitions = build_definitions(reading, config, instance=name, assets=[orders])
+        key = dg.AssetKey([name, "totals", "total"])
+        assert definitions.resolve_asset_graph().get(key).parent_keys == {dg.AssetKey([name, "raw", "orders"])}
+        job = definitions.resolve_job_def(name)
+        assert job.execute_in_process(instance=dagster).success
+        assert rows(f"{name}_totals.total") == [expected]
+        again = job.execute_in_process(instance=dagster)
+        assert metadata(again, f"{name}/totals/total")["pipedag/cached"] is True
+
+
+def test_a_table_of_nobody_is_named(config: PipedagConfig) -> None:
+    @materialize(version="1", outputs=["total"])
+    def total(orders: pd.DataFrame) -> pd.DataFrame:
+        return orders
+
+    with Flow("reads") as flow, Stage("totals"):
+        total(flow.external("raw.orders"))
+    with pytest.raises(NotMaterialized, match=r"raw\.orders"):
+        flow.run(config=config.get("full"), fail_fast=True)
+    with pytest.raises(WiringError, match="external"), Flow("reads") as flow:
+        flow.external("orders")
+
+
 def test_an_asset_and_a_task_of_the_same_table_are_refused(config: PipedagConfig) -> None:
     @dg.asset(group_name="raw")
     def customers() -> pd.DataFrame:

@@ -106,7 +106,7 @@ def _stages(flows: Iterable[FlowGraph], wanted: Callable[[TaskCall], bool]) -> I
 
 
 def _inputs(instance: ConfigContext, stage: Stage) -> Inputs:
-    names = [other.name for other in stage.flow.stages]
+    names = stage.flow.stage_names
     pins = instance.store.table_store.current(names)
     source_pins = instance.source.store.table_store.current(names) if instance.source else {}
     return Unpinned(instance, stage, "", pins[stage.name], pins, source_pins)

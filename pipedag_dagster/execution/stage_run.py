@@ -92,7 +92,7 @@ def run_stage(
     """
     store = instance.store.table_store
     store.prepare([stage.name])
-    names = [other.name for other in stage.flow.stages]
+    names = stage.flow.stage_names
     read = {output.call.stage.name for call in stage.calls for output in call.inputs}
     pins = store.pin(run_id, names, read)
     source_pins = instance.source.store.table_store.pin(run_id, names, [stage.name]) if instance.source else {}

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pipedag_dagster.errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, LoginRefused
 from pipedag_dagster.store import embedded, frames
 
+STAGING = "SET LOCAL synchronous_commit = off"
 _MINIMUM = 14  # hash_record_extended(): content versions are computed in the database
 
 
@@ -76,9 +77,16 @@ class Database:
         return engine
 
     @contextmanager
-    def begin(self) -> Iterator[sa.Connection]:
-        """A connection in a transaction: committed at the end, rolled back on an exception."""
+    def begin(self, *, staging: bool = False) -> Iterator[sa.Connection]:
+        """A connection in a transaction: committed at the end, rolled back on an exception.
+
+        Args:
+            staging: what it writes is visible to nobody yet, so its commit need not wait for the disk: the commit that
+                makes it visible comes later in the database's log, and waits for all before it.
+        """
         with self.engine.begin() as connection:
+            if staging:
+                execute(connection, STAGING)
             yield connection
 
     @contextmanager
@@ -89,10 +97,10 @@ class Database:
             yield connection
 
     @contextmanager
-    def transaction(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    def transaction(self, *, staging: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """As `begin`, but the driver's own connection: for COPY, for the results of statements without parameters
         (`%` means nothing in them) and for the driver's own errors."""
-        with self.begin() as connection:
+        with self.begin(staging=staging) as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
             yield driver

@@ -95,6 +95,7 @@ def write(uri: str, schema: str, name: str, table: pa.Table) -> int:
     1204113
     """
     with _connect(uri) as connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL synchronous_commit = off")  # nobody sees it yet (see Database.begin)
         rows = cursor.adbc_ingest(name, table, mode="append", db_schema_name=schema)
         connection.commit()
     return int(rows)

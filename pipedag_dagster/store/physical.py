@@ -71,10 +71,10 @@ def from_frame(database: Database, schema: str, name: str, frame: Any, constrain
     """
     arrow = frames.to_arrow(frame, what)
     ddl = [sa.Column(key, kind) for key, kind in frames.column_types(arrow.schema).items()]
-    with database.begin() as connection:
+    with database.begin(staging=True) as connection:
         connection.execute(sa.schema.CreateTable(sa.Table(name, sa.MetaData(), *ddl, schema=schema)))
     rows = frames.write(database.uri, schema, name, arrow)
-    with database.transaction() as connection:
+    with database.transaction(staging=True) as connection:
         columns, size = _finish(connection, schema, name, constraints, what)
     return Made(name, columns, rows, size, frames.content_version(arrow))
 
@@ -90,7 +90,7 @@ def from_query(
     Raises:
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
-    with database.transaction() as connection:
+    with database.transaction(staging=True) as connection:
         with _explained(what, name, query):
             # Without parameters the driver leaves % signs alone.
             rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
@@ -117,7 +117,7 @@ def from_elsewhere(
         UnstorableResult: one of the databases refuses, or the result breaks a constraint.
     """
     table = quote(schema, name)
-    with source.transaction() as reader, database.transaction() as writer:
+    with source.transaction() as reader, database.transaction(staging=True) as writer:
         with _explained(what, name, query):
             reader.execute("SET TRANSACTION READ ONLY")
             writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())

@@ -197,7 +197,7 @@ class TableStore:
     def add(self, tables: Sequence[TableVersion], texts: Collection[Text] = ()) -> list[TableVersion]:
         """Record what one execution of a task has staged, so that this or a later run can use it, with the texts of
         its code and queries."""
-        with self.database.begin() as connection:
+        with self.database.begin(staging=True) as connection:
             return self.catalog.add(connection, tables, texts)
 
     def find(self, stage: str, key: str, *, with_cache_value: bool = True) -> list[TableVersion]:
