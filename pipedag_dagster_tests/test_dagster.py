@@ -538,7 +538,7 @@ LAYERS = [
     {"context", "sampling"},
     {"execution"},
     {"orchestration"},
-    {"cli", "examples", "__init__"},
+    {"cli", "examples", "pytest_plugin", "template", "__init__"},
 ]
 MAY_IMPORT_DAGSTER = {"orchestration", "cli", "examples"}
 

@@ -66,7 +66,7 @@ def plan(
     looking = instance
     if instance.config.create_database_if_not_exists:
         looking = ConfigContext(replace(instance.config, create_database_if_not_exists=False), instance.files)
-    names = [stage.name for stage in stages]
+    names = list(dict.fromkeys(name for stage in stages for name in (stage.name, *stage.flow.stage_names)))
     pins = _committed(looking, names)
     source_pins = {} if looking.source is None else _committed(looking.source, names) or _nothing(names)
     made: dict[TaskCall, Mapping[str, TableVersion]] = {}
