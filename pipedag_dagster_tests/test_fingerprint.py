@@ -342,6 +342,62 @@ def test_a_module_that_is_used_as_a_value_counts_as_a_whole(project: Project) ->
     assert project.version(code, __init__=other) != project.version(code)
 
 
+def test_a_module_that_makes_its_names_counts_by_the_code_that_makes_them(project: Project) -> None:
+    code = "import helpers\n\ndef task():\n    return helpers.MADE\n"
+    made = (
+        HELPERS["__init__"]
+        + "\ndef __getattr__(name):\n    if name[0] != 'M': raise AttributeError(name)\n    return {}\n"
+    )
+    assert project.version(code, __init__=made.format(1)) != project.version(code, __init__=made.format(2))
+
+
+@pytest.mark.parametrize(
+    ("code", "old", "new"),
+    [
+        ("try:\n    from nothing import f\nexcept ImportError:\n    from helpers import half as f", "x / 2", "x / 3"),
+        (
+            "import abc\nclass B(abc.ABC):\n    def g(self): return 1\nclass A(B): pass\nf = A().g",
+            "return 1",
+            "return 2",
+        ),
+        ("class M(type):\n    def g(cls): return 1\nclass A(metaclass=M): pass\nf = A.g", "return 1", "return 2"),
+        ("class D:\n    def __get__(self, o, t): return 1\nclass A: x = D()\ndef f(): return A().x", "urn 1", "urn 2"),
+        ("class A: pass\nA.g = lambda self: 1\ndef f(): return A().g()", "self: 1", "self: 2"),
+        (
+            "class B:\n    def __init_subclass__(cls): cls.v = 1\nclass A(B): pass\ndef f(): return A.v",
+            "v = 1",
+            "v = 2",
+        ),
+        (
+            "FOUND = {}\ndef add(g):\n    FOUND[1] = g\n@add\ndef g(): return 1\ndef f(): return FOUND[1]()",
+            "rn 1",
+            "rn 2",
+        ),
+        ("X = [1]\nX += [2]\ndef f(): return X", "[2]", "[3]"),
+        ("f = (lambda x: (lambda y: y + 1))(0)", "y + 1", "y + 2"),
+        ("D = 1\nclass A:\n    def g(self, x=D): return x\ndef f(): return A().g()", "D = 1", "D = 2"),
+        ("import enum\nE = enum.Enum('E', 'A B')\ndef f(): return E.A", "'A B'", "'B A'"),
+        (
+            "import enum\nclass E(enum.Enum):\n    A = 1\n    def g(self): return 1\ndef f(): return E.A.g()",
+            "urn 1",
+            "urn 2",
+        ),
+        ("from typing import NamedTuple\nclass P(NamedTuple):\n    x: int = 1\ndef f(): return P()", "= 1", "= 2"),
+        ("import collections\nP = collections.namedtuple('P', 'x', defaults=[1])\ndef f(): return P()", "[1]", "[2]"),
+        ("def f():\n    n = 0\n    def g():\n        nonlocal n\n        n += 1\n    return g()", "+= 1", "+= 2"),
+        ("def f(x=0):\n    match x:\n        case [a, *b]: return a\n    return f'{x:.2f}'", ".2f", ".3f"),
+        ("def f(x=0):\n    match x:\n        case [a, *b]: return a\n    return x", "*b", "_"),
+        ("len = lambda x: 1\ndef f(): return len([])", "x: 1", "x: 2"),
+    ],
+)
+def test_so_does_code_that_is_reached_in_less_usual_ways(project: Project, code: str, old: str, new: str) -> None:
+    code += "\n\ndef task():\n    return f()\n"
+    before = project.version(code)
+    other = HELPERS["__init__"].replace(old, new)
+    assert (code + HELPERS["__init__"]).count(old)
+    assert project.version(code.replace(old, new), __init__=other) != before
+
+
 def test_a_name_of_a_library_is_not_looked_into(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from os import environ\nimport os\n\ndef task():\n    return environ, os.environ\n"
     monkeypatch.setenv("HOME", "/here")
@@ -439,6 +495,18 @@ def test_source_is_read_the_same_way_by_other_versions_of_python(tmp_path: pathl
     )
     pythons = [sys.executable, *map(str, OTHER_PYTHONS)]
     assert len({subprocess.run([one, "-c", program], capture_output=True, check=True).stdout for one in pythons}) == 1
+
+
+def test_what_python_puts_into_classes_does_not_count(project: Project) -> None:
+    """Each version of Python puts other things into enums, dataclasses and namedtuples."""
+    task = project.task()
+    before = fingerprint(task).version
+    user = sys.modules["user"]
+    for kind in (user.Colour, user.Window, user.Point):
+        type.__setattr__(kind, "__replace__", dataclasses.replace)
+        type.__setattr__(kind, "_helper", functools.singledispatchmethod.register)
+    type.__setattr__(user.Colour, "_unhashable_values_map_", {})
+    assert fingerprint(task).version == before
 
 
 def test_the_main_program_is_no_other_version(project: Project) -> None:
@@ -544,6 +612,18 @@ UNSTABLE = [
         "import datetime\nTHING = datetime.datetime.now()",
         "user.THING",
         r"made by datetime\.datetime\.now\(\)",
+    ),
+    (
+        "code by its name",
+        "def THING():\n    return globals()['x']",
+        "user.THING",
+        r"finds code by its name, with globals",
+    ),
+    (
+        "a module by its name",
+        "import importlib\ndef THING():\n    return importlib.import_module('x')",
+        "user.THING",
+        r"with importlib\.import_module",
     ),
     ("code without source", "exec('def THING(): return 1')", "user.THING", "code without source"),
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import collections
 import dataclasses
 import enum
 import functools
@@ -41,7 +42,13 @@ _C_CODE = (
     types.MethodWrapperType,
     types.ClassMethodDescriptorType,
 )
-_NOT_MEMBERS = {"_abc_impl", "_member_map_", "_member_names_", "_value2member_map_", "_sa_registry"}
+_BY_NAME = {("globals",), ("eval",), ("exec",), ("__import__",), ("importlib", "import_module"), ("sys", "modules")}
+_NOT_MEMBERS = {"_abc_impl", "_sa_registry"}
+_DESCRIPTORS = (
+    types.MemberDescriptorType,
+    types.GetSetDescriptorType,
+    type(vars(collections.namedtuple("_", "field"))["field"]),
+)
 
 
 class Walk:
@@ -254,6 +261,7 @@ class Walk:
         else:
             self.sources.setdefault(label, source)
             self.libraries.update(origins(source.annotated, namespace))
+            self._look_for_names(source, namespace, label)
             parts, chains = ["function", source.plain], list(source.chains)
             self._look_for_salt(source, namespace)
         local = {*code.co_varnames, *code.co_cellvars} - set(enclosed)
@@ -289,6 +297,9 @@ class Walk:
         methods = [part for part in vars(kind).values() if isinstance(part, types.FunctionType)]
         namespace = vars(module) if module else methods[0].__globals__ if methods else {}
         source = class_source(kind, namespace)
+        if source is None and issubclass(kind, tuple) and "_fields" in vars(kind):  # a namedtuple
+            fields = [vars(kind).get(name) for name in ("_fields", "_field_defaults")]
+            return digest("namedtuple", kind.__name__, self.value(fields, kind.__name__))
         label = f"{kind.__module__}.{kind.__qualname__}"
         parts = ["class", kind.__qualname__.rpartition(".")[2]]
         before = self._folder, self._relative
@@ -311,14 +322,16 @@ class Walk:
         where = f"{kind.__module__}.{kind.__qualname__}.{name}"
         inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
         if isinstance(inner, types.FunctionType) and isinstance(inspect.unwrap(inner), types.FunctionType):
-            return None if _is_generated(inspect.unwrap(inner), has_source) else self.value(member, where)
+            # What the library behind a class has put into it is another thing in every version of Python.
+            added = _is_generated(inspect.unwrap(inner), has_source) or not _holds_code(inner)
+            return None if added else self.value(member, where)
         if isinstance(member, type):
             return self.value(member, where) if member.__qualname__.startswith(f"{kind.__qualname__}.") else None
         if _is_code(member):
             return None if isinstance(member, _C_CODE) else self.value(member, where)
         if name in _NOT_MEMBERS or (name[:2] == "__" and name[-2:] == "__") or isinstance(member, enum.Enum):
             return None
-        if isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
+        if isinstance(member, _DESCRIPTORS) or (issubclass(kind, enum.Enum) and name[:1] == name[-1:] == "_"):
             return None
         # Its source says what it is. It may have come from where the source of the class does not tell.
         known = dict(self.unstable)
@@ -356,7 +369,8 @@ class Walk:
                 return "library"
             if rest:
                 if rest[0] not in vars(value):
-                    return "missing"
+                    made = vars(value).get("__getattr__")
+                    return "missing" if made is None else self.value(made, f"{value.__name__}.__getattr__")
                 return self._global(vars(value), rest[0], rest[1:])
         found = self.value(value, where)
         if constant is not None and not _is_code(value):
@@ -430,6 +444,12 @@ class Walk:
             return "missing" if inner is None else self._follow(inner, chain[1:], chain[0])
         return self._global(vars(module), what.name, chain[1:])
 
+    def _look_for_names(self, source: Source, namespace: Mapping[str, Any], label: str) -> None:
+        """Code that finds other code by its name in a text reaches what nobody can see."""
+        for chain in sorted({*source.called, *source.chains}):
+            if chain[-1] == "__subclasses__" or (chain in _BY_NAME and (len(chain) > 1 or chain[0] not in namespace)):
+                self.unstable.setdefault(label, f"finds code by its name, with {'.'.join(chain)}")
+
     def _look_for_salt(self, source: Source, namespace: Mapping[str, Any], label: str | None = None) -> None:
         for chain, line in source.called.items():
             if chain in (("hash",), ("id",)) and chain[0] not in namespace:
@@ -439,13 +459,12 @@ class Walk:
 
 
 def _is_generated(function: types.FunctionType, class_has_source: bool) -> bool:
-    """Whether a method was made by `dataclass` or `namedtuple`, from what the source of the class says. What somebody
+    """Whether a method was made by `dataclass` or the like, from what the source of the class says. What somebody
     has run by `exec()` has no source either."""
     code = function.__code__
     if code.co_filename[0] != "<" or code_source.of_function(function) is not None:
         return False
-    origin = str(function.__globals__.get("__name__"))
-    return class_has_source or "__create_fn__" in code.co_qualname or origin.startswith("namedtuple_")
+    return class_has_source or "__create_fn__" in code.co_qualname
 
 
 def _wrapped(value: Any) -> Any:
