@@ -164,18 +164,28 @@ def test_the_libraries_of_a_table_are_recorded(project: Project) -> None:
     assert table.libraries == {"pandas": pd.__version__}
 
 
+FIRST_FORMAT = {
+    "meta": "format",
+    "pin": "run_id stage number until",
+    "run_table": "run_id stage asset reason seconds table_version at",
+    "stage_table": "stage number table_version",
+    "stage_version": "stage number run_id committed_at sources note",
+    "table_version": "id stage asset name physical flow task execution slot task_key cache_key parts code_version "
+    "data_version columns primary_key indexes rows bytes query run_id seconds created_at",
+}
+
+
 def test_a_catalog_of_the_first_format_learns_to_explain(project: Project) -> None:
     project.run()
-    database = project.config.store.table_store.database
-    with database.begin() as connection:
-        for statement in (
-            "DROP TABLE full_pipedag.text",
-            "ALTER TABLE full_pipedag.table_version DROP text, DROP libraries, DROP kind, DROP value",
-            "DROP INDEX full_pipedag.run_table_stage",
-            "ALTER TABLE full_pipedag.run_table DROP old_text, DROP new_text, DROP same",
-            "UPDATE full_pipedag.meta SET format = 1",
-        ):
-            connection.execute(sa.text(statement))
+    store = project.config.store.table_store
+    with store.database.begin() as connection:
+        for table in reversed(store.catalog.metadata.sorted_tables):
+            columns = FIRST_FORMAT.get(table.name, "").split()
+            drops = [f'DROP "{column.name}"' for column in table.columns if column.name not in columns]
+            place = f"{table.schema}.{table.name}"
+            connection.execute(sa.text(f"ALTER TABLE {place} {', '.join(drops)}" if columns else f"DROP TABLE {place}"))
+        connection.execute(sa.text("DROP INDEX IF EXISTS full_pipedag.run_table_stage"))
+        connection.execute(sa.text("UPDATE full_pipedag.meta SET format = 1"))
     assert project.reason() == "cached"
     version = project.config.store.table_store.current(["raw"])["raw"].tables["clean"].code_version
     reason = project.reason(changed := CODE.replace("x + 1", "x + 2"))

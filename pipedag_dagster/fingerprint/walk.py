@@ -18,6 +18,7 @@ from typing import Any
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.fingerprint import source as code_source
 from pipedag_dagster.fingerprint.contents import ADDRESS, ATOMS, Content, Unstable, content, digest, enum_value, state
+from pipedag_dagster.fingerprint.kinds import C_CODE, holds_code, is_code, is_generated, wrapped
 from pipedag_dagster.fingerprint.places import (
     chains_without_source,
     class_source,
@@ -35,13 +36,6 @@ from pipedag_dagster.fingerprint.places import (
 from pipedag_dagster.fingerprint.source import Chain, Source
 from pipedag_dagster.task import Task
 
-_C_CODE = (
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.MethodWrapperType,
-    types.ClassMethodDescriptorType,
-)
 _BY_NAME = {("globals",), ("eval",), ("exec",), ("__import__",), ("importlib", "import_module"), ("sys", "modules")}
 _NOT_MEMBERS = {"_abc_impl", "_sa_registry"}
 _DESCRIPTORS = (
@@ -79,7 +73,7 @@ class Walk:
             return digest(type(value).__name__, repr(value))
         if id(value) in self._busy:
             return "cycle"
-        if self.strict and _is_code(value):
+        if self.strict and is_code(value):
             return digest("code", Walk().value(value, where))
         code = self._code(value, where)
         if code is not None:
@@ -207,11 +201,11 @@ class Walk:
         if isinstance(value, functools.partial | functools.partialmethod):
             parts = (value.func, value.args, dict(value.keywords))
             return digest("partial", *(self.value(part, where) for part in parts))
-        if isinstance(value, _C_CODE):
+        if isinstance(value, C_CODE):
             return self._c_code(value, where)
-        if _wrapped(value) is not None:
+        if wrapped(value) is not None:
             self._library(type(value).__module__)
-            return digest("wrapper", type(value).__qualname__, self.value(_wrapped(value), where))
+            return digest("wrapper", type(value).__qualname__, self.value(wrapped(value), where))
         return None
 
     def _once(self, value: Any, make: Callable[[], str]) -> str:
@@ -245,8 +239,8 @@ class Walk:
             code.co_filename[0] == "<" and is_library_module(namespace.get("__name__"))
         ):
             self._library(namespace.get("__name__"))
-            reached = [_wrapped(function), *(enclosed[name] for name in sorted(enclosed))]
-            inner = [self.value(part, code.co_qualname) for part in reached if _holds_code(part)]
+            reached = [wrapped(function), *(enclosed[name] for name in sorted(enclosed))]
+            inner = [self.value(part, code.co_qualname) for part in reached if holds_code(part)]
             return digest("library", str(namespace.get("__name__")), code.co_qualname, *inner)
         label = f"{namespace.get('__name__')}.{code.co_qualname}"
         source = code_source.of_function(function)
@@ -323,12 +317,12 @@ class Walk:
         inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
         if isinstance(inner, types.FunctionType) and isinstance(inspect.unwrap(inner), types.FunctionType):
             # What the library behind a class has put into it is another thing in every version of Python.
-            added = _is_generated(inspect.unwrap(inner), has_source) or not _holds_code(inner)
+            added = is_generated(inspect.unwrap(inner), has_source) or not holds_code(inner)
             return None if added else self.value(member, where)
         if isinstance(member, type):
             return self.value(member, where) if member.__qualname__.startswith(f"{kind.__qualname__}.") else None
-        if _is_code(member):
-            return None if isinstance(member, _C_CODE) else self.value(member, where)
+        if is_code(member):
+            return None if isinstance(member, C_CODE) else self.value(member, where)
         if name in _NOT_MEMBERS or (name[:2] == "__" and name[-2:] == "__") or isinstance(member, enum.Enum):
             return None
         if isinstance(member, _DESCRIPTORS) or (issubclass(kind, enum.Enum) and name[:1] == name[-1:] == "_"):
@@ -373,7 +367,7 @@ class Walk:
                     return "missing" if made is None else self.value(made, f"{value.__name__}.__getattr__")
                 return self._global(vars(value), rest[0], rest[1:])
         found = self.value(value, where)
-        if constant is not None and not _is_code(value):
+        if constant is not None and not is_code(value):
             self.constants.setdefault(where.replace(": ", "."), (value, None, found))
         return found
 
@@ -391,7 +385,7 @@ class Walk:
             if module is not None and vars(module).get(origin.name, self) is value:
                 if not is_library_module(module.__name__):
                     return self._global(vars(module), origin.name, rest)
-                if not _is_code(value):
+                if not is_code(value):
                     self._library(module.__name__)
                     return "library"
         for star in own.stars if own and name not in own.assigned else ():
@@ -403,7 +397,7 @@ class Walk:
             ):
                 return "library" if is_library_module(module.__name__) else self._global(vars(module), name, rest)
         label = f"{namespace.get('__name__')}.{name}"
-        if _is_code(value):
+        if is_code(value):
             return self.value(value, label)
         return self._constant(value, name, own, namespace, label)
 
@@ -456,47 +450,3 @@ class Walk:
                 self.salted.append(f"{chain[0]}() in {source.file}:{line}")
                 if label is not None and not self.strict:
                     self.unstable.setdefault(label, f"made by {chain[0]}(), which is another value in every process")
-
-
-def _is_generated(function: types.FunctionType, class_has_source: bool) -> bool:
-    """Whether a method was made by `dataclass` or the like, from what the source of the class says. What somebody
-    has run by `exec()` has no source either."""
-    code = function.__code__
-    if code.co_filename[0] != "<" or code_source.of_function(function) is not None:
-        return False
-    return class_has_source or "__create_fn__" in code.co_qualname
-
-
-def _wrapped(value: Any) -> Any:
-    """What a decorator of a library has put something around. Only what is written there: some objects have every
-    attribute that they are asked for."""
-    found = getattr(value, "__dict__", None)
-    wrapped = found.get("__wrapped__") if isinstance(found, dict) else None
-    return wrapped if callable(wrapped) else None
-
-
-def _is_code(value: Any) -> bool:
-    code = (type, Task, types.FunctionType, types.MethodType, types.ModuleType, functools.partial, *_C_CODE)
-    around = (staticmethod, classmethod, property, functools.cached_property, functools.partialmethod)
-    return isinstance(value, (*code, *around)) or _wrapped(value) is not None
-
-
-def _holds_code(value: Any, seen: frozenset[int] = frozenset()) -> bool:
-    """Whether something that a library's function keeps is, or holds, code of the user."""
-    if id(value) in seen:
-        return False
-    seen |= {id(value)}
-    if isinstance(value, types.FunctionType):
-        inner = [_wrapped(value), *closure(value).values()]
-        return not in_library(value.__code__.co_filename) or any(_holds_code(part, seen) for part in inner)
-    if isinstance(value, type):
-        return not is_library(value)
-    if isinstance(value, types.MethodType):
-        return _holds_code(value.__func__, seen)
-    if isinstance(value, dict | types.MappingProxyType):
-        return any(_holds_code(part, seen) for part in value.values())
-    if isinstance(value, list | tuple | set):
-        return any(_holds_code(part, seen) for part in value)
-    if isinstance(value, Task | functools.partial):
-        return True
-    return value is not None and _holds_code(_wrapped(value), seen)
