@@ -180,10 +180,12 @@ def test_a_catalog_of_the_first_format_learns_to_explain(project: Project) -> No
     store = project.config.store.table_store
     with store.database.begin() as connection:
         for table in reversed(store.catalog.metadata.sorted_tables):
-            columns = FIRST_FORMAT.get(table.name, "").split()
-            drops = [f'DROP "{column.name}"' for column in table.columns if column.name not in columns]
-            place = f"{table.schema}.{table.name}"
-            connection.execute(sa.text(f"ALTER TABLE {place} {', '.join(drops)}" if columns else f"DROP TABLE {place}"))
+            place, columns = f"{table.schema}.{table.name}", FIRST_FORMAT.get(table.name, "").split()
+            if not columns:
+                connection.execute(sa.text(f"DROP TABLE {place}"))
+            for column in table.columns if columns else ():
+                if column.name not in columns:
+                    connection.execute(sa.text(f'ALTER TABLE {place} DROP "{column.name}"'))
         connection.execute(sa.text("DROP INDEX IF EXISTS full_pipedag.run_table_stage"))
         connection.execute(sa.text("UPDATE full_pipedag.meta SET format = 1"))
     assert project.reason() == "cached"
