@@ -68,7 +68,7 @@ class PipedagTranslator:
             group_name=props.stage,
             code_version=props.code_version,
             description=_description(props),
-            owners=about.owners,
+            owners=list(about.owners),
             tags=about.tags,
             # The lineage graph shows nothing else by which to tell the tables of several instances apart.
             kinds={identifier(props.instance.instance_id), "postgres", _kind(props), *about.kinds},
