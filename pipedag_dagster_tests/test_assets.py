@@ -216,7 +216,11 @@ def test_columns_have_types_keys_and_descriptions(instances: Write, dagster: dg.
         ("customer", "bigint", None),
         ("Note", "text", None),
     ]
-    assert [one.description for one in schemas["full/report/bought"].columns] == [None, "The name.", None]
+    assert [one.description for one in schemas["full/report/bought"].columns] == [
+        "From raw.orders.id",
+        "The name. From raw.customers.name",
+        "From raw.orders.id, raw.customers.id",
+    ]
 
 
 def test_size_seconds_rows_and_versions_are_numbers_that_dagster_plots(
@@ -227,6 +231,30 @@ def test_size_seconds_rows_and_versions_are_numbers_that_dagster_plots(
     for found in materializations(result).values():
         for name in ("dagster/row_count", "pipedag/bytes", "pipedag/seconds", "pipedag/stage_version"):
             assert isinstance(found.metadata[name], numbers), name
+
+
+def test_the_query_is_shown_in_short_lines_and_means_the_same(
+    instances: Write, dagster: dg.DagsterInstance, database_url: sa.URL
+) -> None:
+    many = ", ".join(f"concat('a, b', {number}, '(') AS \"column, {number}\"" for number in range(20))
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def wide() -> sa.TextClause:
+        return sa.text(f"SELECT {many}")
+
+    def one(instance: ConfigContext) -> Flow:
+        with Flow("shop") as flow, Stage("raw"):
+            wide()
+        return flow
+
+    result = launch(build_definitions(one, instances(), instance="full"), dagster)
+    (text,) = metadata(result, "pipedag/query").values()
+    query = text.removeprefix("```sql\n").removesuffix("\n```")
+    assert len(query.splitlines()) == 20
+    with sa.create_engine(database_url.set(drivername="postgresql+psycopg")).connect() as connection:
+        shown = connection.execute(sa.text(query)).one()
+        assert shown == connection.execute(sa.text(f"SELECT {many}")).one()
+        assert shown._fields[3] == "column, 3"
 
 
 def test_a_preview_shows_values_as_they_are_and_lets_them_do_nothing(

@@ -79,7 +79,7 @@ def _results(
     known = metadata.of_tables(store, ((table, outcome.call.task.about) for outcome, _, table in shown))
     for outcome, asset, table in shown:
         key = asset_key(instance.instance_id, table.stage, asset)
-        told = known[asset] | metadata.of_outcome(outcome, result)
+        told = metadata.of_outcome(outcome, result) | known[asset]
         if asset in selected:
             yield dg.MaterializeResult(asset_key=key, metadata=told, data_version=dg.DataVersion(table.data_version))
         else:

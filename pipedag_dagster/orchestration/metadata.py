@@ -16,6 +16,8 @@ from pipedag_dagster.store.table_store import TableStore
 
 Metadata: TypeAlias = dict[str, dg.MetadataValue]
 Value = dg.MetadataValue
+_LONGEST_LINE = 100
+_TOLD_ORIGINS = 5
 
 
 def of_outcome(outcome: Outcome, result: StageResult) -> Metadata:
@@ -52,7 +54,8 @@ def _of_table(
 ) -> Metadata:
     where = f"{store.database.engine.url.database}.{store.schemas(table.stage).current}.{table.name}"
     descriptions = about.columns_of(table.asset) if about else {}
-    columns = [_column(column, table, descriptions.get(column.name)) for column in table.columns]
+    instance = store.config.instance_id
+    columns = [_column(column, table, descriptions.get(column.name), instance) for column in table.columns]
     metadata: Metadata = {
         "dagster/table_name": Value.text(where),
         "dagster/row_count": Value.int(table.rows),
@@ -66,19 +69,24 @@ def _of_table(
     }
     if lineage:
         metadata["dagster/column_lineage"] = Value.column_lineage(dg.TableColumnLineage(lineage))
-    if table.libraries:
-        metadata["pipedag/libraries"] = Value.json(dict(table.libraries))
-    if table.query is not None:
-        metadata["pipedag/query"] = Value.md(sql(table.query))
     if head is not None:
         names = [column.name for column in table.columns[: len(head[0])]] if head else []
         more = len(table.columns) - len(names) if head else 0
         text = markdown(names, head) + (f"\n\nand {more} more columns" if more else "") if head else "no rows"
         metadata["pipedag/preview"] = Value.md(text)
+    if table.query is not None:
+        metadata["pipedag/query"] = Value.md(sql(table.query))
+    if table.libraries:
+        metadata["pipedag/libraries"] = Value.json(dict(table.libraries))
     return metadata
 
 
-def _column(column: Column, table: TableVersion, description: str | None) -> dg.TableColumn:
+def _column(column: Column, table: TableVersion, description: str | None, instance: str) -> dg.TableColumn:
+    # Only the UI of Dagster+ draws column lineage; so it is told in words, too. Of a copy, that of the table says all.
+    origins = [".".join(origin[1:]) for origin in column.origins if origin[0] == instance]
+    if origins:
+        told = f"From {', '.join(origins[:_TOLD_ORIGINS])}{', …' if len(origins) > _TOLD_ORIGINS else ''}"
+        description = f"{description} {told}" if description else told
     constraints = dg.TableColumnConstraints(
         nullable=column.nullable,
         unique=table.primary_key == (column.name,),
@@ -88,10 +96,27 @@ def _column(column: Column, table: TableVersion, description: str | None) -> dg.
 
 
 def sql(query: str) -> str:
-    """A query as Markdown, whatever is in it."""
+    """A query as Markdown, whatever is in it, without long lines."""
+    query = "\n".join(map(_broken, query.splitlines()))
     longest = max((len(run) for run in re.findall("`+", query)), default=0)
     fence = "`" * max(longest + 1, 3)
     return f"{fence}sql\n{query}\n{fence}"
+
+
+def _broken(line: str) -> str:
+    """A long line of SQL, broken after the commas of a list of columns: those outside of parentheses and quotes."""
+    if len(line) <= _LONGEST_LINE or "--" in line or "$" in line:
+        return line
+    parts, depth, quote, start = [], 0, "", 0
+    for place, character in enumerate(line):
+        if quote or character in "'\"":
+            quote = "" if character == quote else quote or character
+        else:
+            depth += (character == "(") - (character == ")")
+            if character == "," and depth == 0:
+                parts.append(line[start : place + 1].strip())
+                start = place + 1
+    return "\n    ".join([*parts, line[start:].strip()])
 
 
 def markdown(names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
