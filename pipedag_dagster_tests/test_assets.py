@@ -219,7 +219,7 @@ def test_columns_have_types_keys_and_descriptions(instances: Write, dagster: dg.
     assert [one.description for one in schemas["full/report/bought"].columns] == [
         "From raw.orders.id",
         "The name. From raw.customers.name",
-        "From raw.orders.id, raw.customers.id",
+        "From raw.customers.id, raw.orders.id",
     ]
 
 

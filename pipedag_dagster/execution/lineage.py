@@ -41,7 +41,7 @@ def column_origins(query: str, tables: Iterable[tuple[str, str, TableVersion]]) 
             dialect="postgres",
             trim_selects=False,
         )
-        return {column: tuple(dict.fromkeys(_origins(node, known))) for column, node in nodes.items()}
+        return {column: tuple(sorted({*_origins(node, known)})) for column, node in nodes.items()}
     except Exception as error:  # sqlglot does not know all of PostgreSQL, and its ways to fail are many
         log.debug("no column lineage: %s", error)
         return {}
