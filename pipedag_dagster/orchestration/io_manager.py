@@ -12,6 +12,7 @@ from pipedag_dagster.errors import NotMaterialized, WiringError
 from pipedag_dagster.execution.result import storable
 from pipedag_dagster.execution.single_table import Content, Slice, Written, newest, write_table
 from pipedag_dagster.names import stage_name, table_name
+from pipedag_dagster.orchestration.metadata import of_tables
 from pipedag_dagster.orchestration.partitions import table_slice
 from pipedag_dagster.orchestration.resources import InstanceResource, caller_releases, release
 from pipedag_dagster.store.physical import Constraints, render
@@ -102,15 +103,8 @@ class TableIOManager(dg.ConfigurableIOManager):
 def table_metadata(store: TableStore, written: Written) -> dict[str, Any]:
     """What Dagster shows about a table that was written by itself."""
     table = written.table
-    columns = [
-        dg.TableColumn(column.name, column.type, constraints=dg.TableColumnConstraints(nullable=column.nullable))
-        for column in table.columns
-    ]
-    where = f"{store.database.engine.url.database}.{store.schemas(table.stage).current}.{table.name}"
     return {
-        "dagster/table_name": where,
-        "dagster/row_count": table.rows,
-        "dagster/column_schema": dg.TableSchema(columns),
+        **of_tables(store, [(table, None)])[table.asset],
         "pipedag/stage_version": written.version,
         "pipedag/cached": written.cached,
     } | ({"dagster/partition_row_count": written.rows} if written.rows != table.rows else {})
