@@ -23,7 +23,6 @@ from pipedag_dagster.execution import cache
 from pipedag_dagster.execution.cache import CACHED
 from pipedag_dagster.execution.checks import Checker, CheckResult, refuse
 from pipedag_dagster.execution.inputs import Inputs
-from pipedag_dagster.execution.lineage import column_origins
 from pipedag_dagster.execution.records import SUSPICION, SUSPICIOUS, code_of, is_suspicious, run_table, with_query
 from pipedag_dagster.execution.result import Returned
 from pipedag_dagster.execution.work import Decider, Work, for_people
@@ -362,5 +361,8 @@ class _StageRun:
         store = work.source or self.store
         instance = store.config.instance_id
         tables = [(instance, store.schemas(table.stage).versions, table) for table in work.inputs.values()]
+        # Imported here: sqlglot takes half a second, and a run that finds all cached needs none of it.
+        from pipedag_dagster.execution.lineage import column_origins  # noqa: PLC0415
+
         origins = column_origins(query, tables)
         return tuple(replace(column, origins=origins.get(column.name, ())) for column in columns)
