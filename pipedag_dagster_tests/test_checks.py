@@ -28,6 +28,7 @@ from pipedag_dagster.checks import (
     references,
     unique,
 )
+from pipedag_dagster.cli.main import main
 from pipedag_dagster.errors import ChecksFailed, WiringError
 from pipedag_dagster_tests.launching import failure, launch, materializations
 
@@ -432,6 +433,42 @@ def test_with_preview_0_no_value_of_a_row_is_shown_anywhere(instances: Write, da
     everything = failure(failed) + str(failed.all_events) + str(list(dagster.all_logs(failed.run_id)))
     assert "confidential" not in everything
     assert "777777" not in everything
+
+
+DEFINITIONS = """
+import pandas as pd
+from pipedag_dagster import Flow, Stage, build_definitions, materialize
+from pipedag_dagster.checks import min_rows, unique
+
+
+@materialize(checks=[min_rows(1), unique("id", severity="WARN"), unique("word")])
+def orders():
+    return pd.DataFrame({"id": [1, 1], "word": ["[red]", "[red]"]})
+
+
+def build(instance):
+    with Flow("shop") as flow, Stage("raw"):
+        orders()
+    return flow
+
+
+full = build_definitions(build, "instances", instance="full")
+"""
+
+
+def test_the_summary_of_a_run_says_which_checks_failed_and_why(
+    instances: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    instances()
+    (tmp_path / "checked_shop.py").write_text(DEFINITIONS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main(["run", "full", "-m", "checked_shop"])
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()][-3:] == [
+        "checks  1 of 3 checks passed",
+        "raw.orders: warning: unique_id: 2 of 2 rows share their id with another row: id=1 (2 rows)",
+        "raw.orders: failed: unique_word: 2 of 2 rows share their word with another row: word=[red] (2 rows)",
+    ]
 
 
 def test_every_word_of_the_vocabulary_is_documented() -> None:
