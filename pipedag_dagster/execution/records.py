@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from pipedag_dagster.execution import cache
@@ -10,6 +11,8 @@ from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import Part, Text
 from pipedag_dagster.flow import TaskCall
 from pipedag_dagster.store.catalog import RunTable, TableVersion
+
+log = logging.getLogger(__name__)  # not that of the stage run, which the command line shows as a progress bar
 
 SUSPICIOUS = 3
 """After so many runs in a row with fresh input of the same content, the cache function is suspected."""
@@ -53,3 +56,9 @@ def is_suspicious(runs: Sequence[RunTable]) -> bool:
     """Whether the last runs (the newest first) found fresh input each time, but never other content."""
     last = runs[:SUSPICIOUS]
     return len(last) == SUSPICIOUS and all(run.reason == "fresh input" and run.same for run in last)
+
+
+def suspect(call: TaskCall) -> str:
+    """Warn of a cache function whose value seems to change by itself; returns what was said."""
+    log.warning("%s: %s", call, SUSPICION)
+    return f"{call}: {SUSPICION}"

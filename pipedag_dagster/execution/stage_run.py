@@ -23,7 +23,7 @@ from pipedag_dagster.execution import cache
 from pipedag_dagster.execution.cache import CACHED
 from pipedag_dagster.execution.checks import Checker, CheckResult, refuse
 from pipedag_dagster.execution.inputs import Inputs
-from pipedag_dagster.execution.records import SUSPICION, SUSPICIOUS, code_of, is_suspicious, run_table, with_query
+from pipedag_dagster.execution.records import SUSPICIOUS, code_of, is_suspicious, run_table, suspect, with_query
 from pipedag_dagster.execution.result import Returned
 from pipedag_dagster.execution.work import Decider, Work, for_people
 from pipedag_dagster.fingerprint.fingerprint import digest
@@ -246,7 +246,7 @@ class _StageRun:
         asset, table = next(iter(outcome.tables.items()))
         now = run_table(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
         if is_suspicious([now, *self.store.runs(self.stage.name, asset, SUSPICIOUS)]):
-            log.warning("%s: %s", outcome.call, SUSPICION)
+            self.tell(suspect(outcome.call))
 
     def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:
         """The tables of the coming stage version, by asset: what this run selected, and of the rest what the flow
