@@ -13,10 +13,11 @@ from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.run import Flow, Result, StageLockContext
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps
-from pipedag_dagster.tables import Table
+from pipedag_dagster.tables import Blob, RawSql, Table, View
 from pipedag_dagster.task import input_stage_versions, materialize
 
 __all__ = [
+    "Blob",
     "ConfigContext",
     "Flow",
     "InstanceResource",
@@ -24,12 +25,14 @@ __all__ = [
     "PipedagError",
     "PipedagTranslator",
     "PipelineComponent",
+    "RawSql",
     "Result",
     "Stage",
     "StageLockContext",
     "Table",
     "TableIOManager",
     "TableProps",
+    "View",
     "build_definitions",
     "input_stage_versions",
     "materialize",

@@ -6,24 +6,28 @@ its asset and the graph is checked; afterwards it does not change.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import graphlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import Token
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.names import asset_name, stage_name
 from pipedag_dagster.task import Task, Wire, wiring
 
+Path: TypeAlias = tuple[int | str, ...]
+"""Where something is in a nested value: positions, and keys of dicts or fields. () is the value itself."""
+
 
 @dataclass(frozen=True)
 class Slot:
-    """One table that a call is known to return before it runs. `key` is how the returned value holds it:
-    a position, a dictionary key, or None for the value itself."""
+    """One output that a call is known to return before it runs, and where in the returned value it is."""
 
     asset: str
-    key: int | str | None
+    path: Path
 
 
 @dataclass(eq=False, repr=False)
@@ -37,7 +41,7 @@ class TaskCall:
     source: Any = None
     source_stage: Stage | None = None
     slots: tuple[Slot, ...] = ()
-    _keys: dict[str, None] = field(default_factory=dict)
+    _asked: dict[Path, None] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[Output]:
@@ -50,80 +54,121 @@ class TaskCall:
 
     @property
     def count(self) -> int | None:
-        """How many tables the call returns as a tuple or list; None when it returns one, or a dict."""
+        """How many outputs the call has declared; None for one, and for what is not known before it runs."""
         outputs = self.task.outputs
         count = len(outputs) if outputs is not None else self.task.nout or 1
         return count if count > 1 else None
 
-    def explicit_names(self) -> tuple[str, ...] | None:
-        """Names of the outputs that are known without numbering: declared, or asked for by key."""
-        if self.task.outputs is not None:
-            return self.task.outputs
-        return tuple(self._keys) or None
+    def explicit_slots(self) -> tuple[Slot, ...]:
+        """The outputs whose names are known without numbering: declared, or asked for by key."""
+        outputs = self.task.outputs
+        if outputs is not None:
+            return tuple(Slot(name, () if len(outputs) == 1 else (number,)) for number, name in enumerate(outputs))
+        inner = [path for path in self._asked if not any(path == other[: len(path)] != other for other in self._asked)]
+        return tuple(Slot(asset_name("_".join(map(str, path))), path) for path in inner)
 
     def __str__(self) -> str:
         return f"{self.stage.name}.{self.name}"
 
 
 class Output:
-    """What a task call will return. Pass it to other tasks; take parts of it by `[…]` or by unpacking."""
+    """What a task call will return. Pass it to other tasks; take parts of it by `[…]`, fields of a dataclass also by
+    `.name`, or by unpacking."""
 
-    def __init__(self, call: TaskCall, key: int | str | None = None) -> None:
+    def __init__(self, call: TaskCall, path: Path = ()) -> None:
         self.call = call
-        self.key = key
+        self.path = path
 
     def __getitem__(self, key: int | str) -> Output:
         call = self.call
-        if self.key is not None:
-            raise WiringError(f"{self} is one table; it has no part {key!r}.")
+        declared = call.task.outputs is not None or call.task.nout is not None
+        if declared and not self.path:
+            return self._declared(key)
+        if not declared:
+            if not self.path and isinstance(key, int):
+                raise WiringError(
+                    f"{call} is not known to return several tables: write @materialize(outputs=[…]) or nout=…"
+                )
+            key = asset_name(key) if isinstance(key, str) else key
+            call._asked[(*self.path, key)] = None
+        return Output(call, (*self.path, key))
+
+    def _declared(self, key: int | str) -> Output:
+        call, outputs = self.call, self.call.task.outputs
         if isinstance(key, str):
-            key = asset_name(key)
-            outputs = call.task.outputs
-            if outputs is not None:
-                if key not in outputs:
-                    raise WiringError(f"{call} has no output {key!r}.{did_you_mean(key, outputs)}")
-                return Output(call, outputs.index(key) if len(outputs) > 1 else None)
-            if call.task.nout is not None:
+            if outputs is None:
                 raise WiringError(f"{call} has nout={call.task.nout}: take its outputs by number, not by name.")
-            call._keys[key] = None
-            return Output(call, key)
+            key = asset_name(key)
+            if key not in outputs:
+                raise WiringError(f"{call} has no output {key!r}.{did_you_mean(key, outputs)}")
+            return Output(call, (outputs.index(key),) if len(outputs) > 1 else ())
         if call.count is None:
             raise WiringError(
                 f"{call} is not known to return several tables: write @materialize(outputs=[…]) or nout=…"
             )
         if not -call.count <= key < call.count:
             raise WiringError(f"{call} has no output {key}: it has {call.count}, from 0 on.")
-        return Output(call, key % call.count)
+        return Output(call, (key % call.count,))
+
+    def __getattr__(self, name: str) -> Output:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
 
     def __iter__(self) -> Iterator[Output]:
-        if self.key is not None or self.call.count is None:
+        if self.path or self.call.count is None:
             raise WiringError(
                 f"{self} cannot be unpacked: it is not known to return several tables. "
                 "Write @materialize(outputs=[…]) or nout=…"
             )
-        return (Output(self.call, position) for position in range(self.call.count))
+        return (Output(self.call, (position,)) for position in range(self.call.count))
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The tables behind this output: one, or all of the call."""
-        if self.key is None:
-            return self.call.slots
-        return tuple(slot for slot in self.call.slots if slot.key == self.key)
+        """The known outputs that this one is, is a part of, or has as parts."""
+        path = self.path
+        return tuple(slot for slot in self.call.slots if all(a == b for a, b in zip(slot.path, path, strict=False)))
 
     def __repr__(self) -> str:
-        return f"{self.call}" + ("" if self.key is None else f"[{self.key!r}]")
+        return str(self.call) + "".join(f"[{key!r}]" for key in self.path)
 
 
 def outputs_in(value: Any) -> Iterator[Output]:
-    """All outputs in nested lists, tuples and dicts."""
+    """All outputs in nested lists, tuples, dicts and dataclasses."""
     if isinstance(value, Output):
         yield value
-    elif isinstance(value, dict):
-        for part in value.values():
+    else:
+        for part in _parts(value):
             yield from outputs_in(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from outputs_in(part)
+
+
+def map_outputs(value: Any, read: Callable[[Output], Any]) -> Any:
+    """`value` with what `read` makes of the outputs in it; what has none of them is the same object."""
+    if isinstance(value, Output):
+        return read(value)
+    if not any(True for _ in outputs_in(value)):
+        return value
+    if isinstance(value, dict):
+        return {key: map_outputs(part, read) for key, part in value.items()}
+    parts = [map_outputs(part, read) for part in _parts(value)]
+    if isinstance(value, list):
+        return parts
+    if isinstance(value, tuple):
+        return value._make(parts) if hasattr(value, "_make") else tuple(parts)
+    made = copy.copy(value)
+    for one, part in zip(dataclasses.fields(value), parts, strict=True):
+        object.__setattr__(made, one.name, part)
+    return made
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, one.name) for one in dataclasses.fields(value)]
+    return ()
 
 
 class _Wired:
@@ -239,7 +284,7 @@ class FlowGraph(_Wired):
             if call.assets == [asset_name(name)]:
                 return Output(call)
         call = TaskCall(Task(_made_elsewhere, outputs=[name]), stage, asset_name(name), {})
-        call.slots = (Slot(call.name, None),)
+        call.slots = (Slot(call.name, ()),)
         stage.calls.append(call)
         return Output(call)
 
@@ -260,7 +305,7 @@ class FlowGraph(_Wired):
             WiringError: the flow has no such output; close ones are named.
         """
         known = {
-            f"{stage.name}.{slot.asset}": Output(call, slot.key)
+            f"{stage.name}.{slot.asset}": Output(call, slot.path)
             for stage in self.stages
             for call in stage.calls
             for slot in call.slots
@@ -278,7 +323,8 @@ def _name_outputs(stage: Stage) -> None:
     """Give every output of the stage its asset name: the explicit ones first, the rest numbered around them."""
     owner: dict[str, TaskCall] = {}
     for call in stage.calls:
-        for name in call.explicit_names() or ():
+        call.slots = call.explicit_slots()
+        for name in call.assets:
             if name in owner:
                 raise WiringError(
                     f"Stage {stage.name!r} has two tables {name!r}: by {owner[name].name!r} and by {call.name!r}. "
@@ -286,21 +332,15 @@ def _name_outputs(stage: Stage) -> None:
                 )
             owner[name] = call
     for call in stage.calls:
-        names = call.explicit_names()
-        if names is not None:
-            by_key = call.task.outputs is None
-            single = len(names) == 1 and not by_key
-            call.slots = tuple(
-                Slot(name, name if by_key else None if single else position) for position, name in enumerate(names)
-            )
-        elif call.task.from_source:
+        if call.slots:
+            continue
+        if call.task.from_source:
             raise WiringError(
                 f"{call}: which tables it copies is not known before it runs. "
                 'Ask for them (tbls["orders"]) or declare them: outputs=[…].'
             )
-        else:
-            keys = [None] if call.count is None else range(call.count)
-            call.slots = tuple(Slot(_free_name(call, owner), key) for key in keys)
+        paths: list[Path] = [()] if call.count is None else [(number,) for number in range(call.count)]
+        call.slots = tuple(Slot(_free_name(call, owner), path) for path in paths)
 
 
 def _free_name(call: TaskCall, owner: dict[str, TaskCall]) -> str:

@@ -1,9 +1,12 @@
-"""What a task returns: data or a query, with a name and the properties of the table to be."""
+"""What a task returns: data or a query, with a name and the properties of the table to be; or what is no table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.sql.util import ClauseAdapter
 
 
 class Table:
@@ -11,7 +14,7 @@ class Table:
 
     Args:
         obj: a DataFrame (pandas, polars, pyarrow.Table), or a query (`sa.select(...)`, `sa.text(...)`, a
-            `sa.Table` or an alias of one).
+            `sa.Table` or an alias of one), or a `View`.
         name: the table's name, case-insensitive, stored lower-case. Without it the table is named after
             its asset: the task's `outputs=`, else the task.
         primary_key: column or columns; checked and enforced by the database.
@@ -45,3 +48,123 @@ class Table:
 
 def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns)
+
+
+class Blob:
+    """Any Python object that can be pickled: a model, a figure, bytes. Other tasks get the object itself.
+
+    Args:
+        obj: the object.
+        name: its name in the stage, case-insensitive. Without it, it is named after its asset.
+
+    Example:
+        >>> Blob({1, 2}, "model")
+        Blob(set, name='model')
+    """
+
+    def __init__(self, obj: Any, name: str | None = None) -> None:
+        self.obj = obj
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Blob({type(self.obj).__name__}, name={self.name!r})"
+
+
+class RawSql:
+    """An SQL script. The tables and views that it makes become tables of the stage, under their own names.
+
+    It runs in one transaction, in an empty schema of its own, which is first in the search path: write
+    `CREATE TABLE orders …`. `{name}` stands for an input: the table that the task gets as the argument `name` (and
+    `{name.key}` for a part of it). `{schema}` stands for the script's own schema.
+
+    Args:
+        sql: the script, or a list of scripts that run one after the other. The database splits it into statements.
+        name: for messages.
+
+    Example:
+        >>> RawSql("CREATE TABLE large AS SELECT * FROM {orders} WHERE amount > 100")
+        RawSql('CREATE TABLE large AS SELECT * FROM {orders} WHERE amoun…')
+    """
+
+    def __init__(self, sql: str | Sequence[str], name: str | None = None) -> None:
+        self.scripts = (sql,) if isinstance(sql, str) else tuple(sql)
+        self.name = name
+
+    def __repr__(self) -> str:
+        text = "; ".join(self.scripts)
+        return f"RawSql({text if len(text) <= 60 else text[:60] + '…'!r})"
+
+
+class View:
+    """A query that is not stored: the stage has a view of it. What it reads is kept as long as the view is.
+
+    Args:
+        src: a query, or a table of the task's inputs, or a list of these: their rows together (`UNION ALL`).
+        name: as for `Table`.
+        columns: only these columns; a dict renames them: `{"new": "old"}`.
+        sort_by: the column, or the columns, by which it is sorted: names, or expressions like `t.c.id.desc()`.
+        limit: at most so many rows.
+
+    Example:
+        >>> View(sa.text("SELECT 1 AS x"), "one").name
+        'one'
+    """
+
+    def __init__(
+        self,
+        src: Any,
+        name: str | None = None,
+        *,
+        columns: str | Sequence[Any] | Mapping[str, Any] | None = None,
+        sort_by: Any = None,
+        limit: int | None = None,
+    ) -> None:
+        self.src = src
+        self.name = name
+        self.columns = columns
+        self.sort_by = sort_by
+        self.limit = limit
+
+    @property
+    def query(self) -> sa.ClauseElement:
+        """The query as one SELECT; texts stay as they are where nothing is done with them."""
+        sources = list(self.src) if isinstance(self.src, list | tuple) else [self.src]
+        if len(sources) == 1 and self.columns is None and self.sort_by is None and self.limit is None:
+            query: sa.ClauseElement = sources[0]
+            return query
+        parts = [_selectable(source) for source in sources]
+        rows = parts[0] if len(parts) == 1 else sa.union_all(*(sa.select(part) for part in parts)).subquery("rows")
+        query = sa.select(*self._columns(rows))
+        for key in () if self.sort_by is None else _listed(self.sort_by):
+            query = query.order_by(_column(rows, key))
+        return query if self.limit is None else query.limit(self.limit)
+
+    def _columns(self, rows: sa.FromClause) -> list[Any]:
+        if self.columns is None:
+            return [rows]
+        if isinstance(self.columns, Mapping):
+            return [_column(rows, old).label(new) for new, old in self.columns.items()]
+        return [_column(rows, column) for column in _listed(self.columns)]
+
+    def __repr__(self) -> str:
+        return f"View({type(self.src).__name__}, name={self.name!r})"
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+
+
+def _selectable(source: Any) -> sa.FromClause:
+    if isinstance(source, sa.FromClause) and not isinstance(source, sa.SelectBase):
+        return source
+    if isinstance(source, sa.SelectBase):
+        return source.subquery()
+    raise TypeError(
+        f"View: {type(source).__name__} cannot be combined, sorted or renamed. Write sa.select(…), or take an input "
+        "as sa.Table."
+    )
+
+
+def _column(rows: sa.FromClause, column: Any) -> Any:
+    # Expressions are about the sources: what is selected from are their rows together.
+    return rows.c[column] if isinstance(column, str) else ClauseAdapter(rows).traverse(column)

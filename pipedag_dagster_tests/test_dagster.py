@@ -599,6 +599,7 @@ def test_the_public_api_is_what_init_lists() -> None:
     assert set(pipedag_dagster.__all__) == public
     assert list(pipedag_dagster.__all__) == sorted(pipedag_dagster.__all__)
     assert public == {
+        "Blob",
         "ConfigContext",
         "Flow",
         "InstanceResource",
@@ -606,12 +607,14 @@ def test_the_public_api_is_what_init_lists() -> None:
         "PipedagError",
         "PipedagTranslator",
         "PipelineComponent",
+        "RawSql",
         "Result",
         "Stage",
         "StageLockContext",
         "Table",
         "TableIOManager",
         "TableProps",
+        "View",
         "build_definitions",
         "input_stage_versions",
         "materialize",

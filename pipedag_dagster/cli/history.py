@@ -60,6 +60,7 @@ def gc(instance: str | None, module: str | None, workspace: Path) -> None:
     for context in _contexts(module, workspace, instance):
         freed = removal.gc(context.store.table_store, str(uuid.uuid4()))
         what = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {_size(freed.bytes)}"
+        what += f", {count(freed.blobs, 'blob')}" if freed.blobs else ""
         click.echo(f"{context.config.name}: freed {what}")
         for line in freed.stays:
             click.echo(f"  stays: {line}")

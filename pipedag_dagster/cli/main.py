@@ -32,6 +32,7 @@ from pipedag_dagster.execution.stage_run import Outcome
 from pipedag_dagster.orchestration.run import Result, execute
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.store import embedded
+from pipedag_dagster.store.catalog import TableVersion
 from pipedag_dagster.store.verify import differences
 
 _PACKAGE = str(Path(__file__).parent.parent)
@@ -249,7 +250,7 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
             grid.add_row(f"[bold cyan]{stage}[/]", "", f"[dim]version {versions[stage].number}[/]", "")
         cached = run.reason == CACHED
         what = "[dim]cached[/]" if cached else f"[green]ran[/]: {escape(run.reason)}"
-        grid.add_row(f"  {escape(table.name)}", f"{table.rows:,}", what, "" if cached else f"{run.seconds:.2f}")
+        grid.add_row(f"  {escape(table.name)}", _extent(table), what, "" if cached else f"{run.seconds:.2f}")
     return grid
 
 
@@ -281,7 +282,14 @@ def _add_instance(tree: Tree, location: Location) -> None:
         leaf = branch.add(f"[cyan]{stage}[/]: [dim]{state}, schema {store.schemas(stage).current}[/]")
         for asset in sorted({*assets, *version.tables}):
             table = version.tables.get(asset)
-            leaf.add(escape(asset) if table is None else f"{escape(table.name)}: [dim]{count(table.rows, 'row')}[/]")
+            leaf.add(escape(asset) if table is None else f"{escape(table.name)}: [dim]{_extent(table, 'row')}[/]")
+
+
+def _extent(table: TableVersion, noun: str = "") -> str:
+    """How many rows; or that it is no table."""
+    if table.kind in ("blob", "json"):
+        return "value" if table.kind == "json" else table.kind
+    return count(table.rows, noun) if noun else f"{table.rows:,}"
 
 
 def _explain(error: PipedagError) -> None:

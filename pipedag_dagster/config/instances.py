@@ -3,7 +3,7 @@
 Two forms, one model: a file `pipedag.yaml` (pydiverse.pipedag's form) with all instances, or a folder with one
 file an instance and what they share in `__any__.yaml`. What is merged, later wins:
 
-    table_store_connections.<chosen>  ←  technical_setups.<chosen>  ←  __any__  ←  the instance
+    …_connections.<chosen>  ←  technical_setups.<chosen>  ←  __any__  ←  the instance
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipedag_dagster.config.automation import Automation, Poll, Refresh, Schedul
 from pipedag_dagster.config.keys import (
     ARGS,
     AUTO_TABLE,
+    BASE_PATH,
     PREFIX,
     ROLE,
     URL,
@@ -115,6 +116,7 @@ class InstanceConfig:
     poll: Poll | None
     sample: Sample
     attrs: dict[str, Any]
+    blobs: str
     project: Path
     file: Path
 
@@ -221,6 +223,7 @@ class ConfigFiles:
             fill.deep(("executor", chosen), get(draft.data, ("executor", chosen)) or {}),
             draft.problem(("executor",), "").line,
         )
+        base_path = fill(BASE_PATH, section.blob_store.args.base_path or "", known)
         if fill.problems:
             raise MissingVariable(fill.problems)
         if role:
@@ -232,6 +235,10 @@ class ConfigFiles:
         tables = section.sample.tables.items()
         parents = (self.folder, *self.folder.parents)
         marked = (folder for folder in parents if any((folder / mark).exists() for mark in _PROJECT_MARKS))
+        project = next(marked, self.path.absolute().parent)
+        if "://" not in base_path:
+            given = self.folder / Path(base_path).expanduser() if base_path else project / ".pipedag" / "blobs"
+            base_path = str(given)
         return InstanceConfig(
             pipeline=self.name,
             name=name,
@@ -258,7 +265,8 @@ class ConfigFiles:
             poll=_switched_on(section.poll),
             sample=Sample(section.sample.rows, {n.lower(): t.rows for n, t in tables if t.rows is not None}),
             attrs=attrs,
-            project=next(marked, self.path.absolute().parent),
+            blobs=base_path,
+            project=project,
             file=draft.layers[-1].source.file,
         )
 
@@ -329,9 +337,10 @@ def _draft(name: str, shared: Layer, base: Layer, own: Layer) -> _Draft:
     default = "default" if "default" in shared.keys("technical_setups") else None
     if setup := draft.data.get("technical_setup", default):
         draft = _Draft(name, (shared.part("technical_setups", setup), *draft.layers))
-    if connection := get(draft.data, ("table_store", "table_store_connection")):
-        lowest = replace(shared.part("table_store_connections", connection), below=("table_store",))
-        draft = _Draft(name, (lowest, *draft.layers))
+    for store in ("table_store", "blob_store"):
+        if connection := get(draft.data, (store, f"{store}_connection")):
+            lowest = replace(shared.part(f"{store}_connections", connection), below=(store,))
+            draft = _Draft(name, (lowest, *draft.layers))
     return draft
 
 

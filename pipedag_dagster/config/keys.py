@@ -26,6 +26,7 @@ ARGS: Key = ("table_store", "args")
 URL: Key = (*ARGS, "url")
 PREFIX: Key = (*ARGS, "schema_prefix")
 ROLE: Key = (*ARGS, "role")
+BASE_PATH: Key = ("blob_store", "args", "base_path")
 
 AUTO_TABLE = (
     "pandas.DataFrame",
@@ -139,7 +140,7 @@ class _Setup(Keys):
     sample: _Sample = _Sample()
     attrs: dict[Any, Any] = {}
     table_store: _TableStore = _TableStore()
-    blob_store: Annotated[_BlobStore, _NOT_NEEDED] = _BlobStore()
+    blob_store: _BlobStore = _BlobStore()
     lock_manager: Annotated[_Plugin, _NOT_NEEDED] = _Plugin()
     orchestration: Annotated[_Plugin, _NOT_NEEDED] = _Plugin()
     auto_blob: _Unused = None
@@ -159,7 +160,7 @@ class Section(_Setup):
 class _Shared(Keys):
     name: str = "pipeline"
     table_store_connections: dict[str, _TableConnection] = {}
-    blob_store_connections: Annotated[dict[str, _BlobConnection], _NOT_NEEDED] = {}
+    blob_store_connections: dict[str, _BlobConnection] = {}
     technical_setups: dict[str, _Setup] = {}
     strict_instance_lookup: _Unused = None
     flows: _Unused = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 import re
@@ -15,7 +16,7 @@ from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
 from pipedag_dagster.fingerprint.fingerprint import content_hash, digest, fingerprint, libraries
 from pipedag_dagster.fingerprint.texts import Text
-from pipedag_dagster.flow import Output, Stage, TaskCall
+from pipedag_dagster.flow import Output, Stage, TaskCall, outputs_in
 from pipedag_dagster.store.catalog import TableVersion
 
 log = logging.getLogger(__name__)
@@ -174,6 +175,11 @@ def _without_outputs(value: Any) -> Any:
         return {key: _without_outputs(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_without_outputs(part) for part in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and any(True for _ in outputs_in(value)):
+        return (
+            type(value).__qualname__,
+            {one.name: _without_outputs(getattr(value, one.name)) for one in dataclasses.fields(value)},
+        )
     return value
 
 

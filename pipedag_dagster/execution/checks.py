@@ -127,6 +127,8 @@ class Checker:
         stage = self.inputs.stage.name
         try:
             table = self._table(stage, asset)
+            if table.kind in ("blob", "json"):
+                raise _Unusable(f"{stage}.{asset} is a {'blob' if table.file else 'value'} and has no rows.")
             _refuse_missing(f"{stage}.{asset}", table, check.needs)
             if isinstance(check, MinRows):
                 bad = max(check.rows - table.rows, 0)

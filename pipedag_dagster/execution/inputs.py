@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized
-from pipedag_dagster.flow import Output, Stage, TaskCall
+from pipedag_dagster.execution.outputs import CallOutputs
+from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.flow import Output, Stage, TaskCall, map_outputs
+from pipedag_dagster.names import quote
+from pipedag_dagster.store import values
 from pipedag_dagster.store.catalog import Source, StageVersion, TableVersion
 from pipedag_dagster.store.table_store import TableStore
 
@@ -36,29 +40,24 @@ class Inputs:
     def store(self) -> TableStore:
         return self.instance.store.table_store
 
-    def tables_of(self, output: Output) -> dict[str, TableVersion]:
-        """The table versions behind an output, by asset: as this run made them, as it has pinned them, or, for a
-        call of this stage that was not selected, as they are committed."""
+    def outputs_of(self, output: Output) -> CallOutputs:
+        """What the call of an output has made: as this run made it, as it has pinned it, or, for a call of this stage
+        that was not selected, as it is committed."""
         call = output.call
         if call in self.made:
             tables = self.made[call]
         else:
             version = self.base if call.stage is self.stage else self.pins[call.stage.name]
-            tables = {
-                asset: table
-                for asset, table in version.tables.items()
-                if asset in call.assets or table.task == call.name
-            }
-        if output.key is not None or call.count is not None or len(call.slots) == 1:
-            missing = [slot.asset for slot in output.slots if slot.asset not in tables]
-            if missing:
-                raise NotMaterialized(
-                    f"{call.stage.name}.{missing[0]} is needed, but was never committed in instance "
-                    f"{self.instance.config.name!r}. Run it first: pipedag-dagster run {self.instance.config.name} "
-                    f"--select {call.stage.name}.{missing[0]}"
-                )
-            return {slot.asset: tables[slot.asset] for slot in output.slots}
-        return dict(tables)
+            tables = _of_call(call, version)
+
+        def missing(asset: str) -> NotMaterialized:
+            name = self.instance.config.name
+            return NotMaterialized(
+                f"{call.stage.name}.{asset} is needed, but was never committed in instance {name!r}. Run it first: "
+                f"pipedag-dagster run {name} --select {call.stage.name}.{asset}"
+            )
+
+        return CallOutputs(call, tables, missing)
 
     def of(self, call: TaskCall) -> dict[str, TableVersion]:
         """What a call reads, by name: the data versions of these make its key.
@@ -72,22 +71,30 @@ class Inputs:
                 for name, table in self.source_tables(call).items()
             }
         return {
-            f"{table.stage}.{asset}": table for output in call.inputs for asset, table in self.tables_of(output).items()
+            f"{table.stage}.{asset}": table
+            for output in call.inputs
+            for asset, table in self.outputs_of(output).needed(output).items()
         }
 
-    def of_source(self, source: ConfigContext, stage: str, asset: str) -> TableVersion:
-        """What is copied in place of an input task.
+    def around(self, call: TaskCall) -> dict[str, str]:
+        """What a call reads that is no table or other output of its own: a hash of values and shapes, by name."""
+        found = {str(output): self.outputs_of(output).around(output) for output in call.inputs}
+        return {name: digest(values.text(node)) for name, node in found.items() if node is not None}
+
+    def of_source(self, source: ConfigContext, call: TaskCall) -> dict[str, TableVersion]:
+        """What is copied in place of an input task, by asset.
 
         Raises:
             NotMaterialized: the source has not committed it yet.
         """
-        version = self.source_pins[stage]
-        if asset not in version.tables:
-            raise NotMaterialized(
-                f"Instance {source.config.name!r}, from which {self.instance.config.name!r} copies its inputs, has no "
-                f"table {stage}.{asset} yet. Run it first: pipedag-dagster run {source.config.name}"
-            )
-        return version.tables[asset]
+        found = _of_call(call, self.source_pins[call.stage.name])
+        for asset in call.assets:
+            if asset not in found:
+                raise NotMaterialized(
+                    f"Instance {source.config.name!r}, from which {self.instance.config.name!r} copies its inputs, has "
+                    f"no table {call.stage.name}.{asset} yet. Run it first: pipedag-dagster run {source.config.name}"
+                )
+        return found
 
     def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
         """For a task under @input_stage_versions: what the source has, without what other tasks here make."""
@@ -100,7 +107,9 @@ class Inputs:
             )
         others = {asset for other in self.stage.calls if other is not call for asset in other.assets}
         return {
-            table.name: table for table in version.tables.values() if table.name not in others | {table.asset} & others
+            table.name: table
+            for table in version.tables.values()
+            if table.name not in others | {table.asset} & others and table.kind in ("table", "view")
         }
 
     def sources(self, call: TaskCall) -> list[Source]:
@@ -117,6 +126,11 @@ class Inputs:
         stage = getattr(call.source_stage, "name", str(call.source_stage))
         version: StageVersion = call.source.store.table_store.pin(self.run_id, [stage])[stage]
         return version
+
+
+def _of_call(call: TaskCall, version: StageVersion) -> dict[str, TableVersion]:
+    """What a stage version has of a call, by asset."""
+    return {asset: table for asset, table in version.tables.items() if asset in call.assets or table.task == call.name}
 
 
 class Unpinned(Inputs):
@@ -161,25 +175,40 @@ class Arguments:
             table.name: self._table(inputs.store, table)
             for tables in list(inputs.made.values())
             for table in tables.values()
+            if table.kind in ("table", "view")
         }
         source = call.source.store.table_store
         tables = {name: self._table(source, table) for name, table in inputs.source_tables(call).items()}
         return staged, tables, call.source
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
-        return store.shape(table) if self.shapes else store.read(table, self.call.task.input_type)
+        shape = self.shapes and table.kind in ("table", "view")
+        return store.shape(table) if shape else store.read(table, self.call.task.input_type)
+
+    def physical_names(self) -> dict[str, str]:
+        """The tables in the arguments, quoted, by the name of the argument: `orders`, `tables.orders`, `tables.0`."""
+        return dict(self._named(self.call.arguments, ""))
+
+    def _named(self, value: Any, name: str) -> Iterator[tuple[str, str]]:
+        if isinstance(value, Output):
+            outputs = self.inputs.outputs_of(value)
+            value = outputs.read(value, lambda table: table)
+        if isinstance(value, TableVersion) and value.kind in ("table", "view"):
+            yield name, quote(self.inputs.store.schemas(value.stage).versions, value.physical)
+        elif isinstance(value, dict):
+            for key, part in value.items():
+                yield from self._named(part, f"{name}.{key}" if name else str(key))
+        elif isinstance(value, list | tuple):
+            for number, part in enumerate(value):
+                yield from self._named(part, f"{name}.{number}")
+        elif is_dataclass(value) and not isinstance(value, type | TableVersion):
+            for one in fields(value):
+                yield from self._named(getattr(value, one.name), f"{name}.{one.name}")
 
     def _read(self, value: Any) -> Any:
         """`value` with its outputs replaced by data."""
-        if isinstance(value, Output):
-            tables = self.inputs.tables_of(value)
-            data = {asset: self._table(self.inputs.store, table) for asset, table in tables.items()}
-            slots = value.slots
-            if value.key is not None or (len(slots) == 1 and slots[0].key is None):
-                return data[slots[0].asset]
-            return data if value.call.count is None else tuple(data[slot.asset] for slot in slots)
-        if isinstance(value, dict):
-            return {key: self._read(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self._read(part) for part in value)
-        return value
+
+        def read(output: Output) -> Any:
+            return self.inputs.outputs_of(output).read(output, lambda table: self._table(self.inputs.store, table))
+
+        return map_outputs(value, read)

@@ -136,8 +136,7 @@ class _StagePlan:
         source = self.inputs.instance.source
         copies = call.task.input and source is not None
         if copies and source is not None:
-            for asset in call.assets:
-                self.inputs.of_source(source, call.stage.name, asset)
+            self.inputs.of_source(source, call)
         if call.source is not None:
             self.inputs.source_tables(call)
         reads_source = copies or call.source is not None

@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
-from pipedag_dagster.execution import cache
 from pipedag_dagster.execution.cache import CACHED
 from pipedag_dagster.execution.checks import Checker, CheckResult, refuse
 from pipedag_dagster.execution.inputs import Inputs
-from pipedag_dagster.execution.records import SUSPICIOUS, code_of, is_suspicious, run_table, suspect, with_query
-from pipedag_dagster.execution.result import Returned
-from pipedag_dagster.execution.work import Decider, Work, for_people
-from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.execution.records import SUSPICIOUS, is_suspicious, run_table, suspect
+from pipedag_dagster.execution.staging import Staging
+from pipedag_dagster.execution.work import Decider
 from pipedag_dagster.flow import Stage, TaskCall
-from pipedag_dagster.store import plans
-from pipedag_dagster.store.catalog import Column, RunTable, Source, StageVersion, TableVersion
-from pipedag_dagster.store.physical import Made
-from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.store.catalog import RunTable, Source, StageVersion, TableVersion
 
 log = logging.getLogger(__name__)
 
@@ -233,8 +227,7 @@ class _StageRun:
     def _tell(self, outcome: Outcome, total: int) -> None:
         done = sum(len(one.tables) for one in self.outcomes.values()) - len(outcome.tables)
         for number, (asset, table) in enumerate({} if outcome.cached else outcome.tables.items(), done + 1):
-            rows = f"{table.rows:,} row{'' if table.rows == 1 else 's'}"
-            what = f"staged {rows} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
+            what = f"staged {_size(table)} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
             self.tell(f"{self.stage.name}.{asset}: {what}: {outcome.reason}")
         self._suspect(outcome)
         log.debug("%s done", outcome.call, extra={"outcome": outcome})
@@ -259,19 +252,26 @@ class _StageRun:
             for asset, table in self.base.tables.items()
             if table.flow != self.stage.flow.name or asset in ours or (table.task in calls and table.task not in ran)
         }
+        made: dict[str, TableVersion] = {}
         for outcome in outcomes:
             for asset, table in outcome.tables.items():
                 if assets is None or asset in assets or asset not in ours:
-                    members[asset] = table
+                    if ours.get(asset, outcome.call) is not outcome.call or asset in made:
+                        other = ours[asset].name if asset in ours else made[asset].task
+                        raise self._twice(table, other)
+                    made[asset] = members[asset] = table
         names: dict[str, TableVersion] = {}
         for table in members.values():
-            other = names.setdefault(table.name, table)
-            if other is not table:
-                raise TaskFailed(
-                    f"Stage {self.stage.name!r} would have two tables {table.name!r}: one by {other.task!r} and one by "
-                    f"{table.task!r}. Nothing was committed. Give one of them another name."
-                )
+            first = names.setdefault(table.name, table)
+            if first is not table:
+                raise self._twice(table, first.task)
         return members
+
+    def _twice(self, table: TableVersion, other: str) -> TaskFailed:
+        return TaskFailed(
+            f"Stage {self.stage.name!r} would have two tables {table.name!r}: one by {other!r} and one by "
+            f"{table.task!r}. Nothing was committed. Give one of them another name."
+        )
 
     def _sources(self, calls: list[TaskCall]) -> Collection[Source] | None:
         """What was copied; None, as in the version before, when only other calls of the stage have run."""
@@ -285,7 +285,7 @@ class _StageRun:
         started = time.monotonic()
         try:
             decision = self.decider.decide(call)
-            tables = decision.found or self._make(call, decision.work)
+            tables = decision.found or Staging(self.instance, call, self.run_id, decision.work).run()
         except TaskFailed as error:
             raise type(error)(f"{error}\n{self._where(call)}") from error.__cause__
         except PipedagError:
@@ -303,66 +303,8 @@ class _StageRun:
             inputs = "unknown"
         return f"(task {call}, instance {self.instance.config.name!r}, input tables: {inputs})"
 
-    def _make(self, call: TaskCall, work: Work) -> list[TableVersion]:
-        """Do the work, stage what it makes, and record it for this or a later run."""
-        execution = secrets.token_hex(8)
-        started = time.monotonic()
-        versions, texts = [], {}
-        code = code_of(call, work.key, keep_text=self.instance.config.keep_code)
-        for item in work.make():
-            made = self._stage(item, work.source)
-            version = self._version(call, work, item, made, execution, time.monotonic() - started)
-            text = with_query(code.text, f"{self.stage.name}.{version.asset}", version.query or plans.text(item.frame))
-            texts[text.key] = text
-            versions.append(replace(version, text=text.key, libraries=code.libraries))
-            started = time.monotonic()
-        return self.store.add(versions, texts.values())
 
-    def _stage(self, item: Returned, source: TableStore | None) -> Made:
-        """Write one result into a new physical table."""
-        config, stage = self.instance.config, self.stage.name
-        if config.print_materialize or (config.print_sql and item.query is not None):
-            log.info("%s.%s:\n%s", stage, item.name, item.frame if item.query is None else item.query)
-        if item.query is None:
-            return self.store.stage_frame(stage, item.name, item.frame, item.constraints)
-        return self.store.stage_query(stage, item.name, item.query, item.constraints, source)
-
-    def _version(
-        self, call: TaskCall, work: Work, item: Returned, made: Made, execution: str, seconds: float
-    ) -> TableVersion:
-        return TableVersion(
-            stage=self.stage.name,
-            asset=item.slot.asset,
-            name=item.name,
-            physical=made.physical,
-            flow=self.stage.flow.name,
-            task=call.name,
-            execution=execution,
-            slot=str(item.slot.key),
-            task_key=work.key.task_key,
-            cache_key=work.key.cache_key,
-            parts=work.key.parts,
-            code_version=cache.task_code_version(call),
-            data_version=made.content or digest(work.key.cache_key, item.slot.asset),
-            columns=self._with_origins(made.columns, work, item.query),
-            primary_key=item.constraints.primary_key,
-            indexes=item.constraints.indexes,
-            rows=made.rows,
-            bytes=made.bytes,
-            query=item.query and for_people(item.query, work.source or self.store, work.inputs.values()),
-            run_id=self.run_id,
-            seconds=seconds,
-        )
-
-    def _with_origins(self, columns: tuple[Column, ...], work: Work, query: str | None) -> tuple[Column, ...]:
-        """The columns, with what those of a query come from."""
-        if query is None:
-            return columns
-        store = work.source or self.store
-        instance = store.config.instance_id
-        tables = [(instance, store.schemas(table.stage).versions, table) for table in work.inputs.values()]
-        # Imported here: sqlglot takes half a second, and a run that finds all cached needs none of it.
-        from pipedag_dagster.execution.lineage import column_origins  # noqa: PLC0415
-
-        origins = column_origins(query, tables)
-        return tuple(replace(column, origins=origins.get(column.name, ())) for column in columns)
+def _size(table: TableVersion) -> str:
+    if table.kind in ("blob", "json"):
+        return f"a {table.kind} of {table.bytes:,} bytes"
+    return f"{table.rows:,} row{'' if table.rows == 1 else 's'}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipedag_dagster import sampling
@@ -16,14 +16,15 @@ from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.execution import cache
 from pipedag_dagster.execution.cache import CACHED, Key
 from pipedag_dagster.execution.inputs import Arguments, Inputs
-from pipedag_dagster.execution.result import Returned, unpack
+from pipedag_dagster.execution.result import Returned, Unpacked, unpack
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import changed
-from pipedag_dagster.flow import TaskCall
+from pipedag_dagster.flow import Slot, TaskCall
 from pipedag_dagster.names import quote
-from pipedag_dagster.store import plans
+from pipedag_dagster.store import plans, values
 from pipedag_dagster.store.catalog import StageVersion, TableVersion
 from pipedag_dagster.store.frames import content_version, to_arrow
+from pipedag_dagster.store.physical import Constraints
 from pipedag_dagster.store.table_store import TableStore
 
 
@@ -33,7 +34,7 @@ class Work:
 
     key: Key
     inputs: Mapping[str, TableVersion]
-    make: Callable[[], list[Returned]]
+    make: Callable[[], Unpacked]
     source: TableStore | None
 
 
@@ -100,25 +101,30 @@ class Decider:
             "task": call.name,
             "code": None if call.task.lazy else cache.task_code_version(call),
             "arguments": cache.argument_hashes(call),
-            "inputs" if call.source is None else "source": {name: table.data_version for name, table in inputs.items()},
+            "inputs" if call.source is None else "source": {name: table.data_version for name, table in inputs.items()}
+            | self.inputs.around(call),
         }
         if call.task.cache is not None and not self.validation.disable_cache_function:
             parts["cache"] = cache.cache_value(call, arguments)
 
-        def make(arguments: Arguments = arguments) -> list[Returned]:
+        def make(arguments: Arguments = arguments) -> Unpacked:
             args, kwargs = arguments.of_task()
-            return unpack(call, call.task.fn(*args, **kwargs), self.instance.config.auto_table)
+            unpacked = unpack(call, call.task.fn(*args, **kwargs), self.instance.config.auto_table)
+            names = arguments.physical_names() if any(item.scripts for item in unpacked.items) else {}
+            return replace(unpacked, items=[replace(item, scripts=_bound(item, names)) for item in unpacked.items])
 
         source = None if call.source is None else call.source.store.table_store
         if not call.task.lazy:
             return Work(Key(parts), inputs, make, source)
         planned = plans.is_lazy(call.task.input_type)
         returned = make(Arguments(self.inputs, call, shapes=True)) if planned else make()
-        if (planned and not self._only_plans(call, returned)) or not all(map(_comparable, returned)):
+        items = returned.items
+        if (planned and not self._only_plans(call, items)) or not all(map(_comparable, items)):
             parts["code"] = cache.task_code_version(call)  # its code is compared, as that of any other task
             return Work(Key(parts), inputs, make, source)
-        parts["text"] = [_canonical(item, inputs, versions=False) for item in returned]
-        parts["query"] = [_canonical(item, inputs, versions=True) for item in returned]
+        shape = [] if returned.shape is None else [values.text(returned.shape)]
+        parts["text"] = shape + [canonical(item, inputs, versions=False) for item in items]
+        parts["query"] = shape + [canonical(item, inputs, versions=True) for item in items]
         return Work(Key(parts), inputs, make if planned else lambda: returned, source)
 
     def _only_plans(self, call: TaskCall, returned: list[Returned]) -> bool:
@@ -131,34 +137,36 @@ class Decider:
         source = self.instance.source
         assert source is not None
         store, stage = source.store.table_store, self.stage.name
-        originals = {slot: self.inputs.of_source(source, stage, slot.asset) for slot in call.slots}
-        rows = {slot: self.instance.config.sample_rows(table.name) for slot, table in originals.items()}
+        originals = self.inputs.of_source(source, call)
+        rows = {asset: self.instance.config.sample_rows(table.name) for asset, table in originals.items()}
         inputs = {f"{source.config.name}: {stage}.{table.asset}": table for table in originals.values()}
         shapes = {  # they may change while the content does not
-            f"name and constraints of {slot.asset}": digest(table.name, repr(sampling.constraints(table)))
-            for slot, table in originals.items()
+            f"name and constraints of {asset}": digest(table.name, repr(sampling.constraints(table)))
+            for asset, table in originals.items()
         }
         parts = {
             "task": call.name,
             "code": "copy",
-            "arguments": {f"rows of {slot.asset}": str(count) for slot, count in rows.items()} | shapes,
+            "arguments": {f"rows of {asset}": str(count) for asset, count in rows.items()} | shapes,
             "source": {name: table.data_version for name, table in inputs.items()},
         }
 
-        def make() -> list[Returned]:
-            schema = store.schemas(stage).versions
-            return [
-                Returned(
-                    slot,
-                    table.name,
-                    sampling.constraints(table),
-                    sampling.sample_query(schema, table, rows[slot]),
-                    None,
-                )
-                for slot, table in originals.items()
-            ]
+        def make() -> Unpacked:
+            copies = [self._copied(call, table, store, rows[asset]) for asset, table in originals.items()]
+            return Unpacked(copies, next((table.shape for table in originals.values()), None))
 
         return Work(Key(parts), inputs, make, store)
+
+    def _copied(self, call: TaskCall, table: TableVersion, store: TableStore, rows: int | None) -> Returned:
+        """What there is in place of one output of an input task: a sample of a table, and anything else as it is."""
+        slot = next((slot for slot in call.slots if slot.asset == table.asset), Slot(table.asset, ()))
+        if table.kind == "json":
+            return Returned(slot, table.name, Constraints(), None, table.value, "json")
+        if table.file is not None:
+            data = store.blobs.read(table.stage, table.file, f"{table.stage}.{table.name}")
+            return Returned(slot, table.name, Constraints(), None, data, "blob", table.data_version)
+        query = sampling.sample_query(store.schemas(table.stage).versions, table, rows)
+        return Returned(slot, table.name, sampling.constraints(table), query, None)
 
     def _find(self, call: TaskCall, work: Work) -> list[TableVersion]:
         """What the catalog has for this key; nothing when the mode forces the task to run."""
@@ -187,21 +195,32 @@ def _comparable(item: Returned) -> bool:
     return not plans.is_lazy(item.frame) or plans.serialized(item.frame) is not None
 
 
-def _canonical(item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
+def _bound(item: Returned, names: Mapping[str, str]) -> tuple[str, ...]:
+    """The scripts with physical tables in the place of the names of arguments; other braces stay as they are."""
+    return tuple(_PLACEHOLDER.sub(lambda match: names.get(match[1] or match[2], match[0]), s) for s in item.scripts)
+
+
+_PLACEHOLDER = re.compile(r"\{\{ *([\w.]+) *\}\}|\{([\w.]+)\}")
+
+
+def canonical(item: Returned, inputs: Mapping[str, TableVersion], *, versions: bool) -> str:
     """A hash of what a lazy task returned: names, with or without data versions, stand for the physical tables, so that
     equal means equal."""
+    if item.kind in ("blob", "json"):
+        return digest(item.kind, item.name, item.content or values.text(item.frame))
     if plans.is_lazy(item.frame):
         plan = plans.serialized(item.frame) or b""
         for name, table in inputs.items():
             shown = f"{name}@{table.data_version}" if versions else name
             plan = plan.replace(table.physical.encode(), shown.encode())
         return digest(item.name, hashlib.sha256(plan).hexdigest(), repr(item.constraints))
-    if item.query is None:
+    text = ";".join(item.scripts) if item.query is None else item.query
+    if item.query is None and not item.scripts:
         return digest(item.name, content_version(to_arrow(item.frame, item.name)), repr(item.constraints))
-    text = item.query
     for name, table in inputs.items():
         text = text.replace(table.physical, f"{name}@{table.data_version}" if versions else name)
-    return digest(item.name, text, repr(item.constraints))
+    kind = () if item.kind == "table" else (item.kind,)
+    return digest(item.name, text, repr(item.constraints), *kind)
 
 
 def for_people(query: str, store: TableStore, tables: Iterable[TableVersion]) -> str:

@@ -11,6 +11,7 @@ import dagster as dg
 from pipedag_dagster.about import About
 from pipedag_dagster.execution.stage_run import Outcome, StageResult
 from pipedag_dagster.orchestration.keys import asset_key
+from pipedag_dagster.store import values
 from pipedag_dagster.store.catalog import Column, StageVersion, TableVersion
 from pipedag_dagster.store.table_store import TableStore
 
@@ -18,6 +19,7 @@ Metadata: TypeAlias = dict[str, dg.MetadataValue]
 Value = dg.MetadataValue
 _LONGEST_LINE = 100
 _TOLD_ORIGINS = 5
+_SHOWN = 1000  # characters of a value
 
 
 def of_outcome(outcome: Outcome, result: StageResult) -> Metadata:
@@ -38,7 +40,8 @@ def of_version(number: int, previous: int) -> Metadata:
 def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, About | None]]) -> dict[str, Metadata]:
     """What tables are, by asset: their name, size, columns, query and first rows."""
     listed = list(tables)
-    heads = store.heads([table for table, _ in listed], store.config.preview) if store.config.preview else {}
+    readable = [table for table, _ in listed if table.kind in ("table", "view")]
+    heads = store.heads(readable, store.config.preview) if store.config.preview else {}
     return {table.asset: _of_table(store, table, about, heads.get(table.physical)) for table, about in listed}
 
 
@@ -56,12 +59,15 @@ def _of_table(
     descriptions = about.columns_of(table.asset) if about else {}
     instance = store.config.instance_id
     columns = [_column(column, table, descriptions.get(column.name), instance) for column in table.columns]
-    metadata: Metadata = {
-        "dagster/table_name": Value.text(where),
-        "dagster/row_count": Value.int(table.rows),
-        "dagster/column_schema": Value.table_schema(dg.TableSchema(columns)),
-        "pipedag/bytes": Value.int(table.bytes),
-    }
+    metadata: Metadata = {"pipedag/kind": Value.text(table.kind), "pipedag/bytes": Value.int(table.bytes)}
+    if table.kind in ("table", "view"):
+        metadata |= {
+            "dagster/table_name": Value.text(where),
+            "dagster/row_count": Value.int(table.rows),
+            "dagster/column_schema": Value.table_schema(dg.TableSchema(columns)),
+        }
+    elif table.kind == "json" and store.config.preview:
+        metadata["pipedag/preview"] = Value.text(values.text(table.value)[:_SHOWN])
     lineage = {
         column.name: [dg.TableColumnDep(asset_key(*origin[:3]), origin[3]) for origin in column.origins]
         for column in table.columns

@@ -14,6 +14,7 @@ import dagster as dg
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, PipedagError, SeveralFailed
+from pipedag_dagster.execution.outputs import CallOutputs
 from pipedag_dagster.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import define, job_name
@@ -83,28 +84,28 @@ class Result:
             as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame` or `sa.Table`.
 
         Returns:
-            One table; a tuple or dict of them for a task that returns several.
+            A table, a value, or the object of a blob; for a task that returns several, all of them in the shape in
+            which it has returned them.
 
         Raises:
             NotMaterialized: the run did not make it, or it was dropped since.
         """
         output = Output(output) if isinstance(output, TaskCall) else output
         call = output.call
-        made = {table.asset: table for run, table in self.tables if run.stage == call.stage.name}
-        wanted = dict.fromkeys(slot.asset for slot in output.slots)
-        if output.key is None and (call.task.from_source or (call.count is None and len(call.slots) != 1)):
-            wanted |= dict.fromkeys(asset for asset, table in made.items() if table.task == call.name)
-        missing = sorted(set(wanted) - set(made))
-        if missing:
-            raise NotMaterialized(
-                f"Run {self.run_id[:8]} has no table {call.stage.name}.{missing[0]}: it failed before, or the version "
+        made = {
+            table.asset: table
+            for run, table in self.tables
+            if run.stage == call.stage.name and (table.asset in call.assets or table.task == call.name)
+        }
+
+        def missing(asset: str) -> NotMaterialized:
+            return NotMaterialized(
+                f"Run {self.run_id[:8]} has no table {call.stage.name}.{asset}: it failed before, or the version "
                 "was dropped since. Read results inside of `with StageLockContext():`."
             )
+
         store = self.instance.store.table_store
-        data = {asset: store.read(made[asset], as_type) for asset in wanted}
-        if output.key is not None or (len(call.slots) == 1 and call.slots[0].key is None):
-            return data[output.slots[0].asset]
-        return data if call.count is None else tuple(data.values())
+        return CallOutputs(call, made, missing).read(output, lambda table: store.read(table, as_type))
 
 
 class Flow(FlowGraph):

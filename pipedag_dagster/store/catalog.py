@@ -26,12 +26,15 @@ FORMAT = 3
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE {schema}.table_version ADD COLUMN kind text NOT NULL DEFAULT 'table'",
-        "ALTER TABLE {schema}.table_version ADD COLUMN value jsonb",
+        "ALTER TABLE {schema}.table_version ADD COLUMN value json",
         "CREATE TABLE {schema}.text (key text PRIMARY KEY, parts jsonb NOT NULL)",
         "ALTER TABLE {schema}.table_version ADD COLUMN text text",
         "ALTER TABLE {schema}.table_version ADD COLUMN libraries jsonb NOT NULL DEFAULT '{}'",
         "ALTER TABLE {schema}.run_table ADD COLUMN old_text text, ADD COLUMN new_text text, ADD COLUMN same boolean",
         "CREATE INDEX run_table_stage ON {schema}.run_table (stage, asset)",
+        "ALTER TABLE {schema}.table_version ADD COLUMN shape json",
+        "ALTER TABLE {schema}.table_version ADD COLUMN file text",
+        "ALTER TABLE {schema}.meta ADD COLUMN id uuid NOT NULL DEFAULT gen_random_uuid()",
     ),
     2: (
         "CREATE TABLE {schema}.check_result ("
@@ -74,7 +77,9 @@ class TableVersion:
     depends on; `cache_key` has the value of its cache function too. `parts` are the parts of the keys by name,
     for saying what changed. `data_version` is what the table *is*.
 
-    `kind`: "table"; "view", "blob" and "json" for what is no table. `value` is that of "json".
+    `kind`: "table"; "view", "blob" and "json" for what is no table. `value` is that of "json" (see `values`), `shape`
+    what is around the tables of one execution, where there is something. `file` is the file of a blob: a hash of its
+    bytes. What is no table or view has no object named `physical`.
 
     `text` is the key of what is kept of the code and the query, `libraries` are the versions of those that it used.
     """
@@ -104,6 +109,8 @@ class TableVersion:
     value: Any = None
     text: str | None = None
     libraries: Mapping[str, str] = field(default_factory=dict)
+    shape: Any = None
+    file: str | None = None
     created_at: datetime.datetime | None = None
     id: int | None = None
 
@@ -173,7 +180,13 @@ class Catalog:
         self.schema = schema
         self.metadata = metadata = sa.MetaData(schema=schema)
         now = sa.func.now()
-        self.meta = sa.Table("meta", metadata, sa.Column("format", sa.Integer, nullable=False))
+        self.meta = sa.Table(
+            "meta",
+            metadata,
+            sa.Column("format", sa.Integer, nullable=False),
+            # Of this catalog and no other one: what it has outside of the database is kept under it.
+            sa.Column("id", sa.Uuid, nullable=False, server_default=sa.func.gen_random_uuid()),
+        )
         self.table_version = sa.Table(
             "table_version",
             metadata,
@@ -192,7 +205,10 @@ class Catalog:
             sa.Column("run_id", sa.Text, nullable=False),
             sa.Column("seconds", sa.Double, nullable=False),
             sa.Column("kind", sa.Text, nullable=False, server_default="table"),
-            sa.Column("value", JSONB(none_as_null=True)),
+            # Not JSONB, which has no NUL and no order of keys.
+            sa.Column("value", sa.JSON(none_as_null=True)),
+            sa.Column("shape", sa.JSON(none_as_null=True)),
+            sa.Column("file", sa.Text),
             sa.Column("text", sa.Text),
             sa.Column("libraries", JSONB, nullable=False, server_default="{}"),
             sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
@@ -522,10 +538,19 @@ class Catalog:
         connection.execute(text.delete().where(text.c.key.not_in(used)))
 
     def physical_names(self, connection: sa.Connection, stage: str) -> set[str]:
-        """The physical tables of a stage that are known."""
-        return set(
-            connection.scalars(sa.select(self.table_version.c.physical).where(self.table_version.c.stage == stage))
-        )
+        """The physical tables and views of a stage that are known."""
+        made = self.table_version.c
+        query = sa.select(made.physical).where(made.stage == stage, made.kind.in_(("table", "view")))
+        return set(connection.scalars(query))
+
+    def files(self, connection: sa.Connection, stage: str) -> set[str]:
+        """The files of the blobs of a stage that are known."""
+        made = self.table_version.c
+        return set(connection.scalars(sa.select(made.file).where(made.stage == stage, made.file.is_not(None))))
+
+    def id(self, connection: sa.Connection) -> str:
+        """The id of this catalog, which no other one has."""
+        return str(connection.scalar(sa.select(self.meta.c.id)))
 
 
 def _table_version(row: sa.Row[Any]) -> TableVersion:

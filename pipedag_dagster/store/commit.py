@@ -19,7 +19,7 @@ import psycopg
 import sqlalchemy as sa
 
 from pipedag_dagster.names import StageSchemas, quote
-from pipedag_dagster.store import ownership
+from pipedag_dagster.store import ownership, views
 from pipedag_dagster.store.catalog import Catalog, RunTable, Source, TableVersion
 from pipedag_dagster.store.database import Database, execute
 from pipedag_dagster.store.ownership import Owner
@@ -56,9 +56,10 @@ def commit(
         ownership.claim(connection, schemas.current, owner)
         for statement in _default_grants(connection, schemas.current, schemas.next):
             execute(connection, statement)
-        for table in tables:
+        shown = [table for table in tables if table.kind in ("table", "view")]
+        for table in shown:
             execute(connection, _view(schemas, table))
-        for statement in _grants(connection, schemas.current, schemas.next, tables):
+        for statement in _grants(connection, schemas.current, schemas.next, shown):
             execute(connection, statement)
     with database.begin() as connection:
         catalog.commit(
@@ -87,8 +88,13 @@ def clean_up(database: Database, catalog: Catalog, schemas: StageSchemas, owner:
     with database.begin() as connection:
         catalog.forget(connection, owner.stage, keep)
         known = catalog.physical_names(connection, owner.stage)
-        unknown = [name for name in relations(connection, schemas.versions, "r") if name not in known]
-    _drop(database, "TABLE", [quote(schemas.versions, name) for name in unknown])
+        unknown = {
+            kind: [name for name in relations(connection, schemas.versions, kind) if name not in known] for kind in "vr"
+        }
+        # What a view of ours reads, maybe one of another stage, goes after it.
+        free = set(views.droppable(connection, schemas.versions, unknown["v"] + unknown["r"]))
+    for kind, word in (("v", "VIEW"), ("r", "TABLE")):
+        _drop(database, word, [quote(schemas.versions, name) for name in unknown[kind] if name in free])
 
 
 def _view(schemas: StageSchemas, table: TableVersion) -> str:
@@ -153,7 +159,9 @@ _BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.
 
 def relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
     """The names of the tables (`r`) or views (`v`) in a schema."""
-    query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind = :kind ORDER BY 1"
+    # The newest first: a view reads only what was there before it.
+    query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind = :kind "
+    query += "ORDER BY oid::bigint DESC"
     return list(connection.scalars(sa.text(query), {"schema": quote(schema), "kind": kind}))
 
 

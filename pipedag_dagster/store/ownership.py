@@ -51,7 +51,11 @@ def claim(connection: sa.Connection, schema: str, owner: Owner) -> bool:
 def owner_of(connection: sa.Connection, schema: str) -> Owner | None:
     """The owner that the schema's mark names; None without a schema or mark."""
     query = "SELECT obj_description(to_regnamespace(:schema)::oid, 'pg_namespace')"
-    comment = connection.scalar(sa.text(query), {"schema": quote(schema)})
+    return named_by(connection.scalar(sa.text(query), {"schema": quote(schema)}))
+
+
+def named_by(comment: str | None) -> Owner | None:
+    """The owner that the comment on a schema names, when it is a mark."""
     if not comment or not comment.startswith(_MARK):
         return None
     try:

@@ -40,13 +40,20 @@ class Constraints:
 
 @dataclass(frozen=True)
 class Made:
-    """A physical table as it was made. `content` is a hash of what it holds; None when it was too large to hash."""
+    """What was made: a physical table or view; or a blob (`file`) or a value, which are not in the database.
+
+    `content` is a hash of what it holds; None when it was too large to hash, and for a view. `constraints` are those
+    that a script has given it.
+    """
 
     physical: str
     columns: tuple[Column, ...]
     rows: int
     bytes: int
     content: str | None
+    kind: str = "table"
+    constraints: Constraints | None = None
+    file: str | None = None
 
 
 def render(query: Any) -> str:
@@ -91,10 +98,10 @@ def from_query(
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
     with database.transaction(staging=True) as connection:
-        with _explained(what, name, query):
+        with explained(what, name, query):
             # Without parameters the driver leaves % signs alone.
             rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
-        return _measure(connection, schema, name, constraints, what, rows, hash_rows)
+        return measure(connection, schema, name, constraints, what, rows, hash_rows)
 
 
 def from_elsewhere(
@@ -118,7 +125,7 @@ def from_elsewhere(
     """
     table = quote(schema, name)
     with source.transaction() as reader, database.transaction(staging=True) as writer:
-        with _explained(what, name, query):
+        with explained(what, name, query):
             reader.execute("SET TRANSACTION READ ONLY")
             writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
             with (
@@ -129,7 +136,7 @@ def from_elsewhere(
                     for block in out:
                         into.write(block)
                 rows = cursor.rowcount
-        return _measure(writer, schema, name, constraints, what, rows, hash_rows)
+        return measure(writer, schema, name, constraints, what, rows, hash_rows)
 
 
 def _shape(connection: Connection, query: str) -> str:
@@ -146,7 +153,7 @@ def _shape(connection: Connection, query: str) -> str:
     return ", ".join(f"{quote(name)} {kind}" for name, (kind,) in zip(names, kinds, strict=True))
 
 
-def _measure(
+def measure(
     connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int, hash_rows: int
 ) -> Made:
     columns, size = _finish(connection, schema, name, constraints, what)
@@ -190,20 +197,25 @@ def _finish(
     statements += [f"CREATE INDEX ON {table} ({', '.join(map(quote, index))})" for index in constraints.indexes]
     statements.append(f"ANALYZE {table}")
     for statement in statements:
-        with _explained(what, name):
+        with explained(what, name):
             connection.execute(statement.encode())
+    size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
+    assert size is not None
+    return columns_of(connection, table), size[0]
+
+
+def columns_of(connection: Connection, relation: str) -> tuple[Column, ...]:
+    """The columns of a table or view."""
     columns = connection.execute(
         "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        (table,),
+        (relation,),
     ).fetchall()
-    size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
-    assert size is not None
-    return tuple(Column(*column) for column in columns), size[0]
+    return tuple(Column(*column) for column in columns)
 
 
 @contextmanager
-def _explained(what: str, physical: str, query: str | None = None) -> Iterator[None]:
+def explained(what: str, physical: str, query: str | None = None) -> Iterator[None]:
     """Turn what the database says about a statement into an error in the words of the user: `what` for the name of the
     physical table, and the user's own query, never one of ours."""
     try:

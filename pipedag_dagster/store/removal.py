@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 import sqlalchemy as sa
@@ -20,12 +20,13 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Freed:
-    """What a clean-up has dropped. `stays` says what it could not drop, and why."""
+    """What a clean-up has dropped. `stays` says what it could not drop, and why. The bytes are those of tables."""
 
     versions: int
     tables: int
     bytes: int
     stays: tuple[str, ...]
+    blobs: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,36 @@ def gc(store: TableStore, run_id: str) -> Freed:
         stages = {owner.stage for owner in _owned(store, connection).values() if owner.stage}
     if not stages or not store.exists():
         return Freed(0, 0, 0, ())
-    gone_versions, gone_tables, gone_bytes, stays = 0, 0, 0, list[str]()
-    for stage in sorted(stages):
-        with store.lock(stage, run_id):
-            old_versions, old_tables = _state(store, stage)
-            store.clean_up(stage)
-            new_versions, new_tables = _state(store, stage)
-            stays += _stays(store, stage)
-        gone_versions += old_versions - new_versions
-        gone = old_tables.keys() - new_tables.keys()
-        gone_tables += len(gone)
-        gone_bytes += sum(old_tables[name] for name in gone)
-    return Freed(gone_versions, gone_tables, gone_bytes, tuple(stays))
+    files = store.blobs
+    blobs = sum(len(files.sizes(stage)) for stage in files.stages())
+    found = Freed(0, 0, 0, ())
+    freed = True
+    while freed:  # what a view has read can go when the view, maybe of a later stage, has gone
+        before = found
+        for stage in sorted(stages):
+            with store.lock(stage, run_id):
+                old_versions, old_tables = _state(store, stage)
+                store.clean_up(stage)
+                store.clean_up_files(stage)
+                new_versions, new_tables = _state(store, stage)
+            gone = old_tables.keys() - new_tables.keys()
+            found = Freed(
+                found.versions + old_versions - new_versions,
+                found.tables + len(gone),
+                found.bytes + sum(old_tables[name] for name in gone),
+                (),
+            )
+        freed = found != before
+    blobs -= sum(len(files.sizes(stage)) for stage in files.stages())
+    stays = tuple(line for stage in sorted(stages) for line in _stays(store, stage))
+    return replace(found, stays=stays, blobs=blobs)
 
 
 def _state(store: TableStore, stage: str) -> tuple[int, dict[str, int]]:
-    """The number of versions, and the physical tables with their bytes."""
+    """The number of versions, and the physical tables and views with their bytes."""
     with store.database.read() as connection:
-        return len(store.catalog.commits(connection, stage)), _tables(connection, [store.schemas(stage).versions])
+        versions = [store.schemas(stage).versions]
+        return len(store.catalog.commits(connection, stage)), _tables(connection, versions, "rv")
 
 
 def _stays(store: TableStore, stage: str) -> Iterator[str]:
@@ -71,7 +84,7 @@ def _stays(store: TableStore, stage: str) -> Iterator[str]:
             yield f"{stage} version {version.number}: pinned by run {', '.join(version.pinned_by) or 'no more'}"
     with store.database.read() as connection:
         known = store.catalog.physical_names(connection, stage)
-        left = [name for name in _tables(connection, [schemas.versions]) if name not in known]
+        left = [name for name in _tables(connection, [schemas.versions], "rv") if name not in known]
         old = commit.old_schemas(connection, schemas, store.owner(stage))
         needed = _dependents(connection, [schemas.current, *old, schemas.versions])
     for schema, name in [(schemas.versions, name) for name in left] + [(schema, "") for schema in old]:
@@ -104,6 +117,7 @@ def drop(store: TableStore, *, force: bool = False) -> Holdings:
     found = holdings(store)
     if not found.schemas:
         return found
+    blobs = store.blobs if store.catalog.schema in found.schemas and store.exists() else None
     with store.database.connect("pipedag drop") as locks:
         lock.take_all(locks, found.schemas)
         with store.database.read() as connection:  # its snapshot is taken after the locks
@@ -119,6 +133,8 @@ def drop(store: TableStore, *, force: bool = False) -> Holdings:
                         transaction.execute(statement.encode())
             except psycopg.errors.DependentObjectsStillExist as error:
                 raise InUse(f"Dropping stopped, because this is in the way: {error.diag.message_detail}") from error
+        if blobs is not None:
+            blobs.remove_all()
     return found
 
 
@@ -145,7 +161,7 @@ def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.O
     def of_kind(kind: str, schemas: Iterable[str]) -> list[str]:
         return [quote(schema, name) for schema in schemas for name in commit.relations(connection, schema, kind)]
 
-    views = of_kind("v", owners)
+    views = _views(connection, owners)
     data = of_kind("r", [schema for schema, owner in owners.items() if owner.stage])
     catalog = of_kind("r", [schema for schema, owner in owners.items() if not owner.stage])
     batches = [
@@ -160,6 +176,13 @@ def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.O
     return [*([batch] for batch in batches), last]
 
 
+def _views(connection: sa.Connection, schemas: Iterable[str]) -> list[str]:
+    """The newest first: a view, of whichever stage, reads only what was there before it."""
+    query = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    query += "WHERE n.nspname = ANY(:schemas) AND c.relkind = 'v' ORDER BY c.oid::bigint DESC"
+    return [quote(row[0], row[1]) for row in connection.execute(sa.text(query), {"schemas": list(schemas)})]
+
+
 def _batches(names: list[str]) -> Iterator[list[str]]:
     return (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
 
@@ -168,10 +191,11 @@ def _owned(store: TableStore, connection: sa.Connection) -> dict[str, ownership.
     return ownership.owned(connection, store.config.pipeline, store.config.instance_id)
 
 
-def _tables(connection: sa.Connection, schemas: list[str]) -> dict[str, int]:
+def _tables(connection: sa.Connection, schemas: list[str], kinds: str = "r") -> dict[str, int]:
     query = "SELECT c.relname, pg_total_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n "
-    query += "ON n.oid = c.relnamespace WHERE n.nspname = ANY(:schemas) AND c.relkind = 'r' ORDER BY 1"
-    return {row[0]: row[1] for row in connection.execute(sa.text(query), {"schemas": schemas})}
+    query += "ON n.oid = c.relnamespace WHERE n.nspname = ANY(:schemas) AND c.relkind = ANY(:kinds) ORDER BY 1"
+    rows = connection.execute(sa.text(query), {"schemas": schemas, "kinds": list(kinds)})
+    return {row[0]: row[1] for row in rows}
 
 
 _DEPENDENTS = """

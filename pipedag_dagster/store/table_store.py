@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,15 @@ from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import Text
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
-from pipedag_dagster.store import commit, frames, ownership, physical, plans
+from pipedag_dagster.store import commit, frames, ownership, physical, plans, scripts, values, views
+from pipedag_dagster.store.blobs import BlobStore
 from pipedag_dagster.store.catalog import Catalog, Finding, RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.lock import stage_lock
 from pipedag_dagster.store.ownership import Owner
 from pipedag_dagster.store.physical import Constraints, Made
+
+log = logging.getLogger(__name__)
 
 HEAD_COLUMNS = 20
 """How many columns of a table `heads` shows."""
@@ -76,6 +80,16 @@ class TableStore:
             self.prepare()
         return True
 
+    @property
+    def blobs(self) -> BlobStore:
+        """The files of the instance. Its catalog is there.
+
+        Raises:
+            ConfigError: `base_path` cannot be used.
+        """
+        with self.database.read() as connection:  # each time: the instance may be dropped, and run again
+            return BlobStore(self.config.blobs, f"{self.config.instance_id}-{self.catalog.id(connection)}")
+
     # Reading
 
     def current(self, stages: Collection[str]) -> dict[str, StageVersion]:
@@ -119,14 +133,20 @@ class TableStore:
 
     def read(self, table: TableVersion, kind: type | None = None, *, where: str | None = None) -> Any:
         """A table version as `kind`: a `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table` for
-        an alias to build queries on.
+        an alias to build queries on. What is no table comes as what it is.
 
         Args:
             where: an SQL condition: only these rows of it.
 
         Raises:
-            NotMaterialized: the version was dropped meanwhile.
+            NotMaterialized: the version was dropped meanwhile, or it is a value with tables in it.
+            TaskFailed: a blob is not what was written.
         """
+        what = f"{table.stage}.{table.name}"
+        if table.file is not None:
+            return self.blobs.load(table.stage, table.file, what)
+        if table.kind == "json":
+            return values.decode(table.value, lambda part: _refuse_part(what, part))
         if kind is not None and issubclass(kind, sa.FromClause):
             found = self.reflect(table)
             return found.alias(table.name) if where is None else _rows(found, where).subquery(table.name)
@@ -136,7 +156,7 @@ class TableStore:
         except Exception as error:
             if "does not exist" in str(error):
                 raise NotMaterialized(
-                    f"This version of {table.stage}.{table.name} was dropped since (keep_versions: "
+                    f"This version of {what} was dropped since (keep_versions: "
                     f"{self.config.keep_versions}). Read it again: a newer one is there."
                 ) from None
             raise
@@ -193,6 +213,28 @@ class TableStore:
         if source is None or self.database.same_as(source.database):
             return physical.from_query(*place, query, constraints, what, hash_rows=limit)
         return physical.from_elsewhere(source.database, query, *place, constraints, what, hash_rows=limit)
+
+    def stage_view(self, stage: str, name: str, query: str) -> Made:
+        """Make a view of a query on physical tables of the instance."""
+        schema, what = self.schemas(stage).versions, f"{stage}.{name}"
+        return views.make(self.database, schema, physical_name(name), query, what, self._place)
+
+    def stage_script(self, stage: str, texts: Sequence[str], what: str) -> dict[str, Made]:
+        """Run a script. Returns the tables and views that it has made, by their names."""
+        limit = self.config.content_hash_rows
+        return scripts.run(self.database, self.schemas(stage), texts, what, self._place, hash_rows=limit)
+
+    def _place(self, schema: str, owner: Owner | None) -> str:
+        """Whose a schema is that a view reads from: "ours" for physical tables of this instance."""
+        if owner is None:
+            return "nobody's"
+        if owner != self.owner(owner.stage):
+            return "another instance's"
+        return "ours" if owner.stage and schema == self.schemas(owner.stage).versions else "moving"
+
+    def stage_blob(self, stage: str, data: bytes) -> tuple[str, int]:
+        """Write a blob. Returns its file, and its bytes."""
+        return self.blobs.write(stage, data), len(data)
 
     def add(self, tables: Sequence[TableVersion], texts: Collection[Text] = ()) -> list[TableVersion]:
         """Record what one execution of a task has staged, so that this or a later run can use it, with the texts of
@@ -261,13 +303,31 @@ class TableStore:
 
     def clean_up(self, stage: str) -> None:
         """Drop what nobody needs any more. The caller holds the stage's lock."""
+        before = self._files(stage)
         commit.clean_up(self.database, self.catalog, self.schemas(stage), self.owner(stage), self.config.keep_versions)
+        if before:
+            self._remove_blobs(stage, before - self._files(stage))
+
+    def clean_up_files(self, stage: str) -> None:
+        """Remove files that the catalog does not know: of a run that was killed. The caller holds the stage's lock."""
+        self._remove_blobs(stage, self.blobs.sizes(stage).keys() - self._files(stage))
+
+    def _files(self, stage: str) -> set[str]:
+        with self.database.read() as connection:
+            return self.catalog.files(connection, stage)
+
+    def _remove_blobs(self, stage: str, names: Collection[str]) -> None:
+        try:
+            if names:
+                self.blobs.remove(stage, names)
+        except OSError as error:  # what is visible is not touched by it; gc tries again
+            log.warning("%s: blobs that nobody needs stay for now: %s", stage, error)
 
     def shows(self, version: StageVersion) -> bool:
         """Whether people see the views of this version: somebody may have dropped one."""
         with self.database.read() as connection:
-            views = commit.relations(connection, self.schemas(version.stage).current, "v")
-        return set(views) >= {table.name for table in version.tables.values()}
+            there = commit.relations(connection, self.schemas(version.stage).current, "v")
+        return set(there) >= {table.name for table in version.tables.values() if table.kind in ("table", "view")}
 
     def keep(self, stage: str, number: int, run_id: str, records: Sequence[RunTable]) -> None:
         """Instead of a commit, when nothing has changed: let the run see this version, and record what it did. The
@@ -295,3 +355,7 @@ class TableStore:
 def _rows(table: sa.Table, where: str) -> sa.Select[Any]:
     # A colon before a name would be a parameter.
     return sa.select(table).where(sa.text(re.sub(r":(?=\w)", r"\:", where)))
+
+
+def _refuse_part(what: str, part: str) -> Any:
+    raise NotMaterialized(f"{what} is a value with tables in it, like {part!r}: read that one.")

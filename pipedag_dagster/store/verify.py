@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.names import quote
 from pipedag_dagster.store import ownership
 from pipedag_dagster.store.table_store import TableStore
@@ -46,7 +47,7 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
         if owner != store.owner(stage):
             yield Difference(f"schema {schema} should belong to {store.owner(stage)}, but its mark says {owner}")
     version = store.catalog.current(connection, [stage])[stage]
-    expected = {table.name: table.physical for table in version.tables.values()}
+    expected = {table.name: table.physical for table in version.tables.values() if table.kind in ("table", "view")}
     # A view may be gone, be new, or show another table than the catalog says.
     views = connection.execute(sa.text(_SHOWN), {"schema": schemas.current, "versions": schemas.versions})
     shown: dict[str, str] = {view: table for view, table in views}  # noqa: C416 (rows are no tuples to mypy)
@@ -61,8 +62,21 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
         yield Difference(f"{quote(schemas.versions, physical)} is in the catalog, but not in the database")
     for physical in sorted(there - known):
         yield Difference(f"{quote(schemas.versions, physical)} is not in the catalog", harmless=True)
+    yield from _of_blobs(store, connection, stage)
     for schema in connection.scalars(sa.text(_LEFT), {"next": schemas.next, "old": f"{schemas.old}"}):
         yield Difference(f"schema {schema} is left over from a commit", harmless=True)
+
+
+def _of_blobs(store: TableStore, connection: sa.Connection, stage: str) -> Iterator[Difference]:
+    """Files that are gone, were changed, or that nobody knows."""
+    known = store.catalog.files(connection, stage)
+    for name in sorted(known):
+        try:
+            store.blobs.read(stage, name, f"a blob of stage {stage}")
+        except PipedagError as error:
+            yield Difference(str(error))
+    for name in sorted(store.blobs.sizes(stage).keys() - known):
+        yield Difference(f"the file {store.blobs.path(stage, name)} is not in the catalog", harmless=True)
 
 
 _SHOWN = """
@@ -78,7 +92,7 @@ _SHOWN = """
 """
 _TABLES = """
     SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = :schema AND c.relkind = 'r'
+    WHERE n.nspname = :schema AND c.relkind IN ('r', 'v')
 """
 _LEFT = """
     SELECT nspname FROM pg_namespace

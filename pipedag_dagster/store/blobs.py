@@ -1,0 +1,157 @@
+"""Files for what is no table: pickled Python objects, on any file system that fsspec knows.
+
+    <base_path>/<instance id>-<id of the catalog>/<stage>/<SHA-256 of the bytes>.pickle
+
+A file is named by its content, so it never changes, and equal blobs of a stage are one file. What says that it is
+visible is the catalog. The id of the catalog is random: two instances never share a folder, whatever they are called
+and wherever their databases are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import re
+from collections.abc import Collection
+from typing import Any
+
+import fsspec
+
+from pipedag_dagster.errors import ConfigError, NotMaterialized, TaskFailed
+
+_FILE = re.compile(r"([0-9a-f]{64})\.pickle")
+
+
+def content_of(data: bytes) -> str:
+    """The hash by which bytes are found again."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class BlobStore:
+    """The blobs of one instance. Nothing is touched before the first use.
+
+    Args:
+        base_path: a folder, or the url of one, as fsspec takes it.
+        folder: of the instance in it.
+
+    Raises:
+        ConfigError: fsspec has no file system for it, or lacks a package.
+    """
+
+    def __init__(self, base_path: str, folder: str) -> None:
+        try:
+            self._files, root = fsspec.url_to_fs(base_path)
+        except (ImportError, ValueError) as error:
+            scheme = base_path.partition("://")[0]
+            raise ConfigError(f"blob_store.args.base_path: no files under {scheme}:// can be used: {error}") from None
+        self.root = f"{root.rstrip('/')}/{folder}"
+
+    def write(self, stage: str, data: bytes) -> str:
+        """Keep bytes. Returns the name of their file."""
+        name = content_of(data)
+        path = self.path(stage, name)
+        if not self._holds(path, name):  # a file that was left half-written is written again
+            self._files.makedirs(self._parent(stage), exist_ok=True)
+            self._files.pipe_file(path, data)
+        return name
+
+    def read(self, stage: str, name: str, what: str) -> bytes:
+        """The bytes of a file, as they were written.
+
+        Raises:
+            NotMaterialized: it is not there.
+            TaskFailed: it is not what was written.
+        """
+        path = self.path(stage, name)
+        try:
+            data = self._files.cat_file(path)
+        except FileNotFoundError:
+            raise NotMaterialized(
+                f"{what}: its file {path} is not there. Is blob_store.args.base_path another one than when it was "
+                "written? Else run it again with --cache-mode force_cache_invalid."
+            ) from None
+        if content_of(data) != name:
+            raise TaskFailed(
+                f"{what}: its file {path} was changed since it was written, so it is not unpickled: that could run "
+                "any code. Find out who has written to it; run with --cache-mode force_cache_invalid to make it again."
+            )
+        return bytes(data)
+
+    def load(self, stage: str, name: str, what: str) -> Any:
+        """The object in a file. Only what the catalog knows by its hash is unpickled.
+
+        Raises:
+            NotMaterialized: the file is not there.
+            TaskFailed: it is not what was written, or its classes are not what they were.
+        """
+        data = self.read(stage, name, what)
+        try:
+            return pickle.loads(data)
+        except Exception as error:
+            raise TaskFailed(
+                f"{what} cannot be unpickled: {type(error).__name__}: {error}. Its classes have changed since it was "
+                "made: run with --cache-mode force_cache_invalid to make it again."
+            ) from error
+
+    def sizes(self, stage: str) -> dict[str, int]:
+        """The blobs of a stage that are there, with their bytes. Files that are not ours are not looked at."""
+        return {match[1]: int(info["size"]) for match, info in self._list(self._parent(stage))}
+
+    def remove(self, stage: str, names: Collection[str]) -> None:
+        """Remove blobs of a stage, and its folder when nothing is left in it."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self.path(stage, name))
+        self._remove_folder(self._parent(stage))
+
+    def stages(self) -> list[str]:
+        """The stages that have a folder."""
+        if not self._files.isdir(self.root):
+            return []
+        found = self._files.ls(self.root, detail=True)
+        return [_base(one["name"]) for one in found if one["type"] == "directory"]
+
+    def remove_all(self) -> int:
+        """Remove all blobs of the instance. Returns their number."""
+        count = 0
+        for stage in self.stages():
+            names = self.sizes(stage)
+            count += len(names)
+            self.remove(stage, names)
+        self._remove_folder(self.root)
+        return count
+
+    def _parent(self, stage: str) -> str:
+        return f"{self.root}/{stage}"
+
+    def path(self, stage: str, name: str) -> str:
+        """Where a blob is, for people."""
+        return f"{self._parent(stage)}/{name}.pickle"
+
+    def _holds(self, path: str, name: str) -> bool:
+        try:
+            return content_of(self._files.cat_file(path)) == name
+        except FileNotFoundError:
+            return False
+
+    def _list(self, folder: str) -> list[tuple[re.Match[str], dict[str, Any]]]:
+        self._files.invalidate_cache(folder)
+        try:
+            found = self._files.ls(folder, detail=True)
+        except FileNotFoundError:
+            return []
+        matched = ((_FILE.fullmatch(_base(one["name"])), one) for one in found if one["type"] == "file")
+        return [(match, one) for match, one in matched if match]
+
+    def _remove_folder(self, folder: str) -> None:
+        self._files.invalidate_cache(folder)
+        try:
+            if not self._files.ls(folder, detail=False):
+                self._files.rmdir(folder)
+        except FileNotFoundError:
+            pass  # stores of objects have no folders
+
+
+def _base(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
