@@ -1,4 +1,4 @@
-"""What is no table: values, blobs, scripts and views; several and nested outputs; constants and default arguments."""
+"""What a task returns beside tables: values, several and nested outputs; constants as arguments."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import psycopg
 import pytest
-import sqlalchemy as sa
 
 from pipedag_dagster import (
     Blob,
@@ -34,13 +32,6 @@ Made = Callable[[], Any]
 @pytest.fixture
 def full(instances: Instances) -> ConfigContext:
     return instances().get("full")
-
-
-@pytest.fixture
-def query(database_url: sa.URL) -> Callable[[str], list[Any]]:
-    """Run SQL as somebody else."""
-    connection = psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True)
-    return lambda text: connection.execute(text.encode()).fetchall()
 
 
 def orders(*amounts: int) -> pd.DataFrame:
@@ -355,6 +346,6 @@ def test_constants_and_defaults_are_arguments_like_any_other(full: ConfigContext
     assert ran == []
     result = run(3, {"path": Path("a")})
     assert ran == [(3, {"path": Path("a")})]
-    assert {run.asset: run.reason for run, _ in result.tables}["scaled_2"] == "argument changed: by"
+    assert {run.asset: run.reason for run, _ in result.tables}["scaled_2"] == "argument changed (by)"
     run(3, {"path": Path("b")})
     assert len(ran) == 3
