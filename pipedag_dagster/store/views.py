@@ -20,7 +20,7 @@ query, "another instance's", or "nobody's"."""
 
 
 def make(database: Database, schema: str, name: str, query: str, what: str, place: Place) -> Made:
-    """A view in `schema`. It is counted, so that one that fails is noticed now.
+    """A view in `schema`, with its rows counted.
 
     Raises:
         UnstorableResult: the database refuses the query, or it reads what moves or is another instance's.
