@@ -16,6 +16,7 @@ from typing import Any, Self, TypeAlias
 
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.names import asset_name, stage_name
+from pipedag_dagster.tables import SCRIPT_SCHEMA
 from pipedag_dagster.task import Task, Wire, wiring
 
 Path: TypeAlias = tuple[int | str, ...]
@@ -203,6 +204,13 @@ class Stage(_Wired):
     def __init__(self, name: str) -> None:
         self.name = stage_name(name)
         self.calls: list[TaskCall] = []
+
+    @property
+    def current_name(self) -> str:
+        """In a `RawSql` script, what stands for the schema that it writes to (as in pydiverse.pipedag)."""
+        return SCRIPT_SCHEMA
+
+    transaction_name = current_name
 
     def __enter__(self) -> Self:
         flow = getattr(wiring.get(), "__self__", None)

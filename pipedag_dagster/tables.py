@@ -50,6 +50,10 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
+SCRIPT_SCHEMA = "{schema}"
+"""Stands for a script's own schema in its text."""
+
+
 class Blob:
     """Any Python object that can be pickled: a model, a figure, bytes. Other tasks get the object itself.
 

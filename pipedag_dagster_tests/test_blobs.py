@@ -294,7 +294,7 @@ def test_where_blobs_are_is_configured(
     monkeypatch.setenv("BUCKET", "b")
     files = instances(any=f"{given}\n")
     config = files.get("full").config
-    assert config.blobs == expected.format(project=config.project, folder=files.path)
+    assert config.base_path == expected.format(project=config.project, folder=files.path)
     assert files.notes == ()
 
 

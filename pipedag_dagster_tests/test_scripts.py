@@ -221,6 +221,33 @@ def test_a_script_beside_other_outputs_and_one_that_makes_nothing(full: ConfigCo
     }
 
 
+def test_the_script_of_pydiverse_pipedags_documentation(full: ConfigContext) -> None:
+    @materialize(lazy=True)
+    def raw_sql_task(stage: Stage) -> RawSql:
+        schema = stage.current_name
+        assert schema == full.store.table_store.get_schema(stage.transaction_name).get()
+        return RawSql(f"""
+            CREATE TABLE {schema}.tbl_1 AS SELECT 1 as x;
+            CREATE TABLE {schema}.tbl_2 AS SELECT 2 as x;
+        """)
+
+    @materialize(input_type=sa.Table, lazy=True)
+    def foo(tbl_1: Any, tbl_2: Any) -> Any:
+        return sa.union_all(sa.select(tbl_1), sa.select(tbl_2))
+
+    @materialize(input_type=sa.Table, lazy=True)
+    def bar(raw_sql: Any) -> Any:
+        return sa.union_all(sa.select(raw_sql["tbl_1"]), sa.select(raw_sql["tbl_2"]))
+
+    with Flow() as f, Stage("stage") as s:
+        out = raw_sql_task(s)
+        both = foo(out["tbl_1"], out["tbl_2"]), bar(out)
+    with StageLockContext():
+        result = f.run(full, fail_fast=True)
+        assert [result.get(one)["x"].tolist() for one in both] == [[1, 2], [1, 2]]
+    assert full.store.table_store.get_schema(s.name).get() == "full_stage"
+
+
 REFUSED: dict[str, tuple[str, str]] = {
     "commit": ("CREATE TABLE t AS SELECT 1 AS x; COMMIT; SELECT 1", r"a script is one transaction, and cannot end it"),
     "a mistake": ("SELECT 1;\nSELEC 2", r'work\.make: .*syntax error at or near "SELEC" \(line 2\).*in the script:'),
@@ -330,6 +357,7 @@ def test_what_a_view_reads_stays_as_long_as_the_view_and_nobody_is_warned(
     assert query("SELECT count(*) FROM full_work.make") == [(2,)]
     there = "SELECT relname FROM pg_class WHERE relnamespace = 'full_raw__versions'::regnamespace AND relkind = 'r'"
     assert (first,) in query(there)
+    assert differences(store) == []
     freed = removal.gc(store, "gc")
     assert [line for line in freed.stays if first in line and "needed by view full_work__versions.make_" in line]
     shop.make = lambda orders: sa.select(orders)

@@ -116,7 +116,7 @@ class InstanceConfig:
     poll: Poll | None
     sample: Sample
     attrs: dict[str, Any]
-    blobs: str
+    base_path: str
     project: Path
     file: Path
 
@@ -265,7 +265,7 @@ class ConfigFiles:
             poll=_switched_on(section.poll),
             sample=Sample(section.sample.rows, {n.lower(): t.rows for n, t in tables if t.rows is not None}),
             attrs=attrs,
-            blobs=base_path,
+            base_path=base_path,
             project=project,
             file=draft.layers[-1].source.file,
         )

@@ -146,11 +146,9 @@ class BlobStore:
 
     def _remove_folder(self, folder: str) -> None:
         self._files.invalidate_cache(folder)
-        try:
+        with contextlib.suppress(OSError):  # stores of objects have no folders
             if not self._files.ls(folder, detail=False):
                 self._files.rmdir(folder)
-        except FileNotFoundError:
-            pass  # stores of objects have no folders
 
 
 def _base(path: str) -> str:

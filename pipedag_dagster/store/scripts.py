@@ -20,9 +20,7 @@ from pipedag_dagster.store import physical, views
 from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.physical import Connection, Constraints, Made
 from pipedag_dagster.store.views import Place
-
-SCHEMA = "{schema}"
-"""Stands for the script's own schema in its text."""
+from pipedag_dagster.tables import SCRIPT_SCHEMA
 
 _KINDS = {"m": "materialized view", "p": "partitioned table", "f": "foreign table", "S": "sequence", "c": "type"}
 
@@ -45,7 +43,7 @@ def run(
         connection.execute(f"CREATE SCHEMA {quote(scratch)}".encode())
         before = _set_search_path(connection, quote(scratch))
         for text in texts:
-            _execute(connection, text.replace(SCHEMA, quote(scratch)), text, what)
+            _execute(connection, text.replace(SCRIPT_SCHEMA, quote(scratch)), text, what)
         _refuse_foreign_writes(connection, database, scratch, what)
         connection.execute("SELECT set_config('search_path', %s, true)", (before,))
         found = _found(connection, scratch, what)

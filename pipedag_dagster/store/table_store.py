@@ -24,11 +24,19 @@ from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.lock import stage_lock
 from pipedag_dagster.store.ownership import Owner
 from pipedag_dagster.store.physical import Constraints, Made
+from pipedag_dagster.tables import SCRIPT_SCHEMA
 
 log = logging.getLogger(__name__)
 
 HEAD_COLUMNS = 20
 """How many columns of a table `heads` shows."""
+
+
+class Schema(str):
+    """The name of a schema."""
+
+    def get(self) -> str:
+        return str(self)
 
 
 class TableStore:
@@ -49,6 +57,11 @@ class TableStore:
 
     def schemas(self, stage: str) -> StageSchemas:
         return StageSchemas.of(self.config.schema_prefix, stage, self.config.schema_suffix)
+
+    def get_schema(self, stage: str) -> Schema:
+        """The schema of a stage by its name, as in pydiverse.pipedag: `get_schema(stage.name).get()`. For
+        `stage.current_name` it is what a script writes to."""
+        return Schema(stage if stage == SCRIPT_SCHEMA else self.schemas(stage).current)
 
     def owner(self, stage: str) -> Owner:
         return Owner(self.config.pipeline, self.config.instance_id, stage)
@@ -88,7 +101,7 @@ class TableStore:
             ConfigError: `base_path` cannot be used.
         """
         with self.database.read() as connection:  # each time: the instance may be dropped, and run again
-            return BlobStore(self.config.blobs, f"{self.config.instance_id}-{self.catalog.id(connection)}")
+            return BlobStore(self.config.base_path, f"{self.config.instance_id}-{self.catalog.id(connection)}")
 
     # Reading
 

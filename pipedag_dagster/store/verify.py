@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.names import quote
-from pipedag_dagster.store import ownership
+from pipedag_dagster.store import ownership, views
 from pipedag_dagster.store.table_store import TableStore
 
 
@@ -49,8 +49,8 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
     version = store.catalog.current(connection, [stage])[stage]
     expected = {table.name: table.physical for table in version.tables.values() if table.kind in ("table", "view")}
     # A view may be gone, be new, or show another table than the catalog says.
-    views = connection.execute(sa.text(_SHOWN), {"schema": schemas.current, "versions": schemas.versions})
-    shown: dict[str, str] = {view: table for view, table in views}  # noqa: C416 (rows are no tuples to mypy)
+    rows = connection.execute(sa.text(_SHOWN), {"schema": schemas.current, "versions": schemas.versions})
+    shown: dict[str, str] = {view: table for view, table in rows}  # noqa: C416 (rows are no tuples to mypy)
     for name in sorted({*expected, *shown}):
         if expected.get(name) != shown.get(name):
             should, does = expected.get(name, "nothing"), shown.get(name, "nothing")
@@ -60,7 +60,8 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
     there = set(connection.scalars(sa.text(_TABLES), {"schema": schemas.versions}))
     for physical in sorted(known - there):
         yield Difference(f"{quote(schemas.versions, physical)} is in the catalog, but not in the database")
-    for physical in sorted(there - known):
+    # What a view of ours reads stays with it, whatever has become of its own stage.
+    for physical in sorted(views.droppable(connection, schemas.versions, there - known)):
         yield Difference(f"{quote(schemas.versions, physical)} is not in the catalog", harmless=True)
     yield from _of_blobs(store, connection, stage)
     for schema in connection.scalars(sa.text(_LEFT), {"next": schemas.next, "old": f"{schemas.old}"}):
