@@ -272,6 +272,10 @@ def test_an_input_is_copied_on_small_instances_and_its_function_does_not_run(
     assert rows("midi_report.revenue") == [(2, 30)]
     table = config.get("midi").store.table_store.current(["raw"])["raw"].tables["orders"]
     assert table.primary_key == ("id",)
+    for name in ("full", "midi"):
+        store = config.get(name).store.table_store
+        with store.database.read() as connection:
+            assert store.catalog.pinned(connection) == [], "what the run has read may be dropped"
     again = metadata(run(orders, revenue, instance="midi"), "midi/raw/orders")
     assert again["pipedag/cached"] is True
     assert again["tags"]["dagster/data_version"] == table.data_version

@@ -14,7 +14,7 @@ from pipedag_dagster.execution.single_table import Content, Slice, Written, newe
 from pipedag_dagster.names import stage_name, table_name
 from pipedag_dagster.orchestration.metadata import of_tables
 from pipedag_dagster.orchestration.partitions import table_slice
-from pipedag_dagster.orchestration.resources import InstanceResource, caller_releases, release
+from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.store.physical import Constraints, render
 from pipedag_dagster.store.table_store import TableStore
 
@@ -93,11 +93,6 @@ class TableIOManager(dg.ConfigurableIOManager):
             kind if isinstance(kind, type) and kind is not Any else pd.DataFrame,
             where=None if part is None else part.where(tables[name].columns),
         )
-
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """What the run has read may be dropped."""
-        if context.run and not caller_releases.get():
-            release(self.instance.context, context.run.run_id)
 
 
 def table_metadata(store: TableStore, written: Written) -> dict[str, Any]:
