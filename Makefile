@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := embedded,dagster,examples,dev
+EXTRAS := embedded,dagster,celery,dask,k8s,examples,dev
 READY := $(VENV)/.ready
 
 .PHONY: demo ui test torture lint clean

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
+from pipedag_dagster.config.keys import merge
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.store.table_store import TableStore
 
@@ -65,6 +67,26 @@ class ConfigContext:
         role = self.config.role or source.config.role
         create = source.config.create_database_if_not_exists and self.config.create_database_if_not_exists
         return ConfigContext(replace(source.config, role=role, create_database_if_not_exists=create), self.files)
+
+    def with_attrs(self, attrs: Mapping[str, Any]) -> ConfigContext:
+        """The same instance, with the same tables, where some `attrs` are others. Flows are to be built anew with it.
+
+        Args:
+            attrs: replace those of the instance; mappings key by key.
+
+        Raises:
+            ConfigError: `copy_filter_cnt` is no number of rows.
+
+        Example:
+            more = config.with_attrs({"copy_filter_cnt": 5})
+            build(more).run(config=more)
+        """
+        rows = attrs.get("copy_filter_cnt", 1)
+        if type(rows) is not int or rows < 1:
+            raise ConfigError(f"attrs.copy_filter_cnt: must be a whole number of at least 1, not {rows!r}.")
+        other = ConfigContext(replace(self.config, attrs=merge(self.attrs, dict(attrs))), self.files)
+        other.store = self.store
+        return other
 
     @classmethod
     def get(cls) -> ConfigContext:

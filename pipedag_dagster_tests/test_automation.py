@@ -297,7 +297,7 @@ def test_to_poll_where_there_is_nothing_to_ask_is_refused(instances: Write) -> N
             load_orders()
         return flow
 
-    with pytest.raises(ConfigError, match=r"midi.yaml.*poll: no task of 'midi' .*refresh: on_source"):
+    with pytest.raises(ConfigError, match=r"midi.yaml:2: poll: no task of 'midi' .*refresh: on_source"):
         build_definitions(only_inputs, config, instance="midi")
 
 

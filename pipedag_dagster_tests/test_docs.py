@@ -77,5 +77,13 @@ def test_every_link_of_the_docs_leads_somewhere() -> None:
 
 def test_every_key_of_the_configuration_is_documented() -> None:
     text = (REPOSITORY / "docs" / "configuration.md").read_text()
-    own = set(InstanceConfig.__dataclass_fields__) - {"pipeline", "name", "per_user", "project", "file", "sample"}
+    own = set(InstanceConfig.__dataclass_fields__) - {
+        "pipeline",
+        "name",
+        "per_user",
+        "project",
+        "file",
+        "sample",
+        "problem",
+    }
     assert {key for key in own if f"`{key}" not in text and f".{key}`" not in text} <= set()

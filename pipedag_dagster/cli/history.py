@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
 import click
+import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
@@ -13,6 +15,7 @@ from rich.table import Table as Grid
 from pipedag_dagster.cli.options import count, where
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
+from pipedag_dagster.orchestration.executors import release_ended
 from pipedag_dagster.orchestration.run import rollback as roll_back
 from pipedag_dagster.orchestration.workspace import locations, of_instance
 from pipedag_dagster.store import history, removal
@@ -58,6 +61,9 @@ def rollback(instance: str, stage: str, to: int | None, module: str | None, work
 def gc(instance: str | None, module: str | None, workspace: Path) -> None:
     """Drop old versions of INSTANCE, or of all instances, and say what was freed and what stays."""
     for context in _contexts(module, workspace, instance):
+        if os.environ.get("DAGSTER_HOME"):
+            with dg.DagsterInstance.get() as dagster:
+                release_ended(dagster, context)
         freed = removal.gc(context.store.table_store, str(uuid.uuid4()))
         what = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {_size(freed.bytes)}"
         what += f", {count(freed.blobs, 'blob')}" if freed.blobs else ""

@@ -24,13 +24,13 @@ from rich.tree import Tree
 
 from pipedag_dagster.cli import explain, history
 from pipedag_dagster.cli.init import init
-from pipedag_dagster.cli.options import WORKSPACE, cache_modes, count, where
+from pipedag_dagster.cli.options import WORKSPACE, attrs_of, cache_modes, count, where
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
 from pipedag_dagster.execution.cache import CACHED
 from pipedag_dagster.execution.stage_run import Outcome
 from pipedag_dagster.orchestration.run import Result, execute
-from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
+from pipedag_dagster.orchestration.workspace import Location, locations, of_instance, refuse_shared_keys
 from pipedag_dagster.store import embedded
 from pipedag_dagster.store.catalog import TableVersion
 from pipedag_dagster.store.verify import differences
@@ -68,6 +68,7 @@ def cli() -> None:
 @click.argument("instance")
 @click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
 @cache_modes
+@click.option("--attr", "attrs", multiple=True, metavar="NAME=VALUE", help="Another attr in this run, as YAML.")
 @where
 def run(
     instance: str,
@@ -75,6 +76,7 @@ def run(
     cache_mode: str | None,
     disable_cache_function: bool,
     ignore_task_version: bool,
+    attrs: tuple[str, ...],
     module: str | None,
     workspace: Path,
 ) -> None:
@@ -91,6 +93,7 @@ def run(
                     "cache_validation_mode": cache_mode,
                     "disable_cache_function": disable_cache_function or None,
                     "ignore_task_version": ignore_task_version or None,
+                    "attrs": attrs_of(location.instance, attrs),
                 },
                 selection=selection,
                 log_level=logging.CRITICAL,
@@ -136,7 +139,9 @@ def check(config: Path | None, database: bool, module: str | None, workspace: Pa
     if module or (config is None and (workspace.is_file() or workspace != WORKSPACE)):
 
         def load() -> None:
-            for location in locations(module, workspace):
+            found = locations(module, workspace)
+            refuse_shared_keys(found)
+            for location in found:
                 tables = count(len(location.keys()), "table")
                 told = f"{location.name}: {location.resource.instance}, {tables}"
                 console.print(told, highlight=False, soft_wrap=True)

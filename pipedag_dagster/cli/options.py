@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
+import yaml
 
 from pipedag_dagster.config.instances import CacheMode
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.errors import ConfigError, did_you_mean
 
 WORKSPACE = Path("workspace.yaml")
 
@@ -31,6 +35,27 @@ def cache_modes(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def attrs_of(instance: ConfigContext, given: Iterable[str]) -> dict[str, Any] | None:
+    """The attrs of one run: `name=value` on the command line, where the value is YAML.
+
+    Raises:
+        ConfigError: the instance has no attr of this name, or the value is none.
+    """
+    attrs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if name not in instance.attrs:
+            hint = did_you_mean(name, map(str, instance.attrs))
+            raise ConfigError(f"--attr: instance {instance.config.name!r} has no attr {name!r}.{hint}")
+        if not equals:
+            raise ConfigError(f"--attr {name}: write a value, as in --attr {name}=5")
+        try:
+            attrs[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--attr {name}: {value!r} is not valid YAML.") from None
+    return attrs or None
 
 
 def count(number: int, noun: str) -> str:

@@ -80,11 +80,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """The section `executor`: where the steps of a run are. `line` is where the instance's file says so."""
+    """The section `executor`: where the steps of a run are."""
 
     name: str = "in_process"
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # there may be a password in them
-    line: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,8 @@ class InstanceConfig:
     base_path: str
     project: Path
     file: Path
+    problem: Callable[[Key, str], Problem] = field(compare=False)
+    """A mistake in the value of a key, reported where the value comes from."""
 
     def __repr__(self) -> str:
         # Not attrs, user and query of the url: the file's author may have put a secret there.
@@ -218,11 +219,7 @@ class ConfigFiles:
         role = fill(ROLE, args.role, known) if args.role else None
         attrs = fill.deep(("attrs",), section.attrs)
         chosen = section.executor.name
-        executor = ExecutorConfig(
-            chosen,
-            fill.deep(("executor", chosen), get(draft.data, ("executor", chosen)) or {}),
-            draft.problem(("executor",), "").line,
-        )
+        options = fill.deep(("executor", chosen), get(draft.data, ("executor", chosen)) or {})
         base_path = fill(BASE_PATH, section.blob_store.args.base_path or "", known)
         if fill.problems:
             raise MissingVariable(fill.problems)
@@ -259,7 +256,7 @@ class ConfigFiles:
             fail_fast=section.fail_fast,
             cache_validation=CacheValidation(**dict(section.cache_validation)),
             max_concurrent=section.max_concurrent,
-            executor=executor,
+            executor=ExecutorConfig(chosen, options),
             schedule=_switched_on(section.schedule),
             refresh=_switched_on(section.refresh),
             poll=_switched_on(section.poll),
@@ -268,6 +265,7 @@ class ConfigFiles:
             base_path=base_path,
             project=project,
             file=draft.layers[-1].source.file,
+            problem=draft.problem,
         )
 
 

@@ -48,7 +48,8 @@ def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> Fresh:
         inputs = _inputs(instance, stage)
         decider = Decider(inputs, inputs.base, CacheValidation())
         for call in calls:
-            key = decider.work(call).key
+            with instance:
+                key = decider.work(call).key
             fresh.seen |= {f"{one.instance}/{one.stage}": str(one.number) for one in inputs.sources(call)}
             before = inputs.base.tables.get(call.assets[0])
             if (
@@ -72,7 +73,8 @@ def of_cache_functions(instance: ConfigContext, flows: Iterable[FlowGraph]) -> F
         inputs = _inputs(instance, stage)
         for call in calls:
             try:
-                value = cache.cache_value(call, Arguments(inputs, call))
+                with instance:
+                    value = cache.cache_value(call, Arguments(inputs, call))
             except PipedagError as failure:
                 fresh.failures.append(failure)
                 continue

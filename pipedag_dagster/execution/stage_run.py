@@ -47,13 +47,15 @@ class Outcome:
 @dataclass(frozen=True)
 class StageResult:
     """What a stage run has done. `version` is the stage version that is visible now, `previous` the one before; `seen`
-    are the tables of the instance as the run sees them at its end."""
+    are the tables of the instance as the run sees them at its end, and `reads` the versions of the other stages that
+    it has read, those of other instances as `full/raw`."""
 
     outcomes: tuple[Outcome, ...]
     version: int
     previous: int
     checks: tuple[CheckResult, ...] = ()
     seen: tuple[TableVersion, ...] = ()
+    reads: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_stage(
@@ -158,7 +160,8 @@ class _StageRun:
         others = (
             table for name, pin in self.inputs.pins.items() if name != self.stage.name for table in pin.tables.values()
         )
-        return StageResult(outcomes, number, previous, tuple(checked), (*members.values(), *others))
+        seen = (*members.values(), *others)
+        return StageResult(outcomes, number, previous, tuple(checked), seen, self._reads(calls))
 
     def _commit(
         self,
@@ -272,6 +275,13 @@ class _StageRun:
             f"Stage {self.stage.name!r} would have two tables {table.name!r}: one by {other!r} and one by "
             f"{table.task!r}. Nothing was committed. Give one of them another name."
         )
+
+    def _reads(self, calls: list[TaskCall]) -> dict[str, int]:
+        """The versions of other stages that these calls have read."""
+        names = dict.fromkeys(output.call.stage.name for call in calls for output in call.inputs)
+        own = {name: self.inputs.pins[name].number for name in names if name != self.stage.name}
+        copied = (source for call in calls for source in self.inputs.sources(call))
+        return own | {f"{source.instance}/{source.stage}": source.number for source in copied}
 
     def _sources(self, calls: list[TaskCall]) -> Collection[Source] | None:
         """What was copied; None, as in the version before, when only other calls of the stage have run."""

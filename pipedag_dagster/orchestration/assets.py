@@ -13,6 +13,7 @@ from pipedag_dagster.orchestration import metadata
 from pipedag_dagster.orchestration.checks import check_result, check_specs
 from pipedag_dagster.orchestration.keys import asset_key, identifier
 from pipedag_dagster.orchestration.resources import InstanceResource
+from pipedag_dagster.orchestration.tags import run_tags
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
 from pipedag_dagster.store.catalog import StageVersion, TableVersion
 
@@ -35,25 +36,41 @@ def stage_assets(config: ConfigContext, stage: Stage, translator: PipedagTransla
         can_subset=True,
     )
     def run(context: dg.AssetExecutionContext, instance: InstanceResource) -> Results:
-        selected = {key.path[-1] for key in context.selected_asset_keys}
+        selected, checks = _selected(context)
+        here, wired = instance.wired(config, stage)
         try:
             result = run_stage(
-                config,
-                stage,
+                here,
+                wired,
                 context.run.run_id,
                 assets=selected,
-                checks={(key.asset_key.path[-1], key.name) for key in context.selected_asset_check_keys},
+                checks=checks,
                 validation=instance.validation(config.config.cache_validation),
                 tell=context.log.info,
             )
         except ChecksFailed as error:
             yield from _checks(config, tables, error.results, None)
             raise
+        context.instance.add_run_tags(context.run.run_id, run_tags(here, wired, result))
         # Only now, after the commit: Dagster never says that a table is there that is not.
         yield from _results(context, config, result, selected)
         yield from _checks(config, tables, result.checks, result.seen)
 
     return run
+
+
+def _selected(context: dg.AssetExecutionContext) -> tuple[set[str], set[tuple[str, str]]]:
+    """The tables of the stage that the run has selected, and their checks, by table and name.
+
+    dagster-dask loses the selection on the way to the step, so the run is asked too.
+    """
+    run, tables, checks = context.run, context.selected_asset_keys, context.selected_asset_check_keys
+    if run.asset_selection:  # without one, the job says what runs
+        tables = tables & run.asset_selection
+        checks = {key for key in checks if key.asset_key in run.asset_selection} | (
+            checks & (run.asset_check_selection or set())
+        )
+    return {key.path[-1] for key in tables}, {(key.asset_key.path[-1], key.name) for key in checks}
 
 
 def _checks(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from pipedag_dagster.context import ConfigContext, PipedagConfig
-from pipedag_dagster.errors import WiringError
+from pipedag_dagster.context import ConfigContext, PipedagConfig, find_config
+from pipedag_dagster.errors import ConfigError, WiringError
 from pipedag_dagster.flow import FlowGraph
 from pipedag_dagster.orchestration.assets import stage_assets
+from pipedag_dagster.orchestration.attrs import Build, built
 from pipedag_dagster.orchestration.checks import refuse_wrong_references
+from pipedag_dagster.orchestration.executors import executor
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.keys import identifier
 from pipedag_dagster.orchestration.plain_assets import instance_assets
@@ -21,8 +24,6 @@ from pipedag_dagster.orchestration.schedules import schedules
 from pipedag_dagster.orchestration.sensors import sensors
 from pipedag_dagster.orchestration.tags import INSTANCE_TAG
 from pipedag_dagster.orchestration.translator import PipedagTranslator
-
-Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 
 
 def build_definitions(
@@ -40,7 +41,8 @@ def build_definitions(
         build: gets the instance (its `.attrs` are there when the wiring depends on them) and returns the flow, or
             several flows with different stages. Without it there are only `assets`.
         config: a YAML file, a folder of them, or a loaded configuration. Without it: PIPEDAG_CONFIG, else
-            `instances/` or `pipedag.yaml` in the working directory or above it.
+            `instances/` or `pipedag.yaml` in the working directory or above it, else in the folder of the file of
+            `build` or above it. A relative path is looked up in the same places.
         instance: its name in the configuration.
         per_user: one instance for each user.
         translator: says what Dagster shows of each table.
@@ -49,9 +51,9 @@ def build_definitions(
             those with `metadata={"pipedag/input": True}` are not run but copied.
 
     Returns:
-        Definitions with one asset group a stage, the resources `instance` and `io_manager`, the in-process executor,
-        a job of the instance's name that runs everything, one for each stage, and the schedule and sensors that its
-        YAML asks for.
+        Definitions with one asset group a stage, the resources `instance` and `io_manager`, the executor that
+        its YAML names, a job of the instance's name that runs everything, one for each stage, and the schedule and
+        sensors that its YAML asks for.
 
     Raises:
         ConfigError: everything that is wrong in the configuration, with file and line.
@@ -60,10 +62,26 @@ def build_definitions(
     Example:
         full, midi = (build_definitions(build, "instances", instance=name) for name in ("full", "midi"))
     """
-    files = config if isinstance(config, PipedagConfig) else PipedagConfig(config)
+    files = config if isinstance(config, PipedagConfig) else PipedagConfig(_found(config, build))
     context = files.get(instance, per_user)
-    flows = [] if build is None else build(context)
-    return define(context, [flows] if isinstance(flows, FlowGraph) else list(flows), translator, assets)
+    return define(context, [] if build is None else built(build, context), translator, assets, build)
+
+
+def _found(config: str | Path | None, build: Build | None) -> str | Path | None:
+    """Where a configuration is: from the working directory, else from the file of `build`. A worker on another host
+    imports the same code, but may have been started in any folder."""
+    try:
+        start = Path(inspect.getfile(inspect.unwrap(build))).absolute().parent  # type: ignore[arg-type]
+    except TypeError:  # no function
+        return config
+    if config is None:
+        try:
+            return find_config()
+        except ConfigError:
+            return find_config(start)
+    if Path(config).exists():
+        return config
+    return next((folder / config for folder in (start, *start.parents) if (folder / config).exists()), config)
 
 
 def define(
@@ -71,8 +89,9 @@ def define(
     flows: list[FlowGraph],
     translator: PipedagTranslator | None = None,
     assets: Sequence[dg.AssetsDefinition] = (),
+    build: Build | None = None,
 ) -> dg.Definitions:
-    """`build_definitions` for flows that are built already."""
+    """`build_definitions` for flows that are built already; without `build`, no run can have other attrs."""
     stages = [stage for flow in flows for stage in flow.stages]
     names = [stage.name for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -85,7 +104,7 @@ def define(
         store.schemas(name)  # names that do not fit are refused now
     refuse_wrong_references(flows)
     translator = translator or PipedagTranslator()
-    resource = bound_resource(context, stages)
+    resource = bound_resource(context, stages, build)
     tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]
     plain = instance_assets(context, assets, tables)
     return dg.Definitions(
@@ -94,7 +113,7 @@ def define(
         jobs=_jobs(context, names, plain),
         schedules=schedules(context, job_name(context)),
         sensors=sensors(context, flows, job_name(context)),
-        executor=dg.in_process_executor,
+        executor=executor(context),
     )
 
 

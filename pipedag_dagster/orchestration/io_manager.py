@@ -33,6 +33,9 @@ class TableIOManager(dg.ConfigurableIOManager):
 
     instance: dg.ResourceDependency[InstanceResource]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), instance=self.instance), ()
+
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write and commit one table, or the partitions of the run. None is not written: the asset has stored its data
         itself.

@@ -17,6 +17,8 @@ from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import ConfigError, DatabaseError, did_you_mean
 from pipedag_dagster.flow import Stage
+from pipedag_dagster.orchestration.attrs import Build, given, rewired, typed
+from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,8 @@ def _load(config: str, instance: str, per_user: bool) -> ConfigContext:
 
 
 class InstanceResource(dg.ConfigurableResource[Any]):
-    """One instance of a pipeline. The cache modes can be set for one run, in the launchpad or as run config:
-    `resources: {instance: {config: {cache_validation_mode: force_cache_invalid}}}`.
+    """One instance of a pipeline. The cache modes and attrs can be set for one run, in the launchpad or as run config:
+    `resources: {instance: {config: {cache_validation_mode: force_cache_invalid, attrs: {copy_filter_cnt: 5}}}}`.
 
     No secret is part of it: the configuration is read where the run is.
     """
@@ -45,8 +47,12 @@ class InstanceResource(dg.ConfigurableResource[Any]):
     disable_cache_function: bool | None = Field(default=None, description="Do not call cache functions in this run.")
     ignore_task_version: bool | None = Field(default=None, description="Run tasks with a version in this run.")
 
+    attrs: dict[str, Any] | None = Field(default=None, description="Replace attrs of the instance in this run.")
+
     bound: ClassVar[dict[str, Any]] = {}
     """What says which instance it is, where that is settled (`bound_resource`)."""
+    build: ClassVar[Any] = None
+    """What makes the flows, to make them anew for a run with other attrs."""
 
     stages: ClassVar[tuple[Stage, ...]] = ()
     """Those that the definitions were made of, each after those that it reads."""
@@ -59,6 +65,28 @@ class InstanceResource(dg.ConfigurableResource[Any]):
             ConfigError: the configuration is wrong.
         """
         return _load(str(Path(self.config_path).absolute()), self.instance, self.per_user)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what says which instance it is: nothing of this process is part of it. (Dagster's own resources
+        cannot be pickled.)"""
+        place: dict[str, Any] = {"config_path": str(Path(self.config_path).absolute())}
+        mine = {name: getattr(self, name) for name in InstanceResource.model_fields if name not in (*place, "attrs")}
+        return functools.partial(InstanceResource, **place, **mine, attrs=given(self.attrs) or None), ()
+
+    def wired(self, context: ConfigContext, stage: Stage) -> tuple[ConfigContext, Stage]:
+        """The instance and the stage as this run has them: built anew when it has other attrs.
+
+        Raises:
+            ConfigError: with these attrs, the tables or their dependencies would be others.
+        """
+        attrs = given(self.attrs)
+        if not attrs:
+            return context, stage
+        if self.build is None:
+            raise ConfigError(
+                "attrs: the flow was built already. Write config.with_attrs({…}), and build it with that."
+            )
+        return rewired(self.build, context, stage, attrs)
 
     def validation(self, own: CacheValidation) -> CacheValidation:
         """How this run decides what must run: `own`, the instance's way, unless this run has another one.
@@ -84,15 +112,23 @@ class InstanceResource(dg.ConfigurableResource[Any]):
         try:
             yield self
         finally:
-            if context.run and not caller_releases.get():
+            if context.run and not caller_releases.get() and not _is_one_of_several_processes(context):
                 release(self.context, context.run.run_id)
 
 
-def bound_resource(context: ConfigContext, stages: Sequence[Stage] = ()) -> InstanceResource:
+def _is_one_of_several_processes(context: dg.InitResourceContext) -> bool:
+    """Whether this is the process of one step, and the run goes on elsewhere (see `executors`)."""
+    run = context.instance.get_run_by_id(context.run.run_id) if context.instance and context.run else None
+    return run is not None and EXECUTOR_TAG in run.tags
+
+
+def bound_resource(
+    context: ConfigContext, stages: Sequence[Stage] = (), build: Build | None = None
+) -> InstanceResource:
     """The resource of one instance, with its stages.
 
     Which instance it is are defaults of its fields, so that the run config of one run needs to name only what it
-    changes.
+    changes. With `build`, a run can have other attrs.
     """
     config = context.config
     bound: dict[str, Any] = {
@@ -104,9 +140,12 @@ def bound_resource(context: ConfigContext, stages: Sequence[Stage] = ()) -> Inst
         name: (type(value), Field(value, description=InstanceResource.model_fields[name].description))
         for name, value in bound.items()
     }
+    description = InstanceResource.model_fields["attrs"].description
+    fields["attrs"] = (typed(config.attrs) | None, Field(None, description=description))
     model = create_model("InstanceResource", __base__=InstanceResource, __doc__=InstanceResource.__doc__, **fields)
     model.bound = bound
     model.stages = tuple(stages)
+    model.build = staticmethod(build) if build is not None else None
     return model(**bound)
 
 

@@ -13,7 +13,7 @@ import dagster as dg
 
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import NotMaterialized, PipedagError, SeveralFailed
+from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.execution.outputs import CallOutputs
 from pipedag_dagster.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.orchestration.assets import report
@@ -194,6 +194,8 @@ def execute(
                 raise PipedagError(f"Run {run_id} failed before its first step. Dagster's log says why.")
         except PipedagError as failure:
             errors.append(failure)
+        except dg.DagsterInvalidConfigError as error:
+            errors.append(ConfigError("\n".join(one.message for one in error.errors)))
         finally:
             checks = _checks(dagster, run_id)
             caller_releases.reset(token)

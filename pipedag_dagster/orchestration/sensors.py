@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import dagster as dg
 
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import ConfigError, DatabaseError, NotMaterialized, Problem, SeveralFailed
+from pipedag_dagster.errors import ConfigError, DatabaseError, NotMaterialized, SeveralFailed
 from pipedag_dagster.execution import fresh
 from pipedag_dagster.execution.fresh import Fresh
 from pipedag_dagster.fingerprint.fingerprint import digest
@@ -106,11 +106,9 @@ def _polled(context: ConfigContext, flows: Iterable[FlowGraph]) -> str:
     polled = [call for call, why in answers.items() if why == ""]
     skipped = [f"{call} ({why})" for call, why in answers.items() if why]
     if not polled:
-        file, name = context.config.file, context.config.name
-        reason = (
-            f" Not asked: {', '.join(skipped)}." if skipped else " Inputs that are copied have `refresh: on_source`."
-        )
-        message = f"poll: no task of {name!r} has a cache function that could be asked.{reason} Or write `poll: false`."
-        raise ConfigError(Problem(file, None, message))
+        reason = f"Not asked: {', '.join(skipped)}." if skipped else "For copied inputs, write `refresh: on_source`."
+        name = context.config.name
+        message = f"no task of {name!r} has a cache function that could be asked. {reason} Or write `poll: false`."
+        raise ConfigError(context.config.problem(("poll",), message))
     text = f"Runs {context.instance_id} when the cache function of {', '.join(polled)} returns another value."
     return text + (f" Not asked: {', '.join(skipped)}." if skipped else "")

@@ -1,3 +1,21 @@
 """The tags of a run: its instance, and which stage versions it has read and written."""
 
+from __future__ import annotations
+
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.execution.stage_run import StageResult
+from pipedag_dagster.flow import Stage
+
 INSTANCE_TAG = "pipedag/instance"
+EXECUTOR_TAG = "pipedag/executor"
+"""The executor of a run whose steps are in other processes."""
+
+
+def run_tags(instance: ConfigContext, stage: Stage, result: StageResult) -> dict[str, str]:
+    """What a stage tells of the run: `pipedag/reads/raw: 12`, `pipedag/reads/full/raw: 7` of another instance,
+    `pipedag/writes/report: 3` where it has committed a version."""
+    tags = {INSTANCE_TAG: instance.instance_id}
+    tags |= {f"pipedag/reads/{name}": str(number) for name, number in result.reads.items()}
+    if result.version != result.previous:
+        tags[f"pipedag/writes/{stage.name}"] = str(result.version)
+    return tags

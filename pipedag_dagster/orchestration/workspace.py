@@ -88,6 +88,24 @@ def locations(module: str | None = None, workspace: Path = Path("workspace.yaml"
     return found
 
 
+def refuse_shared_keys(found: Iterable[Location]) -> None:
+    """Dagster would show tables of two locations as one when they have the same key.
+
+    Raises:
+        ConfigError: two locations have a table of the same instance id, stage and name.
+    """
+    owner: dict[dg.AssetKey, Location] = {}
+    for location in found:
+        own = location.keys()
+        for key in own:
+            other = owner.setdefault(key, location)
+            if other is not location:
+                raise ConfigError(
+                    f"{other.name} and {location.name} both have {key.to_user_string()}. Give their instances ids of "
+                    "their own (instance_id), or load only one of them in this workspace."
+                )
+
+
 def of_instance(found: Iterable[Location], instance: str) -> list[Location]:
     """Those of one instance.
 
