@@ -112,14 +112,16 @@ class InstanceResource(dg.ConfigurableResource[Any]):
         try:
             yield self
         finally:
-            if context.run and not caller_releases.get() and not _is_one_of_several_processes(context):
-                release(self.context, context.run.run_id)
+            release_at_end(context, self.context)
 
 
-def _is_one_of_several_processes(context: dg.InitResourceContext) -> bool:
-    """Whether this is the process of one step, and the run goes on elsewhere (see `executors`)."""
-    run = context.instance.get_run_by_id(context.run.run_id) if context.instance and context.run else None
-    return run is not None and EXECUTOR_TAG in run.tags
+def release_at_end(context: dg.InitResourceContext, instance: ConfigContext) -> None:
+    """When a resource is torn down: give up what its run has pinned, unless the caller does so, or this is the process
+    of one step and the run goes on elsewhere (see `executors`)."""
+    if context.run and not caller_releases.get():
+        run = context.instance.get_run_by_id(context.run.run_id) if context.instance else None
+        if run is None or EXECUTOR_TAG not in run.tags:
+            release(instance, context.run.run_id)
 
 
 def bound_resource(
