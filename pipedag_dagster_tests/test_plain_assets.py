@@ -392,6 +392,25 @@ def test_a_table_of_nobody_is_named(config: PipedagConfig) -> None:
         flow.external("orders")
 
 
+def test_an_asset_between_two_tasks_of_one_stage_is_refused(config: PipedagConfig) -> None:
+    @materialize(version="1", outputs=["customers"])
+    def customers() -> pd.DataFrame:
+        return pd.DataFrame({"b": [1, 2]})
+
+    @materialize(version="1", outputs=["total"])
+    def total(count: pd.DataFrame) -> pd.DataFrame:
+        return count
+
+    def circle(instance: object) -> Flow:
+        with Flow("reads") as flow, Stage("raw"):
+            customers()
+            total(flow.external("report.count"))
+        return flow
+
+    with pytest.raises(WiringError, match=r"'raw' needs asset full/report/count, which needs stage 'raw'"):
+        build_definitions(circle, config, instance="full", assets=[count])
+
+
 def test_an_asset_and_a_task_of_the_same_table_are_refused(config: PipedagConfig) -> None:
     @dg.asset(group_name="raw")
     def customers() -> pd.DataFrame:

@@ -18,7 +18,7 @@ from pipedag_dagster.orchestration.checks import refuse_wrong_references
 from pipedag_dagster.orchestration.executors import executor
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.keys import identifier
-from pipedag_dagster.orchestration.plain_assets import instance_assets
+from pipedag_dagster.orchestration.plain_assets import instance_assets, refuse_circles
 from pipedag_dagster.orchestration.resources import bound_resource
 from pipedag_dagster.orchestration.schedules import schedules
 from pipedag_dagster.orchestration.sensors import sensors
@@ -107,8 +107,10 @@ def define(
     resource = bound_resource(context, stages, build)
     tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]
     plain = instance_assets(context, assets, tables)
+    of_stages = [stage_assets(context, stage, translator) for stage in stages]
+    refuse_circles(of_stages, plain)
     return dg.Definitions(
-        assets=[*(stage_assets(context, stage, translator) for stage in stages), *plain],
+        assets=[*of_stages, *plain],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
         jobs=_jobs(context, names, plain),
         schedules=schedules(context, job_name(context)),

@@ -1,6 +1,7 @@
 """Plain Dagster assets on an instance: under its keys, and with copies for those that bring data in on small ones."""
 
 # no postponed annotations here: Dagster looks at those of a step as objects
+import graphlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -48,6 +49,31 @@ def instance_assets(
         else definition.with_attributes(asset_key_replacements=keys)
         for definition in assets
     ]
+
+
+def refuse_circles(stages: Sequence[dg.AssetsDefinition], plain: Sequence[dg.AssetsDefinition]) -> None:
+    """
+    Raises:
+        WiringError: a plain asset comes both before and after tasks of one stage. Dagster would silently split the
+            stage into two steps, and so into two transactions.
+    """
+    steps = [*stages, *plain]
+    step_of = {key: number for number, one in enumerate(steps) for key in one.keys}
+    needs = {
+        number: {step_of.get(dep.asset_key, number) for spec in one.specs for dep in spec.deps} - {number}
+        for number, one in enumerate(steps)
+    }
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        names = {number: f"stage {next(iter(one.keys)).path[1]!r}" for number, one in enumerate(stages)}
+        names |= {number: f"asset {min(one.keys).to_user_string()}" for number, one in enumerate(plain, len(stages))}
+        first, *others = (names[number] for number in reversed(error.args[1]))
+        raise WiringError(
+            f"A stage and plain assets need each other in a circle: {first} needs {', which needs '.join(others)}. A "
+            "stage is committed as one, so an asset cannot come both before and after it. Move the tasks that need the "
+            "asset into a stage of their own."
+        ) from None
 
 
 def _key(instance: ConfigContext, stage: str, table: str) -> dg.AssetKey:
