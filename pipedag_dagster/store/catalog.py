@@ -11,6 +11,7 @@ import datetime
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
@@ -41,7 +42,7 @@ __all__ = [
     "TableVersion",
 ]
 
-FORMAT = 3
+FORMAT = 2
 """Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
 
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
@@ -56,8 +57,6 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE {schema}.table_version ADD COLUMN shape json",
         "ALTER TABLE {schema}.table_version ADD COLUMN file text",
         "ALTER TABLE {schema}.meta ADD COLUMN id uuid NOT NULL DEFAULT gen_random_uuid()",
-    ),
-    2: (
         "CREATE TABLE {schema}.check_result ("
         "key text PRIMARY KEY, "
         "table_version bigint NOT NULL REFERENCES {schema}.table_version (id) ON DELETE CASCADE, "
@@ -194,6 +193,8 @@ class Catalog:
                 for statement in _MIGRATIONS[before]:
                     execute(connection, statement.replace("{schema}", quote(self.schema)))
         except sa.exc.ProgrammingError as error:
+            if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                raise
             raise DatabaseError(
                 f"The catalog {self.schema!r} has the older format {found}, and only its owner may change it: "
                 f"{error.orig}. Run its own instance once."
