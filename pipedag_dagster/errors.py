@@ -11,6 +11,8 @@ what to type next; a docstring here is the remedy in one line.
     ├── InvalidName             choose another name for a stage or table
     ├── DatabaseError           look at the database
     │   ├── DatabaseUnreachable start it, or mend host and port
+    │   ├── ConnectionLost      run it again: what was staged is reused
+    │   ├── DiskFull            make room, and run it again
     │   ├── LoginRefused        mend user name and password
     │   └── DatabaseMissing     create the database, or allow us to
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
@@ -89,6 +91,14 @@ class DatabaseUnreachable(DatabaseError):
     """Start the database, or mend host and port in the url."""
 
 
+class ConnectionLost(DatabaseError):
+    """The connection was cut in the middle. Run it again: what was staged is reused."""
+
+
+class DiskFull(DatabaseError):
+    """Make room on the disk of the database, and run it again."""
+
+
 class LoginRefused(DatabaseError):
     """Mend user name and password in the url."""
 
@@ -102,7 +112,7 @@ class NotOwned(PipedagError):
 
 
 class RunActive(PipedagError):
-    """A run is using what would be removed. Wait for it, or stop it."""
+    """A run is using what would be written or removed. Wait for it, or stop it."""
 
 
 class InUse(PipedagError):

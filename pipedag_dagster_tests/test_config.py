@@ -106,6 +106,7 @@ def test_an_empty_file_is_an_instance_with_the_defaults(folder: Any) -> None:
     assert config.instance_id == "full"
     assert config.url == sa.make_url("postgresql://db/shop")
     assert (config.keep_versions, config.max_concurrent, config.fail_fast) == (2, 4, False)
+    assert config.lock_timeout is None
     assert config.auto_table == AUTO_TABLE
     assert (config.executor.name, dict(config.executor.options)) == ("in_process", {})
     assert (config.schedule, config.refresh, config.poll) == (None, None, None)
@@ -365,6 +366,9 @@ def test_an_unknown_instance(folder: Any, name: str, hint: str) -> None:
         ("keep_versions: true", "keep_versions: must be a whole number, not True."),
         ('keep_versions: "3"', "keep_versions: must be a whole number, not '3'."),
         ("keep_versions: 0", "keep_versions: must be at least 1, not 0."),
+        ("lock_timeout: soon", "lock_timeout: must be a number, not 'soon'."),
+        ("lock_timeout: .inf", "lock_timeout: must be a number, not inf."),
+        ("lock_timeout: -1", "lock_timeout: must be at least 0, not -1."),
         ("max_concurrent: 0", "max_concurrent: must be at least 1, not 0."),
         ("sample: {rows: 0}", "sample.rows: must be at least 1, not 0."),
         ("instance_id: 2024", "instance_id: must be text (put it into quotes), not 2024."),

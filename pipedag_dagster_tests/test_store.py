@@ -226,7 +226,7 @@ def test_going_back_is_a_commit_of_older_tables(raw: Stage) -> None:
 
 def test_two_commits_of_one_number_cannot_both_be(raw: Stage) -> None:
     table = raw.commit(orders=frame(1)).tables["orders"]
-    with raw.store.lock("raw", "late"), pytest.raises(sa.exc.IntegrityError):
+    with raw.store.lock("raw", "late"), pytest.raises(DatabaseError, match="another run has made it"):
         raw.store.commit("raw", 1, {}, "late")
     assert raw.seen() == {"orders": [(1,)]}
     assert raw.version.tables == {"orders": table}
@@ -494,7 +494,10 @@ def test_a_second_run_waits_and_says_for_whom(raw: Stage, caplog: pytest.LogCapt
         logging.getLogger("pipedag_dagster.store.lock").removeHandler(listener)
         worker.join(SECONDS)
     host = re.escape(os.uname().nodename)
-    pattern = rf"stage full_raw: waiting for pipedag run 11111111 on {host}, .* since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    pattern = (
+        rf"stage 'raw' of instance 'full': waiting for pipedag run 11111111 \(process {os.getpid()} on {host}\), "
+        r"which holds its lock since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    )
     assert re.search(pattern, caplog.text)
     assert caplog.text.count("waiting for") == 1
 

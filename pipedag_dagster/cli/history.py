@@ -1,4 +1,4 @@
-"""The commands about versions: `versions`, `rollback`, `gc`, `drop`."""
+"""The commands about versions: `versions`, `rollback`, `gc`, `drop`, `unlock`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.orchestration.executors import release_ended
 from pipedag_dagster.orchestration.run import rollback as roll_back
 from pipedag_dagster.orchestration.workspace import locations, of_instance
-from pipedag_dagster.store import history, removal
+from pipedag_dagster.store import history, lock, removal
 from pipedag_dagster.store.catalog import Source
 
 
@@ -95,7 +95,31 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
     click.echo(f"{instance}: dropped {what}")
 
 
-COMMANDS = (versions, rollback, gc, drop)
+@click.command(short_help="Take the lock of a stage from a run that hangs.")
+@click.argument("instance")
+@click.argument("stage")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@where
+def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: Path) -> None:
+    """Take the lock of STAGE from the run that holds it, after asking. That run cannot commit any more: it fails when
+    it comes to it, and what it has staged is reused by the next one."""
+    (context,) = _contexts(module, workspace, instance)
+    store = context.store.table_store
+    held = store.stage_lock(stage.lower())
+    with store.database.connect("pipedag unlock") as connection:
+        holder = lock.holder_of(connection, held)
+        if holder is None:
+            click.echo(f"Nobody holds the lock of {held.what}.")
+            return
+        click.echo(f"{held.what}: {holder}")
+        if not yes and not click.confirm("Take the lock from it?"):
+            click.echo("Nothing was done.")
+            return
+        done = lock.take_away(connection, held, holder)
+    click.echo(f"{held.what}: {'free' if done else 'that run does not hold it any more'}.")
+
+
+COMMANDS = (versions, rollback, gc, drop, unlock)
 
 
 def _contexts(module: str | None, workspace: Path, instance: str | None) -> list[ConfigContext]:

@@ -105,6 +105,7 @@ class InstanceConfig:
     keep_code: bool
     content_hash_rows: int
     preview: int
+    lock_timeout: float | None
     auto_table: tuple[str, ...]
     fail_fast: bool
     cache_validation: CacheValidation
@@ -252,6 +253,7 @@ class ConfigFiles:
             keep_code=section.keep_code,
             content_hash_rows=section.content_hash_rows,
             preview=section.preview,
+            lock_timeout=section.lock_timeout,
             auto_table=tuple(section.auto_table),
             fail_fast=section.fail_fast,
             cache_validation=CacheValidation(**dict(section.cache_validation)),

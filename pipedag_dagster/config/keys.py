@@ -58,6 +58,7 @@ class CacheMode(enum.StrEnum):
 _NOT_NEEDED = "not needed"
 _Unused: TypeAlias = Annotated[Any, _NOT_NEEDED]
 _Count: TypeAlias = Annotated[int, Field(ge=1)]
+_Seconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _TableArgs(Keys):
@@ -133,6 +134,7 @@ class _Setup(Keys):
     keep_code: bool = True
     content_hash_rows: Annotated[int, Field(ge=0)] = 20_000_000
     preview: Annotated[int, Field(ge=0)] = 5
+    lock_timeout: _Seconds | None = None
     executor: Executor = Executor()
     schedule: Schedule | None = None
     refresh: Refresh | None = None
@@ -318,8 +320,10 @@ def _sentence(mistake: ErrorDetails, model: type[BaseModel]) -> str:
             sentence = "must be true or false"
         case "int_type":
             sentence = "must be a whole number"
+        case "float_type" | "finite_number":
+            sentence = "must be a number"
         case "greater_than_equal":
-            sentence = f"must be at least {context['ge']}"
+            sentence = f"must be at least {context['ge']:g}"
         case "string_type":
             sentence = "must be text (put it into quotes)"
         case "enum":

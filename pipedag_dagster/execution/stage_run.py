@@ -84,6 +84,8 @@ def run_stage(
         ChecksFailed: a blocking check failed. What is visible is what was visible before.
         NotMaterialized: something that is needed was never committed.
         FreshInput: the input changed while the mode asserts that it does not.
+        RunActive: another run writes the stage, for longer than `lock_timeout`.
+        ConnectionLost, DiskFull: of the database. What is visible is one whole version.
     """
     store = instance.store.table_store
     store.prepare([stage.name])
@@ -91,7 +93,7 @@ def run_stage(
     read = {output.call.stage.name for call in stage.calls for output in call.inputs}
     pins = store.pin(run_id, names, read)
     source_pins = instance.source.store.table_store.pin(run_id, names, [stage.name]) if instance.source else {}
-    with store.lock(stage.name, run_id), instance:
+    with store.lock(stage.name, run_id, tell), instance:
         base = store.current([stage.name])[stage.name]
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
         run = _StageRun(instance, stage, run_id, validation or instance.config.cache_validation, tell, base, inputs)

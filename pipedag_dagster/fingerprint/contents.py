@@ -117,6 +117,8 @@ def _of_library(value: Any) -> Content | None:
     if isinstance(value, pa.Table | pa.RecordBatch):
         return Content("arrow", (str(value.schema.remove_metadata()),), [value.to_pandas()])
     polars = sys.modules.get("polars")  # who has a polars frame has imported polars
+    if not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
+        polars = None
     if polars and isinstance(value, polars.DataFrame | polars.Series):
         frame = value if isinstance(value, polars.DataFrame) else value.to_frame()
         return Content(kind, (str(frame.schema),), [frame.to_arrow().to_pandas()])

@@ -19,6 +19,7 @@ from pipedag_dagster.errors import ConfigError, DatabaseError, did_you_mean
 from pipedag_dagster.flow import Stage
 from pipedag_dagster.orchestration.attrs import Build, given, rewired, typed
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
+from pipedag_dagster.store.table_store import take_pinned
 
 log = logging.getLogger(__name__)
 
@@ -182,9 +183,11 @@ def cache_mode(name: str) -> CacheMode:
 
 
 def release(instance: ConfigContext, run_id: str) -> None:
-    """Give up the table versions that a run has pinned, in its own instance and in the one it copies from."""
-    for one in filter(None, (instance, instance.source)):
+    """Give up the table versions that a run has pinned: in its own instance, in the one that it copies from, and
+    wherever else it has read in this process."""
+    known = [one.store.table_store for one in (instance, instance.source) if one is not None]
+    for store in dict.fromkeys([*known, *take_pinned(run_id)]):
         try:
-            one.store.table_store.unpin(run_id)
+            store.unpin(run_id)
         except DatabaseError as error:  # the run has failed for it already; pins end by themselves
             log.debug("pins of run %s stay: %s", run_id, error)

@@ -12,12 +12,13 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
+from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.names import StageSchemas, quote
 from pipedag_dagster.store import ownership, views
 from pipedag_dagster.store.catalog import Catalog, RunTable, Source, TableVersion
@@ -45,26 +46,49 @@ def commit(
     records: Sequence[RunTable],
     sources: Collection[Source] | None = None,
     note: str | None = None,
+    *,
+    check: Callable[[], None],
 ) -> None:
     """Make `tables` the version `number` of the stage. The caller holds the stage's lock.
 
     Until it returns, everybody sees the old version; killed at any point, the old version stays.
+
+    Args:
+        check: raises an error when the stage's lock was lost.
+
+    Raises:
+        ConnectionLost: the lock was lost, or the connection. Nothing was committed, or everything.
+        DatabaseError: another run that held the lock meanwhile has made this version.
     """
-    _drop_views(database, schemas.next, owner)  # of a commit that was killed
     with database.begin() as connection:
-        ownership.claim(connection, schemas.next, owner)
+        gate(connection, schemas, check)
+        _drop_views(database, schemas.next, owner)  # of a commit that was killed
+        if not ownership.claim(connection, schemas.next, owner):
+            raise DatabaseError(f"Schema {schemas.next} is left of a commit, and cannot be dropped (the log says why).")
         ownership.claim(connection, schemas.current, owner)
         for statement in _default_grants(connection, schemas.current, schemas.next):
             execute(connection, statement)
-        shown = [table for table in tables if table.kind in ("table", "view")]
-        for table in shown:
-            execute(connection, _view(schemas, table))
-        for statement in _grants(connection, schemas.current, schemas.next, shown):
+        for statement in _grants(connection, schemas.current, schemas.next, ()):
             execute(connection, statement)
+    shown = [table for table in tables if table.kind in ("table", "view")]
+    for start in range(0, len(shown), _BATCH):
+        with database.begin() as connection:
+            gate(connection, schemas, check)
+            batch = shown[start : start + _BATCH]
+            for table in batch:
+                execute(connection, _view(schemas, table))
+            for statement in _grants(connection, schemas.current, schemas.next, batch):
+                execute(connection, statement)
     with database.begin() as connection:
-        catalog.commit(
-            connection, owner.stage, number, [table.id for table in tables if table.id], run_id, sources, note
-        )
+        gate(connection, schemas, check)
+        members = [table.id for table in tables if table.id]
+        try:
+            catalog.commit(connection, owner.stage, number, members, run_id, sources, note)
+        except sa.exc.IntegrityError:
+            raise DatabaseError(
+                f"Version {number} of {owner} is there already: another run has made it meanwhile. Nothing was "
+                "committed. Run it again: what was staged is reused."
+            ) from None
         catalog.record(connection, records)
         catalog.move_pin(connection, run_id, owner.stage, number)
         _wait_for_readers(connection, schemas.current)
@@ -72,29 +96,42 @@ def commit(
         execute(connection, f"ALTER SCHEMA {quote(schemas.next)} RENAME TO {quote(schemas.current)}")
 
 
-def clean_up(database: Database, catalog: Catalog, schemas: StageSchemas, owner: Owner, keep: int) -> None:
+def gate(connection: sa.Connection, schemas: StageSchemas, check: Callable[[], None]) -> None:
+    """Make sure that the stage's lock is ours, and that until this transaction ends nobody else changes anything of the
+    stage. The lock alone does not say so: at any instant it may be lost, or taken away."""
+    key = {"key": f"pipedag:{schemas.current}:gate"}
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+    check()
+
+
+def clean_up(
+    database: Database, catalog: Catalog, schemas: StageSchemas, owner: Owner, keep: int, *, check: Callable[[], None]
+) -> None:
     """Forget old stage versions and drop what nobody needs any more. The caller holds the stage's lock.
 
     Never CASCADE: what somebody else's object depends on stays, and the log says so. Other people's views are
     pointed at the new version first. What is being read is left for the next clean-up.
     """
-    with database.begin() as connection:
-        left = old_schemas(connection, schemas, owner)
-        foreign = _foreign_views(connection, schemas.current, left) if left else {}
-    for view, definition in foreign.items():
-        _recreate(database, view, definition)
-    for schema in (*left, schemas.next):  # the next one is of a commit that was killed
-        _drop_views(database, schema, owner)
-    with database.begin() as connection:
-        catalog.forget(connection, owner.stage, keep)
-        known = catalog.physical_names(connection, owner.stage)
-        unknown = {
-            kind: [name for name in relations(connection, schemas.versions, kind) if name not in known] for kind in "vr"
-        }
-        # What a view of ours reads, maybe one of another stage, goes after it.
-        free = set(views.droppable(connection, schemas.versions, unknown["v"] + unknown["r"]))
-    for kind, word in (("v", "VIEW"), ("r", "TABLE")):
-        _drop(database, word, [quote(schemas.versions, name) for name in unknown[kind] if name in free])
+    with database.begin() as guard:
+        gate(guard, schemas, check)
+        with database.begin() as connection:
+            left = old_schemas(connection, schemas, owner)
+            foreign = _foreign_views(connection, schemas.current, left) if left else {}
+        for view, definition in foreign.items():
+            _recreate(database, view, definition)
+        for schema in (*left, schemas.next):  # the next one is of a commit that was killed
+            _drop_views(database, schema, owner)
+        with database.begin() as connection:
+            catalog.forget(connection, owner.stage, keep)
+            known = catalog.physical_names(connection, owner.stage)
+            unknown = {
+                kind: [name for name in relations(connection, schemas.versions, kind) if name not in known]
+                for kind in "vr"
+            }
+            # What a view of ours reads, maybe one of another stage, goes after it.
+            free = set(views.droppable(connection, schemas.versions, unknown["v"] + unknown["r"]))
+        for kind, word in (("v", "VIEW"), ("r", "TABLE")):
+            _drop(database, word, [quote(schemas.versions, name) for name in unknown[kind] if name in free])
 
 
 def _view(schemas: StageSchemas, table: TableVersion) -> str:
@@ -130,7 +167,7 @@ def _wait_for_readers(connection: sa.Connection, schema: str) -> None:
     us from the rest, and the more time passes between the first lock and the last, the more such readers there are.
     """
     owners = connection.execute(sa.text(_OWNERS), {"schema": quote(schema)}).all()
-    if not owners:
+    if not owners or len(owners) > connection.scalar(sa.text(_LOCKS)) / 2:
         return
     locks = "".join(f"ALTER VIEW {quote(schema, view)} OWNER TO {quote(owner)};\n" for view, owner in owners)
     tag = f"$lock{secrets.token_hex(8)}$"  # in no name
@@ -150,6 +187,8 @@ def _wait_for_readers(connection: sa.Connection, schema: str) -> None:
     execute(connection, "SET LOCAL statement_timeout = 0")
 
 
+# About as many locks as fit into the server's table of locks. When it is full, everybody gets errors.
+_LOCKS = "SELECT current_setting('max_locks_per_transaction')::int * current_setting('max_connections')::int"
 _OWNERS = """
     SELECT relname, pg_get_userbyid(relowner) FROM pg_class
     WHERE relnamespace = to_regnamespace(:schema) AND relkind = 'v' ORDER BY 1

@@ -1,4 +1,4 @@
-"""Connections to one PostgreSQL database, and what its errors mean."""
+"""Connections to one PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
-from pipedag_dagster.errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, LoginRefused
+from pipedag_dagster.errors import DatabaseError, DatabaseMissing
 from pipedag_dagster.store import embedded, frames
+from pipedag_dagster.store.failures import explained, is_missing_database, mapped
 
 STAGING = "SET LOCAL synchronous_commit = off"
 _MINIMUM = 14  # hash_record_extended(): content versions are computed in the database
@@ -65,7 +66,7 @@ class Database:
             try:
                 version = _version(engine)
             except sa.exc.OperationalError as error:
-                if not (self._create and _is_missing_database(error)):
+                if not (self._create and is_missing_database(error)):
                     raise
                 _create_database(url)
                 version = _version(engine)
@@ -83,8 +84,11 @@ class Database:
         Args:
             staging: what it writes is visible to nobody yet, so its commit need not wait for the disk: the commit that
                 makes it visible comes later in the database's log, and waits for all before it.
+
+        Raises:
+            ConnectionLost, DiskFull, DatabaseUnreachable: so it is for everything here that uses a connection.
         """
-        with self.engine.begin() as connection:
+        with self.told(), self.engine.begin() as connection:
             if staging:
                 execute(connection, STAGING)
             yield connection
@@ -93,8 +97,12 @@ class Database:
     def read(self) -> Iterator[sa.Connection]:
         """A connection in a READ ONLY transaction that sees one state of the database throughout."""
         options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
-        with self.engine.connect().execution_options(**options) as connection:
+        with self.told(), self.engine.connect().execution_options(**options) as connection:
             yield connection
+
+    def told(self) -> AbstractContextManager[None]:
+        """Turns what happens to a connection meanwhile into errors that say what to do (see `failures.mapped`)."""
+        return mapped(self.engine.url)
 
     @contextmanager
     def transaction(self, *, staging: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -163,51 +171,6 @@ def execute(connection: sa.Connection, statement: str) -> None:
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
-@contextmanager
-def explained(url: sa.URL) -> Iterator[None]:
-    """Turn a failed connection into an error that says what to do. No password is ever part of it."""
-    try:
-        yield
-    except (sa.exc.OperationalError, psycopg.OperationalError) as error:
-        # What else is in its query may be a secret.
-        query = {key: value for key, value in url.query.items() if key in ("host", "port")}
-        place = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
-        # The cause may hold connection parameters: it is quoted without its chain.
-        reason = _first_line(error, url)
-        state = _sqlstate(error)
-        if _is_missing_database(error):
-            raise DatabaseMissing(
-                f"Database {url.database!r} does not exist at {place}. Create it, or set "
-                "`create_database_if_not_exists: true` in the args of the table store."
-            ) from None
-        if state in ("28P01", "28000") or any(word in reason for word in _REFUSALS):
-            raise LoginRefused(
-                f"{place} refuses the login of user {url.username!r}: {reason}. Mend user name and password in the url."
-            ) from None
-        raise DatabaseUnreachable(
-            f"{place} cannot be reached: {reason}. Is the database running, and are host and port right?"
-        ) from None
-
-
-# A connection that fails has no SQLSTATE.
-_REFUSALS = ("authentication failed", "no password supplied", "FATAL:  role ", "no pg_hba.conf entry")
-
-
-def _first_line(error: Exception, url: sa.URL) -> str:
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    return reason.replace(url.password, "***") if url.password else reason
-
-
-def _sqlstate(error: Exception) -> str | None:
-    original = getattr(error, "orig", None) or error
-    return getattr(original, "sqlstate", None)
-
-
-def _is_missing_database(error: Exception) -> bool:
-    text = str(getattr(error, "orig", None) or error)
-    return _sqlstate(error) == "3D000" or ('database "' in text and "does not exist" in text)
-
-
 def _version(engine: sa.Engine) -> int:
     with engine.connect() as connection:
         return int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
@@ -229,6 +192,6 @@ def _create_database(url: sa.URL) -> None:
                 f"Database {url.database!r} does not exist, and user {url.username!r} may not create it: {error}"
             ) from None
         except psycopg.OperationalError as error:
-            if not _is_missing_database(error):
+            if not is_missing_database(error):
                 raise
     raise DatabaseMissing(f"Database {url.database!r} does not exist, and there is no database to create it from.")

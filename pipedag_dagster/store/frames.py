@@ -196,6 +196,8 @@ def to_polars(table: pa.Table, kind: type) -> Any:
 
 def _parts(frame: Any, what: str) -> list[tuple[Any, Any]]:
     polars = sys.modules.get("polars")  # who has a polars frame has imported polars
+    if not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
+        polars = None
     if polars and isinstance(frame, polars.LazyFrame):
         frame = frame.collect()
     if polars and isinstance(frame, polars.DataFrame):

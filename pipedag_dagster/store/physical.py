@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from pipedag_dagster.errors import UnstorableResult
+from pipedag_dagster.errors import DatabaseError, UnstorableResult
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.names import quote
 from pipedag_dagster.store import frames
@@ -80,10 +80,23 @@ def from_frame(database: Database, schema: str, name: str, frame: Any, constrain
     ddl = [sa.Column(key, kind) for key, kind in frames.column_types(arrow.schema).items()]
     with database.begin(staging=True) as connection:
         connection.execute(sa.schema.CreateTable(sa.Table(name, sa.MetaData(), *ddl, schema=schema)))
-    rows = frames.write(database.uri, schema, name, arrow)
-    with database.transaction(staging=True) as connection:
-        columns, size = _finish(connection, schema, name, constraints, what)
+    with _dropped_if_it_fails(database, quote(schema, name)):
+        with database.told():
+            rows = frames.write(database.uri, schema, name, arrow)
+        with database.transaction(staging=True) as connection:
+            columns, size = _finish(connection, schema, name, constraints, what)
     return Made(name, columns, rows, size, frames.content_version(arrow))
+
+
+@contextmanager
+def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
+    """What was written in part takes as much room as the whole, and may have filled the disk."""
+    try:
+        yield
+    except Exception:
+        with suppress(DatabaseError, psycopg.Error, sa.exc.SQLAlchemyError), database.transaction() as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {table}".encode())
+        raise
 
 
 def from_query(

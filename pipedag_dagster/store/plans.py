@@ -18,7 +18,7 @@ _PICKLED = (b"\x80\x04\x95", b"\x80\x05\x95", b"\xcc\x80\x04\xcc\x95", b"\xcc\x8
 def is_lazy(value: Any) -> bool:
     """Whether it is a LazyFrame, or the class."""
     polars = sys.modules.get("polars")  # who has a LazyFrame has imported polars
-    if polars is None:
+    if polars is None or not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
         return False
     return isinstance(value, polars.LazyFrame) or (isinstance(value, type) and issubclass(value, polars.LazyFrame))
 

@@ -118,8 +118,11 @@ def drop(store: TableStore, *, force: bool = False) -> Holdings:
     if not found.schemas:
         return found
     blobs = store.blobs if store.catalog.schema in found.schemas and store.exists() else None
+    with store.database.read() as connection:
+        owners = _owned(store, connection)
+    stages = [(schema, owner.stage) for schema, owner in owners.items() if owner.stage]
     with store.database.connect("pipedag drop") as locks:
-        lock.take_all(locks, found.schemas)
+        lock.take_all(locks, [replace(store.stage_lock(stage), schema=schema) for schema, stage in stages])
         with store.database.read() as connection:  # its snapshot is taken after the locks
             owners = _owned(store, connection)
             if not force:

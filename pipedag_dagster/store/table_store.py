@@ -13,7 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.config.instances import InstanceConfig
-from pipedag_dagster.errors import NotMaterialized
+from pipedag_dagster.errors import DatabaseError, NotMaterialized
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import Text
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
@@ -21,7 +21,7 @@ from pipedag_dagster.store import commit, frames, ownership, physical, plans, sc
 from pipedag_dagster.store.blobs import BlobStore
 from pipedag_dagster.store.catalog import Catalog, Finding, RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.store.database import Database
-from pipedag_dagster.store.lock import stage_lock
+from pipedag_dagster.store.lock import StageLock, hold
 from pipedag_dagster.store.ownership import Owner
 from pipedag_dagster.store.physical import Constraints, Made
 from pipedag_dagster.tables import SCRIPT_SCHEMA
@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 
 HEAD_COLUMNS = 20
 """How many columns of a table `heads` shows."""
+
+
+_pinned: dict[str, dict[TableStore, None]] = {}
+
+
+def take_pinned(run_id: str) -> list[TableStore]:
+    """The stores in which a run has pinned something, in this process. It forgets them: the caller unpins."""
+    return list(_pinned.pop(run_id, {}))
 
 
 class Schema(str):
@@ -124,12 +132,13 @@ class TableStore:
         wanted = stages if wanted is None else wanted
         if not self.exists():
             return {stage: StageVersion(stage, 0, {}) for stage in wanted}
+        _pinned.setdefault(run_id, {})[self] = None
         with self.database.begin() as connection:
             pins = self.catalog.pin(connection, run_id, stages)
             return self.catalog.versions(connection, {stage: pins[stage] for stage in wanted})
 
     def unpin(self, run_id: str) -> None:
-        """Give up what the run has pinned."""
+        """Give up what the run has pinned here."""
         with self.database.begin() as connection:
             if ownership.owner_of(connection, self.catalog.schema) == self.owner(""):
                 self.catalog.unpin(connection, run_id)
@@ -165,13 +174,11 @@ class TableStore:
             return found.alias(table.name) if where is None else _rows(found, where).subquery(table.name)
         source = quote(self.schemas(table.stage).versions, table.physical)
         try:
-            arrow = frames.read(self.database.uri, f"SELECT * FROM {source}" + (f" WHERE {where}" if where else ""))
+            with self.database.told():
+                arrow = frames.read(self.database.uri, f"SELECT * FROM {source}" + (f" WHERE {where}" if where else ""))
         except Exception as error:
             if "does not exist" in str(error):
-                raise NotMaterialized(
-                    f"This version of {what} was dropped since (keep_versions: "
-                    f"{self.config.keep_versions}). Read it again: a newer one is there."
-                ) from None
+                raise self._gone(table, what) from None
             raise
         if kind is None or issubclass(kind, pd.DataFrame):
             return frames.to_pandas(arrow)
@@ -182,12 +189,23 @@ class TableStore:
         source = quote(self.schemas(table.stage).versions, table.physical)
         return plans.shape(self.database.uri, source, table.physical)
 
+    def _gone(self, table: TableVersion, what: str) -> NotMaterialized:
+        if table.stage in self._lock_checks:
+            self._lock_checks[table.stage]()  # a server that crashed has lost what it had not written to its disk yet
+        return NotMaterialized(
+            f"This version of {what} was dropped since (keep_versions: "
+            f"{self.config.keep_versions}). Read it again: a newer one is there."
+        )
+
     def reflect(self, table: TableVersion) -> sa.Table:
         """The physical table for SQLAlchemy. It never changes, so it is looked up once."""
         if table.physical not in self._reflected:
             schema = self.schemas(table.stage).versions
             with self.database.read() as connection:
-                found = sa.Table(table.physical, sa.MetaData(), schema=schema, autoload_with=connection)
+                try:
+                    found = sa.Table(table.physical, sa.MetaData(), schema=schema, autoload_with=connection)
+                except sa.exc.NoSuchTableError:
+                    raise self._gone(table, f"{table.stage}.{table.name}") from None
             self._reflected[table.physical] = found
         return self._reflected[table.physical]
 
@@ -253,6 +271,8 @@ class TableStore:
         """Record what one execution of a task has staged, so that this or a later run can use it, with the texts of
         its code and queries."""
         with self.database.begin(staging=True) as connection:
+            for stage in {table.stage for table in tables} & self._lock_checks.keys():
+                commit.gate(connection, self.schemas(stage), self._lock_checks[stage])
             return self.catalog.add(connection, tables, texts)
 
     def find(self, stage: str, key: str, *, with_cache_value: bool = True) -> list[TableVersion]:
@@ -279,10 +299,24 @@ class TableStore:
 
     # Committing
 
+    def stage_lock(self, stage: str) -> StageLock:
+        """The lock of a stage, by name; see `lock` for holding it."""
+        instance = self.config.name
+        what = f"stage {stage!r} of instance {instance!r}"
+        return StageLock(self.schemas(stage).current, what, f"pipedag-dagster unlock {instance} {stage}")
+
     @contextmanager
-    def lock(self, stage: str, run_id: str) -> Iterator[None]:
-        """Hold the stage's lock: one run at a time writes a stage."""
-        with stage_lock(self.database, self.schemas(stage).current, run_id) as check:
+    def lock(self, stage: str, run_id: str, tell: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the stage's lock: one run at a time writes a stage.
+
+        Args:
+            tell: gets a line of text when it must wait.
+
+        Raises:
+            RunActive: another run holds it for longer than the instance's `lock_timeout`.
+        """
+        timeout = self.config.lock_timeout
+        with hold(self.database, self.stage_lock(stage), run_id, timeout=timeout, tell=tell) as check:
             self._lock_checks[stage] = check
             try:
                 yield
@@ -307,17 +341,26 @@ class TableStore:
             sources: what its inputs were copied from; without it, what those of the version before were.
             note: why it was made, when no run of the stage has made it.
         """
-        owner, members = self.owner(stage), list(tables.values())
-        self._lock_checks[stage]()
         commit.commit(
-            self.database, self.catalog, self.schemas(stage), owner, number, members, run_id, records, sources, note
+            self.database,
+            self.catalog,
+            self.schemas(stage),
+            self.owner(stage),
+            number,
+            list(tables.values()),
+            run_id,
+            records,
+            sources,
+            note,
+            check=self._lock_checks[stage],
         )
-        self.clean_up(stage)
+        self._clean_up_after(stage)
 
     def clean_up(self, stage: str) -> None:
         """Drop what nobody needs any more. The caller holds the stage's lock."""
         before = self._files(stage)
-        commit.clean_up(self.database, self.catalog, self.schemas(stage), self.owner(stage), self.config.keep_versions)
+        keep, check = self.config.keep_versions, self._lock_checks[stage]
+        commit.clean_up(self.database, self.catalog, self.schemas(stage), self.owner(stage), keep, check=check)
         if before:
             self._remove_blobs(stage, before - self._files(stage))
 
@@ -336,6 +379,13 @@ class TableStore:
         except OSError as error:  # what is visible is not touched by it; gc tries again
             log.warning("%s: blobs that nobody needs stay for now: %s", stage, error)
 
+    def _clean_up_after(self, stage: str) -> None:
+        """Clean up after what was to be done is done: what goes wrong here does not undo it."""
+        try:
+            self.clean_up(stage)
+        except DatabaseError as error:
+            log.warning("stage %s: old versions stay for the next run. %s", stage, error)
+
     def shows(self, version: StageVersion) -> bool:
         """Whether people see the views of this version: somebody may have dropped one."""
         with self.database.read() as connection:
@@ -349,7 +399,7 @@ class TableStore:
             self.catalog.record(connection, records)
             # Another run may have committed it since this one pinned what it sees.
             self.catalog.move_pin(connection, run_id, stage, number)
-        self.clean_up(stage)
+        self._clean_up_after(stage)
 
     def of_run(self, run_id: str) -> list[tuple[RunTable, TableVersion]]:
         """What a run did, table by table."""

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.names import quote
 from pipedag_dagster.store import ownership, views
+from pipedag_dagster.store.catalog import Column
 from pipedag_dagster.store.table_store import TableStore
 
 
@@ -31,13 +32,25 @@ def differences(store: TableStore) -> list[Difference]:
         DatabaseError: the database cannot be read.
     """
     if not store.exists():
-        return []
+        with store.database.read() as connection:
+            owned = ownership.owned(connection, store.config.pipeline, store.config.instance_id)
+        missing = f"but the catalog {quote(store.catalog.schema)} is not there"
+        return [Difference(f"schema {schema} belongs to {owner}, {missing}") for schema, owner in owned.items()]
     with store.database.read() as connection:
-        return [
-            difference
-            for stage in store.catalog.stages(connection)
-            for difference in _of_stage(store, connection, stage)
-        ]
+        stages = store.catalog.stages(connection)
+        of_stages = [found for stage in stages for found in _of_stage(store, connection, stage)]
+        return [*of_stages, *_of_pins(store, connection)]
+
+
+def _of_pins(store: TableStore, connection: sa.Connection) -> Iterator[Difference]:
+    pin, version = store.catalog.pins, store.catalog.stage_version
+    same = sa.and_(pin.c.stage == version.c.stage, pin.c.number == version.c.number)
+    query = sa.select(pin, (pin.c.until < sa.func.now()).label("ended")).join(version, same, isouter=True)
+    for row in connection.execute(
+        query.where(pin.c.number > 0, version.c.number.is_(None) | (pin.c.until < sa.func.now()))
+    ):
+        what = f"run {row.run_id} pins version {row.number} of stage {row.stage}"
+        yield Difference(f"{what}, and its time is over" if row.ended else f"{what}, which is not there", row.ended)
 
 
 def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Iterator[Difference]:
@@ -60,6 +73,17 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
     there = set(connection.scalars(sa.text(_TABLES), {"schema": schemas.versions}))
     for physical in sorted(known - there):
         yield Difference(f"{quote(schemas.versions, physical)} is in the catalog, but not in the database")
+    made = store.catalog.table_version
+    rows = connection.execute(
+        sa.select(made.c.physical, made.c.columns).where(made.c.stage == stage, made.c.kind == "table")
+    )
+    recorded = {row.physical: [Column(**column) for column in row[1]] for row in rows}
+    actual: dict[str, list[Column]] = {}
+    for row in connection.execute(sa.text(_COLUMNS), {"schema": schemas.versions}):
+        actual.setdefault(row.relname, []).append(Column(row.attname, row.type, row.nullable))
+    for physical in sorted(recorded.keys() & there):
+        if recorded[physical] != actual.get(physical, []):
+            yield Difference(f"{quote(schemas.versions, physical)} has other columns than the catalog says")
     # What a view of ours reads stays with it, whatever has become of its own stage.
     for physical in sorted(views.droppable(connection, schemas.versions, there - known)):
         yield Difference(f"{quote(schemas.versions, physical)} is not in the catalog", harmless=True)
@@ -94,6 +118,11 @@ _SHOWN = """
 _TABLES = """
     SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = :schema AND c.relkind IN ('r', 'v')
+"""
+_COLUMNS = """
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod) AS type, NOT a.attnotnull AS nullable
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = :schema AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 _LEFT = """
     SELECT nspname FROM pg_namespace

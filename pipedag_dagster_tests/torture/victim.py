@@ -7,10 +7,11 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ from pipedag_dagster.store import commit, frames, physical, table_store
 from pipedag_dagster.store.catalog import Catalog
 
 TABLES = 4
+SECONDS = 120
+"""After which a test that waits has failed."""
 
 
 def flow(generation: int) -> Flow:
@@ -55,24 +58,24 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _before(original: Callable[..., Any], calls: int) -> Callable[..., Any]:
+def _before(original: Callable[..., Any], calls: int, act: Callable[[], object]) -> Callable[..., Any]:
     left = itertools.count(calls, -1)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if next(left) == 1:
-            _die()
+            act()
         return original(*args, **kwargs)
 
     return wrapped
 
 
-def _after(original: Callable[..., Any], calls: int) -> Callable[..., Any]:
+def _after(original: Callable[..., Any], calls: int, act: Callable[[], object]) -> Callable[..., Any]:
     left = itertools.count(calls, -1)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         if next(left) == 1:
-            _die()
+            act()
         return result
 
     return wrapped
@@ -96,12 +99,21 @@ STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
 """Where a run can be killed: what is patched, in the victim's process only."""
 
 
+@contextmanager
+def at(step: str, act: Callable[[], object], calls: int = 1) -> Iterator[None]:
+    """Do `act` when this process comes to `step` for the `calls`-th time."""
+    owner, name, how = STEPS[step]
+    original = getattr(owner, name)
+    setattr(owner, name, functools.wraps(original)(how(original, calls, act)))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
 def _main(job: Callable[[], object], step: str | None, calls: int) -> None:
-    if step is not None:
-        owner, name, how = STEPS[step]
-        original = getattr(owner, name)
-        setattr(owner, name, functools.wraps(original)(how(original, calls)))
-    job()
+    with nullcontext() if step is None else at(step, _die, calls):
+        job()
 
 
 def start(config: Path | str, generation: int, step: str | None = None) -> ForkServerProcess:
@@ -112,8 +124,45 @@ def start(config: Path | str, generation: int, step: str | None = None) -> ForkS
 def start_job(job: Callable[[], object], step: str | None = None, calls: int = 1) -> ForkServerProcess:
     """Do something in a process of its own, which kills itself when it comes to `step` for the `calls`-th time. It
     imports nothing: it is forked from a process that has done so."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "pipedag_dagster_tests.torture.shop"])
-    process = context.Process(target=_main, args=(job, step, calls), daemon=True)
+    process = _context().Process(target=_main, args=(job, step, calls), daemon=True)
     process.start()
     return process
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "pipedag_dagster_tests.torture.shop"])
+    return context
+
+
+T = TypeVar("T")
+
+
+class Paused(Generic[T]):
+    """Something that is done in a process of its own, which comes to `step` and stays there until it may `go` on."""
+
+    def __init__(self, job: Callable[[], T], step: str, calls: int = 1) -> None:
+        context = _context()
+        self._reached, self._go = context.Event(), context.Event()
+        self._answer, answer = context.Pipe(duplex=False)
+        arguments = (job, step, calls, self._reached, self._go, answer)
+        self.process = context.Process(target=_pausing, args=arguments, daemon=True)
+        self.process.start()
+        assert self._reached.wait(SECONDS)
+
+    def go(self) -> T:
+        """Let it go on. Returns what it returns."""
+        self._go.set()
+        assert self._answer.poll(SECONDS)
+        result: T = self._answer.recv()
+        self.process.join(SECONDS)
+        return result
+
+
+def _pausing(job: Callable[[], object], step: str, calls: int, reached: Any, go: Any, answer: Any) -> None:
+    def pause() -> None:
+        reached.set()
+        go.wait(SECONDS)
+
+    with at(step, pause, calls):
+        answer.send(job())
