@@ -170,7 +170,7 @@ def test_a_killed_process_leaves_the_old_blob_visible(config: PipedagConfig, bas
         "import os, signal, sys\n"
         "from pipedag_dagster import *\n"
         "from pipedag_dagster.store import commit\n"
-        "commit.commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "commit.commit = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from pipedag_dagster_tests.test_outputs import Line\n"
         "line = Line(PipedagConfig(sys.argv[1]).get('full'), lambda: Blob('new'), generation=2)\n"
         "line.run()\n"

@@ -228,7 +228,8 @@ class TableStore:
     def stage_frame(self, stage: str, name: str, frame: Any, constraints: Constraints) -> Made:
         """Write a DataFrame into a new physical table."""
         schema, what = self.schemas(stage).versions, f"{stage}.{name}"
-        return physical.from_frame(self.database, schema, physical_name(name), frame, constraints, what)
+        with self._or_lost(stage):
+            return physical.from_frame(self.database, schema, physical_name(name), frame, constraints, what)
 
     def stage_query(
         self, stage: str, name: str, query: str, constraints: Constraints, source: TableStore | None = None
@@ -241,19 +242,32 @@ class TableStore:
         """
         schema, what, limit = self.schemas(stage).versions, f"{stage}.{name}", self.config.content_hash_rows
         place = (self.database, schema, physical_name(name))
-        if source is None or self.database.same_as(source.database):
-            return physical.from_query(*place, query, constraints, what, hash_rows=limit)
-        return physical.from_elsewhere(source.database, query, *place, constraints, what, hash_rows=limit)
+        with self._or_lost(stage):
+            if source is None or self.database.same_as(source.database):
+                return physical.from_query(*place, query, constraints, what, hash_rows=limit)
+            return physical.from_elsewhere(source.database, query, *place, constraints, what, hash_rows=limit)
 
     def stage_view(self, stage: str, name: str, query: str) -> Made:
         """Make a view of a query on physical tables of the instance."""
         schema, what = self.schemas(stage).versions, f"{stage}.{name}"
-        return views.make(self.database, schema, physical_name(name), query, what, self._place)
+        with self._or_lost(stage):
+            return views.make(self.database, schema, physical_name(name), query, what, self._place)
 
     def stage_script(self, stage: str, texts: Sequence[str], what: str) -> dict[str, Made]:
         """Run a script. Returns the tables and views that it has made, by their names."""
         limit = self.config.content_hash_rows
-        return scripts.run(self.database, self.schemas(stage), texts, what, self._place, hash_rows=limit)
+        with self._or_lost(stage):
+            return scripts.run(self.database, self.schemas(stage), texts, what, self._place, hash_rows=limit)
+
+    @contextmanager
+    def _or_lost(self, stage: str) -> Iterator[None]:
+        """When something fails because the server has crashed, and so has lost what was just made, say that."""
+        try:
+            yield
+        except Exception:
+            if stage in self._lock_checks:
+                self._lock_checks[stage]()
+            raise
 
     def _place(self, schema: str, owner: Owner | None) -> str:
         """Whose a schema is that a view reads from: "ours" for physical tables of this instance."""
