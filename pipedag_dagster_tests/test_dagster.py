@@ -449,11 +449,11 @@ def full_job():
 def project(instances: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A project in a folder of its own, which is the working directory."""
     instances()
-    (tmp_path / "shop_definitions.py").write_text(PROJECT)
+    (tmp_path / "dagster_project.py").write_text(PROJECT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield importlib.import_module("shop_definitions")
-    del sys.modules["shop_definitions"]
+    yield importlib.import_module("dagster_project")
+    del sys.modules["dagster_project"]
 
 
 def test_reexecution_from_failure_runs_the_stage_that_failed(
@@ -477,7 +477,7 @@ def test_the_command_line_of_dagster_materializes_an_instance_and_one_of_its_sta
     project: ModuleType, tmp_path: Path, connection: Connection
 ) -> None:
     def dagster_materialize(instance: str, selection: str) -> None:
-        command = ["asset", "materialize", "-m", "shop_definitions", "-a", instance, "--select", selection]
+        command = ["asset", "materialize", "-m", "dagster_project", "-a", instance, "--select", selection]
         done = subprocess.run(
             [sys.executable, "-m", "dagster", *command],
             cwd=tmp_path,
