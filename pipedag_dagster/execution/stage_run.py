@@ -29,6 +29,8 @@ from pipedag_dagster.store.catalog import RunTable, Source, StageVersion, TableV
 
 log = logging.getLogger(__name__)
 
+_LISTEN = 0.5  # seconds
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -206,7 +208,9 @@ class _StageRun:
                         running[threads.submit(contextvars.copy_context().run, self._run_call, call)] = call
                 if not running:
                     continue
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                # Ctrl-C must reach this thread. Libraries of tasks (polars is one) may install handlers of signals by
+                # which only a wait with a time is interrupted.
+                done, _ = wait(running, timeout=_LISTEN, return_when=FIRST_COMPLETED)
                 for future in done:
                     call = running.pop(future)
                     try:

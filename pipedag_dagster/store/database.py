@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import psycopg
 import sqlalchemy as sa
@@ -55,13 +56,7 @@ class Database:
 
     def _open(self) -> sa.Engine:
         url = embedded.start(self._project) if isinstance(self._given, str) else self._given
-        # Between the stages of a long run a pooled connection may have been cut: each is tried before it is used.
-        engine = sa.create_engine(
-            _with_role(url, self._role).set(drivername="postgresql+psycopg"),
-            pool_size=10,
-            max_overflow=20,
-            pool_pre_ping=True,
-        )
+        engine = _engine(_with_role(url, self._role).set(drivername="postgresql+psycopg"))
         with explained(url):
             try:
                 version = _version(engine)
@@ -144,6 +139,32 @@ class Database:
                 frames.disconnect(_uri(self._engine))
                 self._engine.dispose()
                 self._engine = None
+
+
+_engines: WeakValueDictionary[sa.URL, sa.Engine] = WeakValueDictionary()
+_engines_lock = threading.Lock()
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    """The pool of this process for a url and role: all instances in one database share it."""
+    with _engines_lock:
+        engine = _engines.get(url)
+        if engine is None:
+            # Between the stages of a long run a pooled connection may have been cut: each is tried before it is used.
+            engine = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            _engines[url] = engine
+        return engine
+
+
+def _forget_connections() -> None:
+    """In a process that was forked: those that are open belong to the process that it was forked from."""
+    global _engines_lock
+    _engines_lock = threading.Lock()
+    for engine in _engines.values():
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
 
 
 def _with_role(url: sa.URL, role: str | None) -> sa.URL:
