@@ -55,7 +55,7 @@ def test_what_it_says_to_type_next_works(project: Path) -> None:
 
 
 def test_a_new_project_is_formatted_and_ignores_what_is_made(project: Path) -> None:
-    type_in(project, "ruff format --check .")
+    type_in(project, "ruff format --check --line-length 120 .")
     assert (project / ".gitignore").read_text().splitlines()[0] == "__pycache__/"
     assert 'name = "web_shop"' in (project / "pyproject.toml").read_text()
     assert (project / "web_shop" / "flow.py").is_file()
