@@ -65,7 +65,7 @@ def _files(package: str) -> Iterator[tuple[Path, str]]:
 def _template(folder: Traversable, path: Path) -> Iterator[tuple[Path, Traversable]]:
     for part in sorted(folder.iterdir(), key=lambda one: one.name):
         if part.is_dir():
-            if part.name != "__pycache__":
+            if part.name != "__pycache__" and not part.name.startswith("."):  # what tools leave behind
                 yield from _template(part, path / part.name)
         else:
             yield path / part.name, part
