@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -86,3 +87,12 @@ def instances(tmp_path: Path, database_url: sa.URL) -> Callable[..., PipedagConf
         return PipedagConfig(folder)
 
     return write
+
+
+@pytest.fixture
+def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that keeps its history on disk, as one with DAGSTER_HOME does."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        yield instance

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -69,14 +68,6 @@ def build(instance: ConfigContext) -> Flow:
         with Stage("report"):
             copied(bought(orders, customers))
     return flow
-
-
-@pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield instance
 
 
 def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:

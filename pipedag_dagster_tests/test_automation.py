@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -74,14 +73,6 @@ def build(instance: ConfigContext) -> Flow:
         with Stage("report"):
             report(cleaned)
     return flow
-
-
-@pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield instance
 
 
 class Watch:

@@ -78,14 +78,6 @@ def shop(
 
 
 @pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield instance
-
-
-@pytest.fixture
 def connection(database_url: sa.URL) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connected:
         yield connected

@@ -65,15 +65,6 @@ def build(instance: ConfigContext) -> Flow:
 
 
 @pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance that keeps its history on disk, as one with DAGSTER_HOME does."""
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield instance
-
-
-@pytest.fixture
 def connection(database_url: sa.URL) -> Iterator[Connection]:
     with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connected:
         yield connected

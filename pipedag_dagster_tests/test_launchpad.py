@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,6 @@ def build(instance: ConfigContext) -> Flow:
             if instance.attrs.get("with_extra"):
                 extra(orders)
     return flow
-
-
-@pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield instance
 
 
 @pytest.fixture
