@@ -139,3 +139,12 @@ def quote(*parts: str) -> str:
     '"full_raw"."orders"'
     """
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def literal(text: str) -> str:
+    """An SQL text constant, whatever the server's `standard_conforming_strings` says.
+
+    >>> literal("it's")
+    "E'it''s'"
+    """
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -31,7 +31,8 @@ from pipedag_dagster.errors import (
 )
 from pipedag_dagster.names import quote
 from pipedag_dagster.store import commit as commit_module
-from pipedag_dagster.store.catalog import FORMAT, StageVersion, TableVersion
+from pipedag_dagster.store.catalog import StageVersion, TableVersion
+from pipedag_dagster.store.catalog_tables import FORMAT
 from pipedag_dagster.store.database import Database
 from pipedag_dagster.store.ownership import Owner, owner_of
 from pipedag_dagster.store.physical import Constraints, Made

@@ -19,7 +19,7 @@ import psycopg
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import DatabaseError
-from pipedag_dagster.names import StageSchemas, quote
+from pipedag_dagster.names import StageSchemas, literal, quote
 from pipedag_dagster.store import ownership, views
 from pipedag_dagster.store.catalog import Catalog, RunTable, Source, TableVersion
 from pipedag_dagster.store.database import Database, execute
@@ -76,7 +76,7 @@ def commit(
             gate(connection, schemas, check)
             batch = shown[start : start + _BATCH]
             for table in batch:
-                execute(connection, _view(schemas, table))
+                execute(connection, _view(schemas, table, catalog))
             for statement in _grants(connection, schemas.current, schemas.next, batch):
                 execute(connection, statement)
     with database.begin() as connection:
@@ -134,10 +134,20 @@ def clean_up(
             _drop(database, word, [quote(schemas.versions, name) for name in unknown[kind] if name in free])
 
 
-def _view(schemas: StageSchemas, table: TableVersion) -> str:
+def _view(schemas: StageSchemas, table: TableVersion, catalog: Catalog) -> str:
+    """The view that people query.
+
+    Names are looked up afresh in every statement, rows are not: a REPEATABLE READ transaction that began before the
+    physical table was made would find it empty. It sees the table's entry in pg_class exactly when it sees its rows,
+    because both are written in one transaction; when it does not, `is_visible` raises an error. PostgreSQL asks it
+    once a statement, and not for each row.
+    """
     columns = ", ".join(quote(column.name) for column in table.columns)
-    source = quote(schemas.versions, table.physical)
-    return f"CREATE VIEW {quote(schemas.next, table.name)} AS SELECT {columns} FROM {source}"
+    source, name = quote(schemas.versions, table.physical), quote(schemas.current, table.name)
+    return (
+        f"CREATE VIEW {quote(schemas.next, table.name)} AS SELECT {columns} FROM {source} "
+        f"WHERE {quote(catalog.schema)}.is_visible({literal(source)}, {literal(name)})"
+    )
 
 
 def old_schemas(connection: sa.Connection, schemas: StageSchemas, owner: Owner) -> list[str]:

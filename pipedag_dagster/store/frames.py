@@ -17,14 +17,16 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 import xxhash
+from sqlalchemy.dialects import postgresql
 
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
-from pipedag_dagster.names import MAX_BYTES
+from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.store import columns
 
 _SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}  # every table of PostgreSQL has them already
 
 
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _UNKNOWN = "unnamed<oid"
 _kept: dict[str, Any] = {}
 
@@ -84,21 +86,26 @@ def content_version(table: pa.Table) -> str:
 
 
 def write(uri: str, schema: str, name: str, table: pa.Table) -> int:
-    """Append a canonical table to the existing table `schema.name`, in a transaction of its own.
-
-    The table must have been created with the types that `column_types` says. Returns the number of rows.
+    """Make the table `schema.name` of a canonical one, in a transaction of its own: whoever sees the table sees its
+    rows. Returns their number.
 
     Raises:
-        adbc_driver_manager.Error: from the database, for example on a violated primary key.
+        adbc_driver_manager.Error: from the database, for example when the table is there.
 
     >>> write("postgresql://localhost/shop", "full_raw__versions", "orders_1f", table)  # doctest: +SKIP
     1204113
     """
     with _connect(uri) as connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit = off")  # nobody sees it yet (see Database.begin)
+        cursor.execute(f"CREATE TABLE {quote(schema, name)} ({_ddl(table.schema)})")
         rows = cursor.adbc_ingest(name, table, mode="append", db_schema_name=schema)
         connection.commit()
     return int(rows)
+
+
+def _ddl(schema: pa.Schema) -> str:
+    columns = column_types(schema).items()
+    return ", ".join(f"{quote(name)} {kind.compile(dialect=_DIALECT)}" for name, kind in columns)
 
 
 def read(uri: str, sql: str) -> pa.Table:

@@ -77,20 +77,16 @@ def from_frame(database: Database, schema: str, name: str, frame: Any, constrain
         UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
     """
     arrow = frames.to_arrow(frame, what)
-    ddl = [sa.Column(key, kind) for key, kind in frames.column_types(arrow.schema).items()]
-    with database.begin(staging=True) as connection:
-        connection.execute(sa.schema.CreateTable(sa.Table(name, sa.MetaData(), *ddl, schema=schema)))
-    with _dropped_if_it_fails(database, quote(schema, name)):
-        with database.told():
-            rows = frames.write(database.uri, schema, name, arrow)
-        with database.transaction(staging=True) as connection:
-            columns, size = _finish(connection, schema, name, constraints, what)
+    with database.told():
+        rows = frames.write(database.uri, schema, name, arrow)
+    with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
+        columns, size = _finish(connection, schema, name, constraints, what)
     return Made(name, columns, rows, size, frames.content_version(arrow))
 
 
 @contextmanager
 def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
-    """What was written in part takes as much room as the whole, and may have filled the disk."""
+    """What is of no use takes as much room as what is, and may have filled the disk."""
     try:
         yield
     except Exception:

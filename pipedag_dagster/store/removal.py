@@ -166,13 +166,14 @@ def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.O
 
     views = _views(connection, owners)
     data = of_kind("r", [schema for schema, owner in owners.items() if owner.stage])
-    catalog = of_kind("r", [schema for schema, owner in owners.items() if not owner.stage])
+    catalogs = [schema for schema, owner in owners.items() if not owner.stage]
     batches = [
         f"DROP {kind} {', '.join(batch)} RESTRICT"
         for kind, names in (("VIEW", views), ("TABLE", data))
         for batch in _batches(names)
     ]
-    last = [f"DROP TABLE {', '.join(catalog)} RESTRICT"] if catalog else []
+    last = [f"DROP TABLE {', '.join(tables)} RESTRICT" for name in catalogs if (tables := of_kind("r", [name]))]
+    last += [f"DROP FUNCTION IF EXISTS {quote(name)}.is_visible(regclass, text) RESTRICT" for name in catalogs]
     last.append(f"DROP SCHEMA {', '.join(map(quote, owners))} RESTRICT")
     if len(views) + len(data) <= _ONE_TRANSACTION:
         return [batches + last]
@@ -221,7 +222,8 @@ _DEPENDENTS = """
         OR c.relkind = 'r' AND NOT n.nspname LIKE '%\\_\\_versions' AND NOT n.nspname = ANY(:catalogs))
     UNION ALL
     SELECT n.nspname, p.proname, pg_describe_object('pg_proc'::regclass, p.oid, 0)
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(:schemas)
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = ANY(:schemas) AND NOT (n.nspname = ANY(:catalogs) AND p.proname = 'is_visible')
 """
 
 

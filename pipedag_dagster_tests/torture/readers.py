@@ -20,6 +20,7 @@ from pipedag_dagster.store import commit
 from pipedag_dagster.store.catalog import TableVersion
 from pipedag_dagster.store.physical import Constraints
 from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.store.verify import differences
 
 STAGE = "work"
 TABLES = 30
@@ -202,6 +203,19 @@ def linger(stop: Stop, uri: str, schema: str, hold: float) -> int:
             time.sleep(hold)
             connection.commit()
             done += 1
+    return done
+
+
+def check(stop: Stop, config: str) -> Reads:
+    """`pipedag-dagster check --database`: `mixed` when it finds catalog and views of different versions."""
+    store = PipedagConfig(config).get("full").store.table_store
+    done = Reads()
+    while not stop():
+        try:
+            done.mixed += any(not found.harmless for found in differences(store))
+        except Exception as error:
+            done.errors[f"{type(error).__name__}: {error}"] += 1
+        done.statements += 1
     return done
 
 
