@@ -65,7 +65,7 @@ class Check:
     @property
     def wrong(self) -> str:
         """What is wrong with the bad rows: "3 of 7 rows …"."""
-        return "are bad"
+        return "refused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class ColumnCheck(Check):
 class Unique(ColumnCheck):
     @property
     def wrong(self) -> str:
-        return f"share their {_listed(self.columns)} with another row"
+        return f"with the {_listed(self.columns)} of another row"
 
     def _where(self, target: str) -> str:
         return self._all("IS NOT NULL")  # as for UNIQUE: no value is no value twice
@@ -123,7 +123,7 @@ class NotNull(ColumnCheck):
 
     @property
     def wrong(self) -> str:
-        return f"have no {_listed(self.columns, 'or')}"
+        return f"without {_listed(self.columns, 'or')}"
 
     def _where(self, target: str) -> str:
         return self._all("IS NULL", "OR")
@@ -133,7 +133,7 @@ class NotNull(ColumnCheck):
 class PrimaryKey(ColumnCheck):
     @property
     def wrong(self) -> str:
-        return f"have no {_listed(self.columns, 'or')}, or share it with another row"
+        return f"without {_listed(self.columns, 'or')}, or with that of another row"
 
     def _where(self, target: str) -> str:
         return "true"
@@ -148,7 +148,7 @@ class AcceptedValues(ColumnCheck):
 
     @property
     def wrong(self) -> str:
-        return f"have another {self.columns[0]} than {', '.join(map(repr, self.values))}"
+        return f"with another {self.columns[0]} than {', '.join(map(repr, self.values))}"
 
     def _where(self, target: str) -> str:
         values = ", ".join(sql.Literal(value).as_string() for value in self.values)
@@ -163,7 +163,7 @@ class References(ColumnCheck):
 
     @property
     def wrong(self) -> str:
-        return f"have a {_listed(self.columns)} that {self.stage}.{self.table} does not have"
+        return f"with a {_listed(self.columns)} that {self.stage}.{self.table} does not have"
 
     def _where(self, target: str) -> str:
         pairs = zip(self.target_columns, self.columns, strict=True)

@@ -98,30 +98,30 @@ def number(config: PipedagConfig, stage: str, instance: str = "full") -> int:
 # ---- the vocabulary --------------------------------------------------------------------------------------------
 
 CASES = {
-    "unique": (unique("id"), 2, "2 of 5 rows share their id with another row: id=2 (2 rows)"),
+    "unique": (unique("id"), 2, "2 of 5 rows with the id of another row: id=2 (2 rows)"),
     "unique together": (unique("id", "customer"), 0, "no bad row among 5"),
-    "not null": (not_null("id"), 1, "1 of 5 rows have no id: id=NULL customer=30 amount=-4 state=NULL"),
+    "not null": (not_null("id"), 1, "1 of 5 rows without id: id=NULL customer=30 amount=-4 state=NULL"),
     "not null, several": (not_null("id", "customer"), 2, None),
     "primary key": (
         primary_key("id"),
         3,
-        "3 of 5 rows have no id, or share it with another row: id=2 (2 rows), id=NULL",
+        "3 of 5 rows without id, or with that of another row: id=2 (2 rows), id=NULL",
     ),
     "min rows": (min_rows(5), 0, "5 rows"),
     "too few rows": (min_rows(1000), 995, "5 rows, but there should be 1,000 at least"),
     "accepted values": (
         accepted_values("state", ["open", "paid"]),
         1,
-        "1 of 5 rows have another state than 'open', 'paid': state=pai|d",
+        "1 of 5 rows with another state than 'open', 'paid': state=pai|d",
     ),
     "accepted numbers": (accepted_values("customer", [10, 30]), 0, "no bad row among 5"),
     "references": (
         references("customer", "raw.customers.id"),
         2,
-        "2 of 5 rows have a customer that raw.customers does not have: customer=30 (2 rows)",
+        "2 of 5 rows with a customer that raw.customers does not have: customer=30 (2 rows)",
     ),
     "references, same name": (references("id", "raw.customers"), 4, None),
-    "query of the user": (no_negative_amounts, 2, "2 of 5 rows are bad: id=2 amount=-2, id=NULL amount=-4"),
+    "query of the user": (no_negative_amounts, 2, "2 of 5 rows refused: id=2 amount=-2, id=NULL amount=-4"),
 }
 
 
@@ -161,7 +161,7 @@ def test_a_function_on_data_returns_the_bad_rows(instances: Write) -> None:
     assert len(found) == 3
     for each in found.values():
         assert not each.passed
-        assert (each.description or "").startswith("2 of 5 rows are bad: id=1 customer=10 amount=1.0 state=open, id=2")
+        assert (each.description or "").startswith("2 of 5 rows refused: id=1 customer=10 amount=1.0 state=open, id=2")
 
 
 def test_a_check_is_called_as_the_plain_function_to_test_it() -> None:
@@ -276,7 +276,7 @@ def test_a_blocking_check_keeps_the_old_version_visible(
         "Stage 'raw': 1 of 1 blocking check failed, so it was not committed. People see version 1, as before."
         in message
     )
-    assert "raw.orders: unique_id: 2 of 5 rows share their id with another row: id=2 (2 rows)" in message
+    assert "raw.orders: unique_id: 2 of 5 rows with the id of another row: id=2 (2 rows)" in message
     (query,) = re.findall(r"^\s*(SELECT .*unique.*|SELECT .* FROM \"full_raw__versions\".*)$", message, re.MULTILINE)[
         :1
     ]
@@ -421,7 +421,7 @@ def test_with_preview_0_no_value_of_a_row_is_shown_anywhere(instances: Write, da
     config = instances(any="preview: 0\n")
     checks = (unique("state", blocking=True), references("customer", "raw.customers.id", blocking=True))
     failed = launch(build_definitions(shop(*checks, orders=secret), config, instance="full"), dagster)
-    assert "5 of 5 rows share their state with another row" in failure(failed)
+    assert "5 of 5 rows with the state of another row" in failure(failed)
     everything = failure(failed) + str(failed.all_events) + str(list(dagster.all_logs(failed.run_id)))
     assert "confidential" not in everything
     assert "777777" not in everything
@@ -458,8 +458,8 @@ def test_the_summary_of_a_run_says_which_checks_failed_and_why(
     main(["run", "full", "-m", "checked_shop"])
     assert [line.strip() for line in capsys.readouterr().out.splitlines()][-3:] == [
         "checks  1 of 3 checks passed",
-        "raw.orders: warning: unique_id: 2 of 2 rows share their id with another row: id=1 (2 rows)",
-        "raw.orders: failed: unique_word: 2 of 2 rows share their word with another row: word=[red] (2 rows)",
+        "raw.orders: warning: unique_id: 2 of 2 rows with the id of another row: id=1 (2 rows)",
+        "raw.orders: failed: unique_word: 2 of 2 rows with the word of another row: word=[red] (2 rows)",
     ]
 
 

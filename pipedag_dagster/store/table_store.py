@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 HEAD_COLUMNS = 20
 """How many columns of a table `heads` shows."""
 
+_BATCH = 100  # tables that are read in one transaction: each takes an entry of PostgreSQL's lock table
+
 
 _pinned: dict[str, dict[TableStore, None]] = {}
 
@@ -212,15 +214,15 @@ class TableStore:
     def heads(self, tables: Sequence[TableVersion], rows: int) -> dict[str, list[tuple[str | None, ...]]]:
         """A few rows of each table, by physical name, as short texts; only the first columns of wide ones."""
         found: dict[str, list[tuple[str | None, ...]]] = {}
-        with self.database.transaction() as connection:
-            connection.execute("SET TRANSACTION READ ONLY")
-            for table in tables:
-                if table.kind != "table" or not table.columns:
-                    continue
-                columns = ", ".join(f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
-                source = quote(self.schemas(table.stage).versions, table.physical)
-                query = f"SELECT {columns} FROM {source} LIMIT {rows}"
-                found[table.physical] = connection.execute(query.encode()).fetchall()
+        shown = [table for table in tables if table.kind == "table" and table.columns]
+        for start in range(0, len(shown), _BATCH):
+            with self.database.transaction() as connection:
+                connection.execute("SET TRANSACTION READ ONLY")
+                for table in shown[start : start + _BATCH]:
+                    columns = (f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
+                    source = quote(self.schemas(table.stage).versions, table.physical)
+                    query = f"SELECT {', '.join(columns)} FROM {source} LIMIT {rows}"
+                    found[table.physical] = connection.execute(query.encode()).fetchall()
         return found
 
     # Staging: new physical tables, visible to nobody
