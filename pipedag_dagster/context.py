@@ -84,6 +84,8 @@ class ConfigContext:
         rows = attrs.get("copy_filter_cnt", 1)
         if type(rows) is not int or rows < 1:
             raise ConfigError(f"attrs.copy_filter_cnt: must be a whole number of at least 1, not {rows!r}.")
+        if "copy_filter_cnt" in attrs and self.config.sample.rows is not None:
+            raise ConfigError("attrs.copy_filter_cnt: has no effect, because sample.rows is set. Keep one of them.")
         other = ConfigContext(replace(self.config, attrs=merge(self.attrs, dict(attrs))), self.files)
         other.store = self.store
         return other

@@ -229,6 +229,7 @@ def test_a_failing_task_ends_in_its_message_and_the_users_own_traceback(
     assert done.err.endswith(
         "Error: report.ranking failed: ValueError: this is broken\n"
         "(task report.ranking, instance 'full', input tables: report.revenue)\n"
+        "Stage 'report' was not committed: there is no version before. What has finished is reused by the next run.\n"
     )
 
 
@@ -325,6 +326,7 @@ def test_check_names_the_mistakes_of_all_files_and_all_modules_at_once(command: 
             r"workspace\.yaml:2: shop_definitions cannot be loaded: .*'fulll'",
         ),
         ("load_from: [\n", r"workspace\.yaml:\d: "),
+        ("load_from:\n  - grpc_server: {host: a, port: 1}\n", r"workspace\.yaml:2: grpc_server: .* -m my_pipeline"),
     ],
 )
 def test_check_names_what_is_wrong_with_the_workspace(

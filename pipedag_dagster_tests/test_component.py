@@ -11,9 +11,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 from dagster.components.testing import create_defs_folder_sandbox
 
 from pipedag_dagster import PipedagConfig, PipelineComponent
+from pipedag_dagster.cli.main import cli
 from pipedag_dagster.errors import ConfigError, UnknownInstance
 
 QUICKSTART = "pipedag_dagster.examples.quickstart.flow:build"
@@ -83,6 +85,13 @@ def project(config: PipedagConfig, tmp_path: Path) -> Path:
         '  instance: "{{ env.PIPELINE_INSTANCE }}"\n'
     )
     return tmp_path
+
+
+def test_our_own_commands_know_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(project))
+    monkeypatch.setenv("PIPELINE_INSTANCE", "mini")
+    listed = CliRunner().invoke(cli, ["list", "-m", "shop.definitions"])
+    assert "stage_1" in listed.output, listed.output
 
 
 def dg_command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -480,6 +480,21 @@ def test_the_key_is_named_from_the_top_of_the_file(tmp_path: Path) -> None:
     ]
 
 
+def test_a_slip_in_an_attr_that_has_a_meaning(folder: Any) -> None:
+    """It would let a small instance run on the real sources."""
+    path = folder(
+        full="",
+        midi="attrs: {copy_filterd_input: true, copy_filter_count: 3, copy_source: full, copy_filter_percent: 2}\n",
+        mini="attrs: {copy_source: full, copy_filtered_input: false}\n",
+    )
+    assert mistakes(path) == [
+        "midi.yaml:1: attrs.copy_filterd_input: is not known. Did you mean 'copy_filtered_input'?",
+        "midi.yaml:1: attrs.copy_filter_count: is not known. Did you mean 'copy_filter_cnt'?",
+        "midi.yaml:1: attrs.copy_source: has no effect, because there is no copy_filtered_input. Write "
+        "`copy_filtered_input: true`, or false where this is meant.",
+    ]
+
+
 def test_all_mistakes_of_all_files_at_once(folder: Any) -> None:
     path = folder(
         "blob_store_connections: {file: {args: {base_path: /tmp/x}}}\nblob_store: {blob_store_connection: fil}\n",

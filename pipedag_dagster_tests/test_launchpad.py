@@ -141,6 +141,12 @@ def test_in_python_a_flow_is_built_with_other_attrs(config: PipedagConfig) -> No
         config.get("mini").with_attrs({"copy_filter_cnt": 0})
 
 
+def test_a_number_of_rows_that_would_have_no_effect_is_refused(instances: Callable[..., PipedagConfig]) -> None:
+    sampled = "attrs: {copy_filtered_input: true, copy_source: full}\nsample: {rows: 5}\n"
+    with pytest.raises(ConfigError, match=r"copy_filter_cnt: has no effect, because sample.rows is set"):
+        instances(mini=sampled).get("mini").with_attrs({"copy_filter_cnt": 4})
+
+
 def test_the_command_line_takes_attrs(config: PipedagConfig, tmp_path: Path) -> None:
     (tmp_path / "shop_launch.py").write_text(
         "from pipedag_dagster import build_definitions\n"

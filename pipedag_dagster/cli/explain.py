@@ -28,7 +28,7 @@ from pipedag_dagster.store.table_store import TableStore
 @click.command(short_help="Show what a run would do and why, without running anything.")
 @click.argument("instance")
 @click.option("-s", "--select", help="As for run: a stage, stage.table, or Dagster's selection syntax. Default: all.")
-@click.option("--check", is_flag=True, help="Exit with code 1 when a task would run, or might have to.")
+@click.option("--check", is_flag=True, help="Exit with code 1 unless a run would change nothing.")
 @cache_modes
 @where
 def plan(
@@ -68,6 +68,7 @@ def plan(
 def _title(location: Location, tables: list[Planned]) -> str:
     fates = [table.fate for table in tables]
     says = f"{fates.count(Fate.runs)} of {count(len(tables), 'table')} would run"
+    says += f", {fates.count(Fate.shown)} would become visible" if Fate.shown in fates else ""
     says += f", {fates.count(Fate.perhaps)} perhaps" if Fate.perhaps in fates else ""
     says += f", {fates.count(Fate.fails)} would fail" if Fate.fails in fates else ""
     return f"[bold]{location.instance.instance_id}[/]  {says}"
@@ -92,6 +93,8 @@ def _fate(table: Planned) -> str:
         return f"[green]runs[/]: {reason}"
     if table.fate is Fate.fails:
         return f"[red]fails[/]: {reason}"
+    if table.fate is Fate.shown:
+        return "[dim]cached[/], [yellow]becomes visible[/]"
     return f"[yellow]runs if {inputs} changes[/]" if table.fate is Fate.perhaps else "[dim]cached[/]"
 
 

@@ -53,6 +53,7 @@ def rollback(instance: str, stage: str, to: int | None, module: str | None, work
     after = roll_back(context, _stage(context, stage), to)
     done = history.versions(context.store.table_store, after.stage)[0]
     click.echo(f"{instance} {after.stage}: version {after.number} is visible now ({done.note}).")
+    click.echo("The next run makes newer results visible again: mend what made them first, or switch its launch off.")
 
 
 @click.command(short_help="Drop old versions that nobody needs.")
@@ -105,6 +106,10 @@ def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: 
     it comes to it, and what it has staged is reused by the next one."""
     (context,) = _contexts(module, workspace, instance)
     store = context.store.table_store
+    found = of_instance(locations(module, workspace), instance)
+    known = {key.path[1] for location in found for key in location.select(None)}
+    if stage.lower() not in known:
+        raise NotMaterialized(f"Instance {instance!r} has no stage {stage!r}.{did_you_mean(stage, known)}")
     held = store.stage_lock(stage.lower())
     with store.database.connect("pipedag unlock") as connection:
         holder = lock.holder_of(connection, held)
@@ -151,7 +156,7 @@ def _origin(context: ConfigContext, source: Source) -> str:
 
 def _changes(changes: history.Changes | None) -> str:
     if changes is None:
-        return "?"
+        return "unknown"
     kinds = (("+", changes.added), ("", changes.changed), ("-", changes.removed))
     return ", ".join(f"{sign}{escape(name)}" for sign, names in kinds for name in names) or "none"
 

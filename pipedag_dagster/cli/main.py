@@ -310,7 +310,8 @@ def _explain(error: PipedagError) -> None:
                 ours.__cause__ = ours.__context__ = None
                 console.print("".join(ours.format()), end="", markup=False, highlight=False, soft_wrap=True)
     console.print("[bold red]Error:[/] ", end="")
-    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    for text in (str(error), *getattr(error, "__notes__", ())):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_ours(filename: str) -> bool:

@@ -8,7 +8,8 @@ file an instance and what they share in `__any__.yaml`. What is merged, later wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from pathlib import Path
@@ -58,6 +59,8 @@ DatabaseUrl: TypeAlias = sa.URL | Literal["embedded"]
 _Automated = TypeVar("_Automated", bound=Automation)
 _ANY = "__any__"
 _EXAMPLE = "postgresql://user:password@host:5432/database"
+COPY_ATTRS = frozenset({"copy_filtered_input", "copy_source", "copy_per_user", "copy_filter_cnt"})
+"""The attrs that have a meaning here too."""
 _PROJECT_MARKS = (".pipedag", "pyproject.toml", "workspace.yaml", ".git")
 
 
@@ -403,6 +406,18 @@ def _automation_mistakes(draft: _Draft) -> Iterator[Problem]:
             yield draft.problem(("poll",), f"{advice} {off.format('poll')}")
 
 
+def _mistaken_attrs(attrs: Mapping[str, Any], others: Collection[Any]) -> Iterator[tuple[str, str]]:
+    """Attrs are the user's own, but for a few: a slip in one of these would let a small instance read the real sources.
+    Each with what is wrong."""
+    for name in attrs:
+        close = difflib.get_close_matches(str(name), COPY_ATTRS, n=1, cutoff=0.9)
+        if close and name not in COPY_ATTRS:
+            yield name, f"is not known. Did you mean {close[0]!r}?"
+    if "copy_filtered_input" not in attrs and attrs.get("copy_source") in others:
+        advice = "Write `copy_filtered_input: true`, or false where this is meant."
+        yield "copy_source", f"has no effect, because there is no copy_filtered_input. {advice}"
+
+
 def _unknown_references(draft: _Draft, drafts: dict[str, _Draft], shared: Layer) -> Iterator[Problem]:
     sections: dict[str, Key] = {
         "technical_setups": ("technical_setup",),
@@ -420,6 +435,8 @@ def _unknown_references(draft: _Draft, drafts: dict[str, _Draft], shared: Layer)
         said = "has no value" if source is None else f"{source!r} is no other instance"
         advice = f"{said}, but copy_filtered_input is true.{did_you_mean(str(source), others)}"
         yield draft.problem(("attrs", "copy_source"), advice)
+    for attr, said in _mistaken_attrs(attrs, others):
+        yield draft.problem(("attrs", attr), said)
 
 
 def _instance_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:

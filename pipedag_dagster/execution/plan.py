@@ -22,9 +22,11 @@ from pipedag_dagster.store.catalog import StageVersion, TableVersion
 
 
 class Fate(enum.StrEnum):
-    """What would become of a table. `perhaps`: it would run if one of its inputs turns out to be another one."""
+    """What would become of a table. `shown`: its result is there, but people see another one, or none. `perhaps`: it
+    would run if one of its inputs turns out to be another one."""
 
     cached = "cached"
+    shown = "shown"
     runs = "runs"
     perhaps = "perhaps"
     fails = "fails"
@@ -117,7 +119,6 @@ class _StagePlan:
             for slot in output.slots
             if before[output.call] is not None
         )
-        assets = call.assets
         if failed:
             fate, reason = Fate.fails, f"{failed[0]} fails before it"
         else:
@@ -126,10 +127,14 @@ class _StagePlan:
             except PipedagError as error:
                 fate, reason = Fate.fails, str(error)
         if fate is Fate.cached:
-            assets = list(self.inputs.made[call])
-        else:
-            self.open_calls[call] = fate
-        return [Planned(call.stage.name, asset, fate, reason, unknown) for asset in assets]
+            return [self._found(table) for table in self.inputs.made[call].values()]
+        self.open_calls[call] = fate
+        return [Planned(call.stage.name, asset, fate, reason, unknown) for asset in call.assets]
+
+    def _found(self, table: TableVersion) -> Planned:
+        visible = self.inputs.base.tables.get(table.asset)
+        same = visible is not None and visible.id == table.id
+        return Planned(table.stage, table.asset, Fate.cached if same else Fate.shown, CACHED)
 
     def _first(self, call: TaskCall) -> tuple[Fate, str]:
         """Of an instance that has never run."""

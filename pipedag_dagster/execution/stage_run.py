@@ -136,7 +136,11 @@ class _StageRun:
         self, calls: list[TaskCall], assets: Collection[str] | None, checks: list[tuple[str, Check]]
     ) -> StageResult:
         started = time.monotonic()
-        self._run_all(calls)
+        try:
+            self._run_all(calls)
+        except PipedagError as error:
+            error.add_note(self._left())
+            raise
         outcomes = tuple(self.outcomes[call] for call in calls)
         cached = [asset for outcome in outcomes if outcome.cached for asset in outcome.tables]
         if cached:
@@ -166,6 +170,11 @@ class _StageRun:
         )
         seen = (*members.values(), *others)
         return StageResult(outcomes, number, previous, tuple(checked), seen, self._reads(calls))
+
+    def _left(self) -> str:
+        """What somebody whose run has failed wants to know."""
+        seen = f"people see version {self.base.number}, as before" if self.base.number else "there is no version before"
+        return f"Stage {self.stage.name!r} was not committed: {seen}. What has finished is reused by the next run."
 
     def _commit(
         self,

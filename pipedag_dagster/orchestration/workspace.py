@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterError
+from dagster.components.definitions import LazyDefinitions
 
 from pipedag_dagster.config import yaml_source
 from pipedag_dagster.context import ConfigContext
@@ -140,6 +141,9 @@ def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, in
             name, attribute = _target(target, "relative_path", workspace, line)
             path = workspace.parent / name
             yield name, lambda path=path, attribute=attribute: _definitions(_file(path), str(path), attribute), line
+        elif kind == "grpc_server":
+            advice = "is in another process. Name the module of your definitions: -m my_pipeline.definitions"
+            raise ConfigError(Problem(workspace, line, f"grpc_server: what it serves {advice}"))
 
 
 def _target(target: Any, key: str, workspace: Path, line: int | None) -> tuple[str, str | None]:
@@ -181,6 +185,8 @@ def _definitions(module: ModuleType, name: str, attribute: str | None) -> list[L
     found = []
     for key in names:
         value = getattr(module, key)
+        if isinstance(value, LazyDefinitions):  # of a `dg` project
+            value = value()
         resource = value.resources.get("instance") if isinstance(value, dg.Definitions) and value.resources else None
         if isinstance(resource, InstanceResource):
             found.append(Location(f"{name}:{key}", value, resource))

@@ -75,11 +75,20 @@ def _changes(old: dict[str, str] | None, new: dict[str, str]) -> Changes | None:
     )
 
 
+_ROLLBACK = "rollback to "
+
+
+def _went_back_to(note: str | None) -> int | None:
+    """The version whose tables a rollback has made visible again, by the note of its own version."""
+    return int(note.removeprefix(_ROLLBACK)) if note and note.startswith(_ROLLBACK) else None
+
+
 def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tuple[StageVersion, StageVersion]:
     """Commit the tables of an older version as a new one, atomically. Waits for a run that writes the stage.
 
     Args:
-        to: number of the version; the one before the current one without it.
+        to: number of the version; without it the one before the current one, or before the one to which was gone back
+            already.
 
     Returns:
         The version that was visible, and the one that is now.
@@ -95,18 +104,22 @@ def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tupl
             commits = {one.number: one for one in store.catalog.commits(connection, stage)}
             before = store.catalog.current(connection, [stage])[stage]
             older = sorted(number for number in commits if number != before.number)
-            number = to if to is not None else max(older, default=0)
+            same_as = _went_back_to(commits[before.number].note) if before.number else None
+            number = to if to is not None else max((n for n in older if n < (same_as or before.number)), default=0)
             if number not in older:
                 there = ", ".join(map(str, older)) or "none"
+                where = f"to version {to}" if to is not None else "further"
+                current = f"{before.number}" + (f" (version {same_as} again)" if same_as else "")
+                choose = " Choose one with --to." if to is None and older else ""
                 raise NotMaterialized(
-                    f"Stage {stage!r} of instance {store.config.name!r} cannot go back to version "
-                    f"{number or 'before'}: the current one is {before.number}, and of older ones there are: {there} "
-                    f"(keep_versions: {store.config.keep_versions})."
+                    f"Stage {stage!r} of instance {store.config.name!r} cannot go back {where}: the current one is "
+                    f"{current}, and of older ones there are: {there} (keep_versions: {store.config.keep_versions})."
+                    f"{choose}"
                 )
             tables = store.catalog.versions(connection, {stage: number})[stage].tables
         try:
             after = StageVersion(stage, before.number + 1, tables)
-            sources, note = commits[number].sources, f"rollback to {number}"
+            sources, note = commits[number].sources, f"{_ROLLBACK}{number}"
             store.commit(stage, after.number, tables, run_id, sources=sources, note=note)
         finally:
             store.unpin(run_id)

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,17 +173,20 @@ full = build_definitions(build, "instances", instance="full")
 """
 
 
-def unlock(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+def unlock(monkeypatch: pytest.MonkeyPatch, place: Place, stage: str = "raw") -> None:
     folder = Path(place.config).parent
     monkeypatch.chdir(folder)
     (folder / "hanging_shop.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(folder))
-    main(["unlock", "full", "raw", "--yes", "-m", "hanging_shop"])
+    with suppress(SystemExit):
+        main(["unlock", "full", stage, "--yes", "-m", "hanging_shop"])
 
 
 def test_a_run_that_hangs_loses_its_lock_to_unlock_and_cannot_commit(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    unlock(monkeypatch, place, "rwa")
+    assert "Instance 'full' has no stage 'rwa'. Did you mean 'raw'?" in capsys.readouterr().err
     unlock(monkeypatch, place)
     assert "Nobody holds the lock of stage 'raw' of instance 'full'." in capsys.readouterr().out
     hanging = place.pause(NEW, at="before the commit")
