@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.errors import (
+    ConnectionLost,
     DatabaseError,
     DatabaseMissing,
     DatabaseUnreachable,
@@ -470,6 +471,17 @@ def test_what_the_first_run_has_staged_outlives_the_commit_of_another_table(inst
 # The lock
 
 
+def test_a_result_that_was_dropped_before_it_was_recorded_is_refused(raw: Stage) -> None:
+    """A task of a run that was interrupted goes on, while the next run cleans up."""
+    raw.store.prepare(["raw"])
+    made = raw.store.stage_frame("raw", "orders", frame(1), Constraints())
+    orphan = table_version("raw", "orders", made, Constraints())
+    raw.commit(customers=frame(1))
+    with pytest.raises(ConnectionLost, match=r"raw\.orders was dropped before it was recorded"):
+        raw.store.add([orphan])
+    assert raw.store.find("raw", orphan.task_key) == []
+
+
 def test_a_second_run_waits_and_says_for_whom(raw: Stage, caplog: pytest.LogCaptureFixture) -> None:
     raw.store.prepare(["raw"])
     told, entered = threading.Event(), threading.Event()
@@ -656,6 +668,22 @@ def test_a_view_of_others_that_is_in_use_does_not_stop_a_commit_and_follows_late
     assert raw.schemas() == {"", "__versions"}
 
 
+def test_a_view_of_others_that_is_being_replaced_does_not_stop_a_commit(
+    raw: Stage, sql: psycopg.Connection[Any], database_url: sa.URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw.commit(orders=frame(1))
+    sql.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.orders")
+    with session(database_url) as other:
+        other.execute("DROP VIEW public.theirs")
+        other.execute("CREATE VIEW public.theirs AS SELECT a + 1 AS a FROM full_raw.orders")
+        raw.commit(orders=frame(2))
+        other.commit()
+    assert "stay as they are for now" in caplog.text
+    raw.commit(orders=frame(3))
+    assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(4,)]
+    assert raw.schemas() == {"", "__versions"}
+
+
 def test_a_materialized_view_of_others_stays_as_it_is(
     raw: Stage, sql: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -770,6 +798,17 @@ def test_default_privileges_reach_tables_to_come(raw: Stage, sql: psycopg.Connec
         allowed = "SELECT has_table_privilege(%s, %s, 'SELECT')"
         assert sql.execute(allowed, (roles[0], f"full_raw.new{value}")).fetchone() == (True,)
         assert sql.execute(allowed, (roles[1], f"full_raw.new{value}")).fetchone() == (False,)
+
+
+def test_what_was_revoked_on_a_view_stays_revoked(raw: Stage, sql: psycopg.Connection[Any], roles: list[str]) -> None:
+    raw.commit(orders=frame(1))
+    sql.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[0]}, PUBLIC".encode())
+    raw.commit(orders=frame(1), salaries=frame(1), open=frame(1))
+    sql.execute(f"REVOKE SELECT ON full_raw.salaries FROM {roles[0]}, PUBLIC".encode())
+    raw.commit(orders=frame(2), salaries=frame(1), open=frame(1))
+    query = "SELECT has_table_privilege(%s, %s, 'SELECT')"
+    allowed = [sql.execute(query, (roles[0], f"full_raw.{name}")).fetchone() for name in ("salaries", "open")]
+    assert allowed == [(False,), (True,)]
 
 
 def test_default_privileges_of_a_user_whose_name_needs_quotes(

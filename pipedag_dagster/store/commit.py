@@ -77,6 +77,8 @@ def commit(
             batch = shown[start : start + _BATCH]
             for table in batch:
                 execute(connection, _view(schemas, table, catalog))
+            for statement in _revoked(connection, schemas.current, schemas.next, batch):
+                execute(connection, statement)
             for statement in _grants(connection, schemas.current, schemas.next, batch):
                 execute(connection, statement)
     with database.begin() as connection:
@@ -116,7 +118,13 @@ def clean_up(
         gate(guard, schemas, check)
         with database.begin() as connection:
             left = old_schemas(connection, schemas, owner)
-            foreign = _foreign_views(connection, schemas.current, left) if left else {}
+        try:
+            with database.begin() as connection:
+                execute(connection, f"SET LOCAL lock_timeout = '{_DROP_TIMEOUT}'")
+                foreign = _foreign_views(connection, schemas.current, left) if left else {}
+        except sa.exc.DBAPIError as error:  # somebody is changing one of them
+            log.warning("Views of others on %s stay as they are for now: %s", owner, error.orig)
+            foreign = {}
         for view, definition in foreign.items():
             _recreate(database, view, definition)
         for schema in (*left, schemas.next):  # the next one is of a commit that was killed
@@ -140,7 +148,7 @@ def _view(schemas: StageSchemas, table: TableVersion, catalog: Catalog) -> str:
     Names are looked up afresh in every statement, rows are not: a REPEATABLE READ transaction that began before the
     physical table was made would find it empty. It sees the table's entry in pg_class exactly when it sees its rows,
     because both are written in one transaction; when it does not, `is_visible` raises an error. PostgreSQL asks it
-    once a statement, and not for each row.
+    when it plans a statement, and not for each row.
     """
     columns = ", ".join(quote(column.name) for column in table.columns)
     source, name = quote(schemas.versions, table.physical), quote(schemas.current, table.name)
@@ -276,6 +284,26 @@ def _grants(connection: sa.Connection, old: str, new: str, tables: Sequence[Tabl
     return statements
 
 
+_GIVEN = """
+    SELECT DISTINCT c.relname, a.grantee, r.rolname
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
+    LEFT JOIN pg_roles r ON r.oid = a.grantee
+    WHERE n.nspname = :new AND c.relname = ANY(:names) AND a.grantee <> c.relowner AND EXISTS (
+        SELECT FROM pg_class o JOIN pg_namespace m ON m.oid = o.relnamespace
+        WHERE m.nspname = :old AND o.relname = c.relname AND o.relkind = 'v')
+"""
+
+
+def _revoked(connection: sa.Connection, old: str, new: str, tables: Sequence[TableVersion]) -> list[str]:
+    """The statements that take from new views what default privileges have given: on the old ones, somebody may have
+    revoked it."""
+    given = {"old": old, "new": new, "names": [table.name for table in tables]}
+    return [
+        f"REVOKE ALL ON TABLE {quote(new, row.relname)} FROM {_grantee(row)}"
+        for row in connection.execute(sa.text(_GIVEN), given)
+    ]
+
+
 _DEFAULT_GRANTS = """
     SELECT a.privilege_type, a.grantee, a.is_grantable, r.rolname
     FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
@@ -293,8 +321,11 @@ def _default_grants(connection: sa.Connection, old: str, new: str) -> list[str]:
 
 
 def _to(row: sa.Row[Any]) -> str:
-    role = "PUBLIC" if row.grantee == 0 else quote(row.rolname)
-    return f"TO {role}" + (" WITH GRANT OPTION" if row.is_grantable else "")
+    return f"TO {_grantee(row)}" + (" WITH GRANT OPTION" if row.is_grantable else "")
+
+
+def _grantee(row: sa.Row[Any]) -> str:
+    return "PUBLIC" if row.grantee == 0 else quote(row.rolname)
 
 
 _FOREIGN = """

@@ -117,7 +117,9 @@ class Database:
 
     def same_as(self, other: Database) -> bool:
         """Whether both are one database, so that one statement can read from both."""
-        query = "SELECT system_identifier::text || current_database() FROM pg_control_system()"
+        # A copy of a server has its identifier, but was not started at the same instant.
+        query = "SELECT concat(system_identifier, current_database(), pg_postmaster_start_time()) "
+        query += "FROM pg_control_system()"
         mine, theirs = self.engine.url, other.engine.url
         if (mine.host, mine.port, mine.query, mine.database) == (
             theirs.host,

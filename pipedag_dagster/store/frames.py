@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +31,16 @@ _SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}  # every 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _UNKNOWN = "unnamed<oid"
 _kept: dict[str, Any] = {}
+_lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    """In a process that was forked: a thread that is not there may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
 
 
 def to_arrow(frame: Any, what: str) -> pa.Table:
@@ -128,9 +140,10 @@ def read(uri: str, sql: str) -> pa.Table:
 
 def disconnect(uri: str) -> None:
     """Close the connection that is kept for `uri`; the next use opens another one."""
-    kept = _kept.pop(uri, None)
-    if kept is not None:
-        kept.close()
+    with _lock:
+        kept = _kept.pop(uri, None)
+        if kept is not None:
+            kept.close()
 
 
 def _read(uri: str, sql: str) -> pa.Table:
@@ -146,13 +159,14 @@ def _read(uri: str, sql: str) -> pa.Table:
 def _connect(uri: str) -> Any:
     """A connection of its own. ADBC reads PostgreSQL's catalog of types when it connects first, which takes ten times
     as long as connecting: so one connection is kept for each uri, and others share what it has read."""
-    if uri not in _kept:
-        # Imported here: it takes 0.4 s (with polars, if that is there), and a run with all cached needs none.
-        import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415
+    with _lock:
+        if uri not in _kept:
+            # Imported here: it takes 0.4 s (with polars, if that is there), and a run with all cached needs none.
+            import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415
 
-        _kept[uri] = adbc.connect(uri)
-        atexit.register(disconnect, uri)  # before Python takes the module apart
-    return _kept[uri].adbc_clone()
+            _kept[uri] = adbc.connect(uri)
+            atexit.register(disconnect, uri)  # before Python takes the module apart
+        return _kept[uri].adbc_clone()
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -74,23 +74,25 @@ def hold(
     host = socket.gethostname()
     name = f"pipedag run {run_id[:8]} (process {os.getpid()} on {host}"[:62] + ")"
     with database.connect(name) as connection:
-        connection.execute(_STAY)
-        started, told = time.monotonic(), None
-        while connection.execute(_TAKE, (lock.key,)).fetchone() != (True,):
-            holder = holder_of(connection, lock)
-            if timeout is not None and time.monotonic() - started >= timeout:
-                raise RunActive(
-                    f"{lock.what} is being written by {holder or 'another run'}, and lock_timeout is {timeout:g} s. "
-                    f"Nothing was done. Run it again when that run has ended. If it hangs, stop its process, or: "
-                    f"{lock.free}"
-                )
-            if holder and holder != told:
-                message = f"{lock.what}: waiting for {holder}. If it hangs, stop its process, or: {lock.free}"
-                log.warning("%s", message)
-                if tell is not None:
-                    tell(message)
-                told = holder
-            time.sleep(_POLL)
+        with database.told():
+            connection.execute(_STAY)
+            started, told = time.monotonic(), None
+            while connection.execute(_TAKE, (lock.key,)).fetchone() != (True,):
+                holder = holder_of(connection, lock)
+                if timeout is not None and time.monotonic() - started >= timeout:
+                    raise RunActive(
+                        f"{lock.what} is being written by {holder or 'another run'}, and lock_timeout is "
+                        f"{timeout:g} s. Nothing was done. Run it again when that run has ended. If it hangs, stop its "
+                        "process, or: "
+                        f"{lock.free}"
+                    )
+                if holder and holder != told:
+                    message = f"{lock.what}: waiting for {holder}. If it hangs, stop its process, or: {lock.free}"
+                    log.warning("%s", message)
+                    if tell is not None:
+                        tell(message)
+                    told = holder
+                time.sleep(_POLL)
 
         def check() -> None:
             try:

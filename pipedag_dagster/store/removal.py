@@ -121,7 +121,7 @@ def drop(store: TableStore, *, force: bool = False) -> Holdings:
     with store.database.read() as connection:
         owners = _owned(store, connection)
     stages = [(schema, owner.stage) for schema, owner in owners.items() if owner.stage]
-    with store.database.connect("pipedag drop") as locks:
+    with store.database.told(), store.database.connect("pipedag drop") as locks:
         lock.take_all(locks, [replace(store.stage_lock(stage), schema=schema) for schema, stage in stages])
         with store.database.read() as connection:  # its snapshot is taken after the locks
             owners = _owned(store, connection)

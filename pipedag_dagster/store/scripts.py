@@ -39,7 +39,7 @@ def run(
     """
     scratch = f"pipedag_script_{secrets.token_hex(6)}"  # nobody else ever sees it
     # A connection of its own: what a script sets, and its temporary tables, end with it.
-    with database.connect("pipedag script") as connection, connection.transaction():
+    with database.told(), database.connect("pipedag script") as connection, connection.transaction():
         connection.execute(f"CREATE SCHEMA {quote(scratch)}".encode())
         before = _set_search_path(connection, quote(scratch))
         for text in texts:

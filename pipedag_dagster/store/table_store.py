@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.config.instances import InstanceConfig
-from pipedag_dagster.errors import DatabaseError, NotMaterialized
+from pipedag_dagster.errors import ConnectionLost, DatabaseError, NotMaterialized
 from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.fingerprint.texts import Text
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 HEAD_COLUMNS = 20
 """How many columns of a table `heads` shows."""
 
+UNDEFINED_TABLE = "42P01"
 _BATCH = 100  # tables that are read in one transaction: each takes an entry of PostgreSQL's lock table
 
 
@@ -179,7 +181,7 @@ class TableStore:
             with self.database.told():
                 arrow = frames.read(self.database.uri, f"SELECT * FROM {source}" + (f" WHERE {where}" if where else ""))
         except Exception as error:
-            if "does not exist" in str(error):
+            if getattr(error, "sqlstate", None) == UNDEFINED_TABLE:
                 raise self._gone(table, what) from None
             raise
         if kind is None or issubclass(kind, pd.DataFrame):
@@ -287,9 +289,23 @@ class TableStore:
         """Record what one execution of a task has staged, so that this or a later run can use it, with the texts of
         its code and queries."""
         with self.database.begin(staging=True) as connection:
-            for stage in {table.stage for table in tables} & self._lock_checks.keys():
-                commit.gate(connection, self.schemas(stage), self._lock_checks[stage])
+            for stage in {table.stage for table in tables}:
+                commit.gate(connection, self.schemas(stage), self._lock_checks.get(stage, lambda: None))
+            self._refuse_dropped(connection, tables)
             return self.catalog.add(connection, tables, texts)
+
+    def _refuse_dropped(self, connection: sa.Connection, tables: Sequence[TableVersion]) -> None:
+        """A task of a run that was interrupted may go on for a while. What it has staged is nobody's, and goes when the
+        next run commits."""
+        made = [table for table in tables if table.kind in ("table", "view")]
+        names = {quote(self.schemas(table.stage).versions, table.physical): table for table in made}
+        query = sa.text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NULL")
+        gone = connection.scalars(query, {"names": list(names)}).first()
+        if gone is not None:
+            raise ConnectionLost(
+                f"{names[gone].stage}.{names[gone].name} was dropped before it was recorded: its run was interrupted, "
+                "and another one has committed since. Nothing was recorded. Run it again."
+            )
 
     def find(self, stage: str, key: str, *, with_cache_value: bool = True) -> list[TableVersion]:
         """What the newest execution with this key has made (see `Catalog.find`)."""
@@ -392,14 +408,14 @@ class TableStore:
         try:
             if names:
                 self.blobs.remove(stage, names)
-        except OSError as error:  # what is visible is not touched by it; gc tries again
+        except Exception as error:  # what is visible is not touched by it; gc tries again
             log.warning("%s: blobs that nobody needs stay for now: %s", stage, error)
 
     def _clean_up_after(self, stage: str) -> None:
         """Clean up after what was to be done is done: what goes wrong here does not undo it."""
         try:
             self.clean_up(stage)
-        except DatabaseError as error:
+        except (DatabaseError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
             log.warning("stage %s: old versions stay for the next run. %s", stage, error)
 
     def shows(self, version: StageVersion) -> bool:

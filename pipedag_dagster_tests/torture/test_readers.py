@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -121,6 +122,37 @@ def test_a_transaction_in_repeatable_read_never_finds_a_newer_table_empty(reader
     )
     reader.execute("ROLLBACK")
     assert sorted(generations(reader)) == [1, 1] + [2] * (TABLES - 2)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM mine LEFT JOIN {view} AS v ON generation = a",
+        "SELECT * FROM mine LEFT JOIN (SELECT generation AS g FROM {view}) AS v ON g = a",
+        "SELECT * FROM mine FULL JOIN {view} AS v ON generation = a",
+        "SELECT a, (SELECT max(generation) FROM {view} WHERE generation = a) FROM mine",
+        "SELECT * FROM mine WHERE NOT EXISTS (SELECT FROM {view} WHERE generation = a)",
+        "SELECT * FROM mine WHERE a NOT IN (SELECT generation FROM {view})",
+        "SELECT a FROM mine UNION ALL SELECT generation FROM {view}",
+        "SELECT count(*) FROM {view}",
+        "EXECUTE prepared",
+    ],
+)
+def test_wherever_the_view_stands_in_a_statement(reader: Reader, files: PipedagConfig, query: str) -> None:
+    view, store = f"{SCHEMA}.t0", files.get("full").store.table_store
+    reader.execute("CREATE TABLE mine AS SELECT 1 AS a")
+    reader.execute("SET plan_cache_mode = force_generic_plan")
+    reader.execute(f"PREPARE prepared AS SELECT * FROM {view}".encode())
+    statement = query.format(view=view).encode()
+    seen = reader.execute(statement).fetchall()
+    reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    assert reader.execute(statement).fetchall() == seen
+    commit(store, 2)
+    with suppress(psycopg.errors.SerializationFailure):
+        # A plan that was made in this transaction may still read the old tables.
+        assert reader.execute(statement).fetchall() == seen
+    reader.execute("ROLLBACK")
+    reader.execute(statement)
 
 
 @pytest.mark.parametrize("step", victim.STEPS)

@@ -123,6 +123,17 @@ def test_the_second_waits_says_for_whom_and_finds_its_work_cached(place: Place, 
     )
 
 
+def test_a_run_whose_connection_is_cut_while_it_waits(place: Place, waits: queue.Queue[str]) -> None:
+    first = place.pause(NEW, at="before the commit")
+    second = place.meanwhile(NEW)
+    waits.get(timeout=SECONDS)
+    with place.full.database.connect("test") as connection:
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ %s"
+        connection.execute(query, [rf"^pipedag run .* \(process {os.getpid()} on"])
+    assert isinstance(second.result(SECONDS).error, ConnectionLost)
+    assert first.go().error is None
+
+
 def test_a_run_that_waits_no_longer_than_lock_timeout(instances: Instances) -> None:
     place = Place(instances(full="lock_timeout: 0.2\n"))
     assert place.run(OLD).error is None
