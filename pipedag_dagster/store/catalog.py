@@ -213,8 +213,11 @@ class Catalog(CatalogTables):
 
     def _write_pins(self, connection: sa.Connection, run_id: str, numbers: Mapping[str, int], *, move: bool) -> None:
         statement = insert(self.pins).values(until=sa.func.now() + PIN_LEASE)
-        update = {"until": statement.excluded.until} | ({"number": statement.excluded.number} if move else {})
-        statement = statement.on_conflict_do_update(index_elements=["run_id", "stage"], set_=update)
+        if move:
+            update = {"number": statement.excluded.number, "until": statement.excluded.until}
+            statement = statement.on_conflict_do_update(index_elements=["run_id", "stage"], set_=update)
+        else:
+            statement = statement.on_conflict_do_nothing()
         rows = [{"run_id": run_id, "stage": stage, "number": number} for stage, number in sorted(numbers.items())]
         if rows:
             connection.execute(statement, rows)
