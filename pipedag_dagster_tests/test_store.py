@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import adbc_driver_manager
 import pandas as pd
 import psycopg
 import pytest
@@ -480,6 +481,12 @@ def test_a_result_that_was_dropped_before_it_was_recorded_is_refused(raw: Stage)
     with pytest.raises(ConnectionLost, match=r"raw\.orders was dropped before it was recorded"):
         raw.store.add([orphan])
     assert raw.store.find("raw", orphan.task_key) == []
+
+
+def test_a_mistake_in_a_condition_is_told_as_what_it_is(raw: Stage) -> None:
+    table = raw.commit(orders=frame(1)).tables["orders"]
+    with pytest.raises(adbc_driver_manager.Error, match='column "no_such" does not exist'):
+        raw.store.read(table, where="no_such > 1")
 
 
 def test_a_second_run_waits_and_says_for_whom(raw: Stage, caplog: pytest.LogCaptureFixture) -> None:
