@@ -104,9 +104,8 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
 def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: Path) -> None:
     """Take the lock of STAGE from the run that holds it, after asking. That run cannot commit any more: it fails when
     it comes to it, and what it has staged is reused by the next one."""
-    (context,) = _contexts(module, workspace, instance)
-    store = context.store.table_store
     found = of_instance(locations(module, workspace), instance)
+    store = found[0].instance.store.table_store
     known = {key.path[1] for location in found for key in location.select(None)}
     if stage.lower() not in known:
         raise NotMaterialized(f"Instance {instance!r} has no stage {stage!r}.{did_you_mean(stage, known)}")

@@ -83,8 +83,7 @@ def hold(
                     raise RunActive(
                         f"{lock.what} is being written by {holder or 'another run'}, and lock_timeout is "
                         f"{timeout:g} s. Nothing was done. Run it again when that run has ended. If it hangs, stop its "
-                        "process, or: "
-                        f"{lock.free}"
+                        f"process, or: {lock.free}"
                     )
                 if holder and holder != told:
                     message = f"{lock.what}: waiting for {holder}. If it hangs, stop its process, or: {lock.free}"

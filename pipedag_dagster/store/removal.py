@@ -172,7 +172,8 @@ def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.O
         for kind, names in (("VIEW", views), ("TABLE", data))
         for batch in _batches(names)
     ]
-    last = [f"DROP TABLE {', '.join(tables)} RESTRICT" for name in catalogs if (tables := of_kind("r", [name]))]
+    tables = of_kind("r", catalogs)
+    last = [f"DROP TABLE {', '.join(tables)} RESTRICT"] if tables else []
     last += [f"DROP FUNCTION IF EXISTS {quote(name)}.is_visible(regclass, text) RESTRICT" for name in catalogs]
     last.append(f"DROP SCHEMA {', '.join(map(quote, owners))} RESTRICT")
     if len(views) + len(data) <= _ONE_TRANSACTION:

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 HEAD_COLUMNS = 20
 """How many columns of a table `heads` shows."""
 
-UNDEFINED_TABLE = "42P01"
 _BATCH = 100  # tables that are read in one transaction: each takes an entry of PostgreSQL's lock table
 
 
@@ -181,7 +180,7 @@ class TableStore:
             with self.database.told():
                 arrow = frames.read(self.database.uri, f"SELECT * FROM {source}" + (f" WHERE {where}" if where else ""))
         except Exception as error:
-            if getattr(error, "sqlstate", None) == UNDEFINED_TABLE:
+            if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table, what) from None
             raise
         if kind is None or issubclass(kind, pd.DataFrame):
