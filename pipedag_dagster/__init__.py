@@ -5,7 +5,9 @@ This is the whole public API. What a user does about an error is in `pipedag_dag
 
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import PipedagError
-from pipedag_dagster.flow import Stage
+from pipedag_dagster.graph.flow import Stage
+from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
+from pipedag_dagster.graph.task import input_stage_versions, materialize
 from pipedag_dagster.logs import setup_logging
 from pipedag_dagster.orchestration.component import PipelineComponent
 from pipedag_dagster.orchestration.definitions import build_definitions
@@ -13,8 +15,6 @@ from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.run import Flow, Result, StageLockContext
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps
-from pipedag_dagster.tables import Blob, RawSql, Table, View
-from pipedag_dagster.task import input_stage_versions, materialize
 
 __all__ = [
     "Blob",

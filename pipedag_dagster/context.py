@@ -13,7 +13,7 @@ from typing import Any, Self
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.config.keys import merge
 from pipedag_dagster.errors import ConfigError
-from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.versions.table_store import TableStore
 
 _current: ContextVar[ConfigContext | None] = ContextVar("config", default=None)
 

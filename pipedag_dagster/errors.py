@@ -4,16 +4,16 @@ One class for each thing that a user can do about it. The message names the obje
 what to type next; a docstring here is the remedy in one line.
 
     PipedagError
-    ├── ConfigError             mend the YAML file (every mistake is listed, with file and line)
+    ├── ConfigError             fix the YAML file (every mistake is listed, with file and line)
     │   ├── UnknownInstance     choose one of the instances that exist
     │   └── MissingVariable     set the environment variable, or write the attribute file
-    ├── WiringError             mend the flow: names, cycles, the way tasks are called
+    ├── WiringError             fix the flow: names, cycles, the way tasks are called
     ├── InvalidName             choose another name for a stage or table
     ├── DatabaseError           look at the database
-    │   ├── DatabaseUnreachable start it, or mend host and port
+    │   ├── DatabaseUnreachable start it, or fix host and port
     │   ├── ConnectionLost      run it again: what was staged is reused
     │   ├── DiskFull            make room, and run it again
-    │   ├── LoginRefused        mend user name and password
+    │   ├── LoginRefused        fix user name and password
     │   └── DatabaseMissing     create the database, or allow us to
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
     ├── RunActive               wait for the run, or stop it
@@ -22,7 +22,7 @@ what to type next; a docstring here is the remedy in one line.
     ├── FreshInput              the source changed, and this run was told to assert that it did not
     ├── SeveralFailed           several tasks failed (fail_fast: false); each one is listed
     ├── ChecksFailed            look at the rows that are named: the stage was not committed
-    ├── TaskFailed              mend the task
+    ├── TaskFailed              fix the task
     │   └── UnstorableResult    return something that a table can hold
     ├── EmptySelection          select at least one table
     └── FilesInTheWay           choose another folder for the new project
@@ -58,7 +58,7 @@ class Problem:
 
 
 class ConfigError(PipedagError):
-    """Mend the configuration. All mistakes that could be found at once are in `problems`."""
+    """Fix the configuration. All mistakes that could be found at once are in `problems`."""
 
     def __init__(self, problems: Problem | str | Sequence[Problem]) -> None:
         if isinstance(problems, str):
@@ -76,7 +76,7 @@ class MissingVariable(ConfigError):
 
 
 class WiringError(PipedagError):
-    """Mend the flow: it cannot be run as it is wired."""
+    """Fix the flow: it cannot be run as it is wired."""
 
 
 class InvalidName(WiringError):
@@ -88,7 +88,7 @@ class DatabaseError(PipedagError):
 
 
 class DatabaseUnreachable(DatabaseError):
-    """Start the database, or mend host and port in the url."""
+    """Start the database, or fix host and port in the url."""
 
 
 class ConnectionLost(DatabaseError):
@@ -100,7 +100,7 @@ class DiskFull(DatabaseError):
 
 
 class LoginRefused(DatabaseError):
-    """Mend user name and password in the url."""
+    """Fix user name and password in the url."""
 
 
 class DatabaseMissing(DatabaseError):
@@ -128,7 +128,7 @@ class FreshInput(PipedagError):
 
 
 class TaskFailed(PipedagError):
-    """Mend the task. The user's own exception is `__cause__`, with its traceback."""
+    """Fix the task. The user's own exception is `__cause__`, with its traceback."""
 
 
 class UnstorableResult(TaskFailed):

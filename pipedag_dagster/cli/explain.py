@@ -12,17 +12,17 @@ from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table as Grid
 
+from pipedag_dagster.catalog.catalog import RunTable, TableVersion
 from pipedag_dagster.cli.options import cache_modes, count, where
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
-from pipedag_dagster.execution.cache import CACHED
+from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.plan import Fate, Planned
 from pipedag_dagster.execution.plan import plan as what_would_run
-from pipedag_dagster.execution.records import SUSPICION, is_suspicious
-from pipedag_dagster.fingerprint.texts import difference
+from pipedag_dagster.execution.run_log import SUSPICION, is_suspicious
+from pipedag_dagster.fingerprint.code_text import difference
 from pipedag_dagster.orchestration.resources import validation
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
-from pipedag_dagster.store.catalog import RunTable, TableVersion
-from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.versions.table_store import TableStore
 
 
 @click.command(short_help="Show what a run would do and why, without running anything.")

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from pipedag_dagster.catalog.catalog import Source
 from pipedag_dagster.cli.options import count, where
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.orchestration.executors import release_ended
 from pipedag_dagster.orchestration.run import rollback as roll_back
 from pipedag_dagster.orchestration.workspace import locations, of_instance
-from pipedag_dagster.store import history, lock, removal
-from pipedag_dagster.store.catalog import Source
+from pipedag_dagster.postgres import advisory_lock
+from pipedag_dagster.versions import history, removal
 
 
 @click.command(short_help="Show the versions of a stage.")
@@ -53,7 +54,7 @@ def rollback(instance: str, stage: str, to: int | None, module: str | None, work
     after = roll_back(context, _stage(context, stage), to)
     done = history.versions(context.store.table_store, after.stage)[0]
     click.echo(f"{instance} {after.stage}: version {after.number} is visible now ({done.note}).")
-    click.echo("The next run makes newer results visible again: mend what made them first, or switch its launch off.")
+    click.echo("The next run makes newer results visible again: fix what made them first, or switch its launch off.")
 
 
 @click.command(short_help="Drop old versions that nobody needs.")
@@ -111,7 +112,7 @@ def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: 
         raise NotMaterialized(f"Instance {instance!r} has no stage {stage!r}.{did_you_mean(stage, known)}")
     held = store.stage_lock(stage.lower())
     with store.database.connect("pipedag unlock") as connection:
-        holder = lock.holder_of(connection, held)
+        holder = advisory_lock.holder_of(connection, held)
         if holder is None:
             click.echo(f"Nobody holds the lock of {held.what}.")
             return
@@ -119,7 +120,7 @@ def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: 
         if not yes and not click.confirm("Take the lock from it?"):
             click.echo("Nothing was done.")
             return
-        done = lock.take_away(connection, held, holder)
+        done = advisory_lock.take_away(connection, held, holder)
     click.echo(f"{held.what}: {'free' if done else 'that run does not hold it any more'}.")
 
 

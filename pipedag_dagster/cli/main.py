@@ -22,18 +22,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table as Grid
 from rich.tree import Tree
 
+from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.cli import explain, history
 from pipedag_dagster.cli.init import init
 from pipedag_dagster.cli.options import WORKSPACE, attrs_of, cache_modes, count, where
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
-from pipedag_dagster.execution.cache import CACHED
+from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.stage_run import Outcome
 from pipedag_dagster.orchestration.run import Result, execute
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance, refuse_shared_keys
-from pipedag_dagster.store import embedded
-from pipedag_dagster.store.catalog import TableVersion
-from pipedag_dagster.store.verify import differences
+from pipedag_dagster.postgres import embedded
+from pipedag_dagster.versions.verify import differences
 
 _PACKAGE = str(Path(__file__).parent.parent)
 

@@ -39,7 +39,7 @@ from pipedag_dagster.config.keys import (
 )
 from pipedag_dagster.config.placeholders import PLACEHOLDER, Filler, user_name
 from pipedag_dagster.config.section import keys_of
-from pipedag_dagster.config.yaml_source import Source
+from pipedag_dagster.config.yaml_file import Source
 from pipedag_dagster.errors import ConfigError, InvalidName, MissingVariable, Problem, UnknownInstance, did_you_mean
 
 __all__ = [

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
 from pipedag_dagster.config.section import Keys, keys_of, one_of
-from pipedag_dagster.config.yaml_source import Source, load
+from pipedag_dagster.config.yaml_file import Source, load
 from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
 
 Key: TypeAlias = tuple[str | int, ...]

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipedag_dagster.config.keys import ARGS, URL, Key
-from pipedag_dagster.config.yaml_source import load
+from pipedag_dagster.config.yaml_file import load
 from pipedag_dagster.errors import ConfigError, MissingVariable, Problem, did_you_mean
 
 PLACEHOLDER = re.compile(r"\{(\$?)(\w+)\}")

@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from pipedag_dagster.catalog.catalog import Source, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.data import json_values
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.outputs import CallOutputs
 from pipedag_dagster.fingerprint.fingerprint import digest
-from pipedag_dagster.flow import Output, Stage, TaskCall, map_outputs
+from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
 from pipedag_dagster.names import quote
-from pipedag_dagster.store import values
-from pipedag_dagster.store.catalog import Source, StageVersion, TableVersion
-from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.versions.table_store import TableStore
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Inputs:
     def around(self, call: TaskCall) -> dict[str, str]:
         """What a call reads that is no table or other output of its own: a hash of values and shapes, by name."""
         found = {str(output): self.outputs_of(output).around(output) for output in call.inputs}
-        return {name: digest(values.text(node)) for name, node in found.items() if node is not None}
+        return {name: digest(json_values.text(node)) for name, node in found.items() if node is not None}
 
     def of_source(self, source: ConfigContext, call: TaskCall) -> dict[str, TableVersion]:
         """What is copied in place of an input task, by asset.

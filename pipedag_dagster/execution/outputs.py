@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.data import json_values
 from pipedag_dagster.errors import NotMaterialized
-from pipedag_dagster.flow import Output, TaskCall
-from pipedag_dagster.store import values
-from pipedag_dagster.store.catalog import TableVersion
+from pipedag_dagster.graph.flow import Output, TaskCall
 
 
 class CallOutputs:
@@ -48,15 +48,15 @@ class CallOutputs:
 
         def get(asset: str) -> Any:
             table = self._table(asset)
-            return values.decode(table.value, get) if table.kind == "json" else read(table)
+            return json_values.decode(table.value, get) if table.kind == "json" else read(table)
 
-        return values.decode(self._node(output), get)
+        return json_values.decode(self._node(output), get)
 
     def _node(self, output: Output) -> Any:
         node, path = self._start(output)
         while True:
             try:
-                node, path = values.at(node, path)
+                node, path = json_values.at(node, path)
             except LookupError:
                 raise NotMaterialized(
                     f"{self.call} returned nothing that is {output}: it has no part {path[-1]!r} there."
@@ -73,21 +73,21 @@ class CallOutputs:
         above = [slot for slot in slots if slot.path == path[: len(slot.path)]]
         if above:
             slot = max(above, key=lambda one: len(one.path))
-            return values.output(slot.asset), path[len(slot.path) :]
+            return json_values.output(slot.asset), path[len(slot.path) :]
         for slot in output.slots:
             self._table(slot.asset)
         shapes = [table.shape for table in self._newest_first() if table.shape is not None]
         if shapes:
             return shapes[0], path
         # Made by a version that did not keep the shape.
-        refs = {asset: values.output(asset) for asset in (self.call.assets if self.call.count else self.tables)}
+        refs = {asset: json_values.output(asset) for asset in (self.call.assets if self.call.count else self.tables)}
         return ({"$tuple": list(refs.values())} if self.call.count else refs), path
 
     def _newest_first(self) -> list[TableVersion]:
         return sorted(self.tables.values(), key=lambda table: table.id or 0, reverse=True)
 
     def _reach(self, node: Any) -> Iterator[TableVersion]:
-        for asset in values.outputs(node):
+        for asset in json_values.outputs(node):
             table = self._table(asset)
             yield table
             if table.kind == "json":

@@ -10,15 +10,15 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import DatabaseMissing, NotMaterialized, PipedagError
-from pipedag_dagster.execution import cache
-from pipedag_dagster.execution.cache import CACHED, Key
+from pipedag_dagster.execution import cache_key
+from pipedag_dagster.execution.cache_key import CACHED, Key
+from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs, Unpinned
-from pipedag_dagster.execution.work import Decider
-from pipedag_dagster.flow import Stage, TaskCall
-from pipedag_dagster.store.catalog import StageVersion, TableVersion
+from pipedag_dagster.graph.flow import Stage, TaskCall
 
 
 class Fate(enum.StrEnum):
@@ -145,7 +145,7 @@ class _StagePlan:
         if call.source is not None:
             self.inputs.source_tables(call)
         reads_source = copies or call.source is not None
-        cache.assert_not_fresh(call, self.validation, reads_source=reads_source, reason="new")
+        cache_key.assert_not_fresh(call, self.validation, reads_source=reads_source, reason="new")
         return Fate.runs, "new"
 
     def _decide(self, call: TaskCall, unknown: tuple[str, ...]) -> tuple[Fate, str]:
@@ -156,7 +156,7 @@ class _StagePlan:
         except NotMaterialized:
             if not unknown:
                 raise
-            return Fate.runs, cache.why(self._without_inputs(call, before), before)
+            return Fate.runs, cache_key.why(self._without_inputs(call, before), before)
         except PipedagError:
             raise
         except Exception as error:  # of a lazy task
@@ -172,7 +172,7 @@ class _StagePlan:
 
     def _without_inputs(self, call: TaskCall, before: TableVersion | None) -> Key:
         """What is known of the key while an input is not there at all."""
-        code = None if call.task.lazy else cache.task_code_version(call)
-        known = {"task": call.name, "arguments": cache.argument_hashes(call), "code": code}
+        code = None if call.task.lazy else cache_key.task_code_version(call)
+        known = {"task": call.name, "arguments": cache_key.argument_hashes(call), "code": code}
         kept = {} if before is None else {name: before.parts.get(name) for name in ("text", "cache")}
         return Key({**known, **kept})

@@ -14,18 +14,18 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from pipedag_dagster.catalog.catalog import RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
-from pipedag_dagster.execution.cache import CACHED
-from pipedag_dagster.execution.checks import Checker, CheckResult, refuse
+from pipedag_dagster.execution.cache_key import CACHED
+from pipedag_dagster.execution.check_runner import Checker, CheckResult, refuse
+from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
-from pipedag_dagster.execution.records import SUSPICIOUS, is_suspicious, run_table, suspect
-from pipedag_dagster.execution.staging import Staging
-from pipedag_dagster.execution.work import Decider
-from pipedag_dagster.flow import Stage, TaskCall
-from pipedag_dagster.store.catalog import RunTable, Source, StageVersion, TableVersion
+from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_table, suspect
+from pipedag_dagster.execution.store_outputs import Staging
+from pipedag_dagster.graph.flow import Stage, TaskCall
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from pipedag_dagster.fingerprint.contents import digest, named
+from pipedag_dagster.fingerprint.code_text import Text, part
 from pipedag_dagster.fingerprint.source import Source
-from pipedag_dagster.fingerprint.texts import Text, part
+from pipedag_dagster.fingerprint.value_content import digest, named
 from pipedag_dagster.fingerprint.walk import Walk
-from pipedag_dagster.task import Task
+from pipedag_dagster.graph.task import Task
 
 __all__ = ["Fingerprint", "code_text", "code_version", "content_hash", "digest", "fingerprint", "libraries"]
 

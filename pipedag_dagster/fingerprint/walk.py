@@ -17,9 +17,8 @@ from typing import Any
 
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.fingerprint import source as code_source
-from pipedag_dagster.fingerprint.contents import ADDRESS, ATOMS, Content, Unstable, content, digest, enum_value, state
-from pipedag_dagster.fingerprint.kinds import C_CODE, holds_code, is_code, is_generated, wrapped
-from pipedag_dagster.fingerprint.places import (
+from pipedag_dagster.fingerprint.code_kinds import C_CODE, holds_code, is_code, is_generated, wrapped
+from pipedag_dagster.fingerprint.module_origin import (
     chains_without_source,
     class_source,
     closure,
@@ -34,7 +33,17 @@ from pipedag_dagster.fingerprint.places import (
     slots,
 )
 from pipedag_dagster.fingerprint.source import Chain, Source
-from pipedag_dagster.task import Task
+from pipedag_dagster.fingerprint.value_content import (
+    ADDRESS,
+    ATOMS,
+    Content,
+    Unstable,
+    content,
+    digest,
+    enum_value,
+    state,
+)
+from pipedag_dagster.graph.task import Task
 
 _BY_NAME = {("globals",), ("eval",), ("exec",), ("__import__",), ("importlib", "import_module"), ("sys", "modules")}
 _NOT_MEMBERS = {"_abc_impl", "_sa_registry"}
@@ -116,9 +125,9 @@ class Walk:
         ours = f"{kind.__module__}.{kind.__name__}"
         if ours == "pipedag_dagster.context.ConfigContext":  # of an instance, what tasks may know
             return digest("instance", value.instance_id, self.value(value.attrs, f"{where}.attrs"))
-        if ours in ("pipedag_dagster.flow.Stage", "pipedag_dagster.flow.Output"):
+        if ours in ("pipedag_dagster.graph.flow.Stage", "pipedag_dagster.graph.flow.Output"):
             return digest(ours, str(value))
-        if ours == "pipedag_dagster.tables.Table":
+        if ours == "pipedag_dagster.graph.tables.Table":
             return digest(ours, self._dict(vars(value), where, named=True))
         if is_library(kind):
             self._library(kind.__module__)

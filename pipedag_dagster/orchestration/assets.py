@@ -4,18 +4,18 @@ from collections.abc import Iterator  # no postponed annotations here: Dagster l
 
 import dagster as dg
 
+from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ChecksFailed
-from pipedag_dagster.execution.checks import CheckResult
+from pipedag_dagster.execution.check_runner import CheckResult
 from pipedag_dagster.execution.stage_run import StageResult, run_stage
-from pipedag_dagster.flow import Stage
+from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.orchestration import metadata
-from pipedag_dagster.orchestration.checks import check_result, check_specs
+from pipedag_dagster.orchestration.asset_checks import check_result, check_specs
 from pipedag_dagster.orchestration.keys import asset_key, identifier
 from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.tags import run_tags
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
-from pipedag_dagster.store.catalog import StageVersion, TableVersion
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 

@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError
-from pipedag_dagster.flow import FlowGraph, Stage
+from pipedag_dagster.graph.flow import FlowGraph, Stage
 
 Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 """What users write: a function from an instance to its flow, or to several flows with different stages."""

@@ -11,14 +11,14 @@ import dagster as dg
 
 from pipedag_dagster.context import ConfigContext, PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, WiringError
-from pipedag_dagster.flow import FlowGraph
+from pipedag_dagster.graph.flow import FlowGraph
+from pipedag_dagster.orchestration.asset_checks import refuse_wrong_references
 from pipedag_dagster.orchestration.assets import stage_assets
 from pipedag_dagster.orchestration.attrs import Build, built
-from pipedag_dagster.orchestration.checks import refuse_wrong_references
+from pipedag_dagster.orchestration.dagster_assets import instance_assets, refuse_circles
 from pipedag_dagster.orchestration.executors import executor
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.keys import identifier
-from pipedag_dagster.orchestration.plain_assets import instance_assets, refuse_circles
 from pipedag_dagster.orchestration.resources import bound_resource
 from pipedag_dagster.orchestration.schedules import schedules
 from pipedag_dagster.orchestration.sensors import sensors

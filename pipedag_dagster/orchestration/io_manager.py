@@ -9,14 +9,15 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import NotMaterialized, WiringError
-from pipedag_dagster.execution.result import storable
-from pipedag_dagster.execution.single_table import Content, Slice, Written, newest, write_table
+from pipedag_dagster.execution.returned import storable
+from pipedag_dagster.execution.write_one_table import Content, Slice, Written, newest, write_table
 from pipedag_dagster.names import stage_name, table_name
 from pipedag_dagster.orchestration.metadata import of_tables
 from pipedag_dagster.orchestration.partitions import table_slice
 from pipedag_dagster.orchestration.resources import InstanceResource
-from pipedag_dagster.store.physical import Constraints, render
-from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.postgres.sql_text import render
+from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.versions.write_table import Constraints
 
 
 class TableIOManager(dg.ConfigurableIOManager):

@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 import dagster as dg
 
-from pipedag_dagster.about import About
+from pipedag_dagster.catalog.catalog import Column, StageVersion, TableVersion
+from pipedag_dagster.data import json_values
 from pipedag_dagster.execution.stage_run import Outcome, StageResult
+from pipedag_dagster.graph.description import About
 from pipedag_dagster.orchestration.keys import asset_key
-from pipedag_dagster.store import values
-from pipedag_dagster.store.catalog import Column, StageVersion, TableVersion
-from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.versions.table_store import TableStore
 
 Metadata: TypeAlias = dict[str, dg.MetadataValue]
 Value = dg.MetadataValue
@@ -67,7 +67,7 @@ def _of_table(
             "dagster/column_schema": Value.table_schema(dg.TableSchema(columns)),
         }
     elif table.kind == "json" and store.config.preview:
-        metadata["pipedag/preview"] = Value.text(values.text(table.value)[:_SHOWN])
+        metadata["pipedag/preview"] = Value.text(json_values.text(table.value)[:_SHOWN])
     lineage = {
         column.name: [dg.TableColumnDep(asset_key(*origin[:3]), origin[3]) for origin in column.origins]
         for column in table.columns

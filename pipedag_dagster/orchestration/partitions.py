@@ -12,10 +12,10 @@ from typing import Any
 
 import dagster as dg
 
+from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.execution.single_table import Slice
+from pipedag_dagster.execution.write_one_table import Slice
 from pipedag_dagster.names import quote
-from pipedag_dagster.store.catalog import Column
 
 _TEXT = ("text", "character")
 

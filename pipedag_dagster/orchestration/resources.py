@@ -16,10 +16,10 @@ from pydantic import Field, create_model
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import ConfigError, DatabaseError, did_you_mean
-from pipedag_dagster.flow import Stage
+from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.orchestration.attrs import Build, given, rewired, typed
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
-from pipedag_dagster.store.table_store import take_pinned
+from pipedag_dagster.versions.table_store import take_pinned
 
 log = logging.getLogger(__name__)
 

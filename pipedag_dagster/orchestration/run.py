@@ -11,16 +11,16 @@ from typing import Any, Self
 
 import dagster as dg
 
+from pipedag_dagster.catalog.catalog import RunTable, StageVersion, TableVersion
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.execution.outputs import CallOutputs
-from pipedag_dagster.flow import FlowGraph, Output, TaskCall
+from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import define, job_name
 from pipedag_dagster.orchestration.resources import cache_mode, caller_releases, release
-from pipedag_dagster.store import history
-from pipedag_dagster.store.catalog import RunTable, StageVersion, TableVersion
+from pipedag_dagster.versions import history
 
 _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
 

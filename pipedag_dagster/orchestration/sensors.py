@@ -12,10 +12,10 @@ import dagster as dg
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, DatabaseError, NotMaterialized, SeveralFailed
-from pipedag_dagster.execution import fresh
-from pipedag_dagster.execution.fresh import Fresh
+from pipedag_dagster.execution import freshness
+from pipedag_dagster.execution.freshness import Fresh
 from pipedag_dagster.fingerprint.fingerprint import digest
-from pipedag_dagster.flow import FlowGraph
+from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.orchestration.schedules import status
 
 
@@ -32,7 +32,7 @@ def sensors(context: ConfigContext, flows: list[FlowGraph], job: str) -> list[dg
             _sensor(
                 f"{job}_refresh",
                 job,
-                lambda: fresh.of_source(context, flows),
+                lambda: freshness.of_source(context, flows),
                 refresh.interval,
                 dg.DefaultSensorStatus[status(refresh)],
                 f"Runs {context.instance_id} when {context.config.copy_source} has committed other input.",
@@ -43,7 +43,7 @@ def sensors(context: ConfigContext, flows: list[FlowGraph], job: str) -> list[dg
             _sensor(
                 f"{job}_poll",
                 job,
-                lambda: fresh.of_cache_functions(context, flows),
+                lambda: freshness.of_cache_functions(context, flows),
                 poll.interval,
                 dg.DefaultSensorStatus[status(poll)],
                 _polled(context, flows),
@@ -102,7 +102,7 @@ def _polled(context: ConfigContext, flows: Iterable[FlowGraph]) -> str:
         ConfigError: it could look at nothing.
     """
     calls = [call for flow in flows for stage in flow.stages for call in stage.calls]
-    answers = {str(call): fresh.asks(call) for call in calls if not fresh.copies(context, call)}
+    answers = {str(call): freshness.asks(call) for call in calls if not freshness.copies(context, call)}
     polled = [call for call, why in answers.items() if why == ""]
     skipped = [f"{call} ({why})" for call, why in answers.items() if why]
     if not polled:

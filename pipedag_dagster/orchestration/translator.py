@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.execution.cache import task_code_version
-from pipedag_dagster.flow import Output, Stage, TaskCall
+from pipedag_dagster.execution.cache_key import task_code_version
+from pipedag_dagster.graph.flow import Output, Stage, TaskCall
+from pipedag_dagster.graph.task import Task
 from pipedag_dagster.orchestration.keys import asset_key, identifier
-from pipedag_dagster.task import Task
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import dagster as dg
 from dagster import DagsterError
 from dagster.components.definitions import LazyDefinitions
 
-from pipedag_dagster.config import yaml_source
+from pipedag_dagster.config import yaml_file
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, EmptySelection, PipedagError, Problem, UnknownInstance, did_you_mean
 from pipedag_dagster.orchestration.resources import InstanceResource
@@ -130,7 +130,7 @@ def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, in
         raise ConfigError(
             f"There is no {workspace} here. Name the module of your definitions: -m my_pipeline.definitions"
         )
-    source = yaml_source.load(workspace)
+    source = yaml_file.load(workspace)
     for number, entry in enumerate(source.data.get("load_from") or []):
         line = source.line(("load_from", number))
         kind, target = next(iter(entry.items())) if isinstance(entry, dict) and entry else ("", None)

@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 
 from pipedag_dagster import PipedagConfig
+from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.names import quote
-from pipedag_dagster.store import commit
-from pipedag_dagster.store.catalog import TableVersion
-from pipedag_dagster.store.physical import Constraints
-from pipedag_dagster.store.table_store import TableStore
-from pipedag_dagster.store.verify import differences
+from pipedag_dagster.versions import commit
+from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.versions.verify import differences
+from pipedag_dagster.versions.write_table import Constraints
 
 STAGE = "work"
 TABLES = 30

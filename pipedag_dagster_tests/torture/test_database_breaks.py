@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster import Flow, PipedagConfig, Result, Stage, materialize
 from pipedag_dagster.errors import ConnectionLost, DatabaseError, DatabaseUnreachable, DiskFull, SeveralFailed
-from pipedag_dagster.store.verify import differences
+from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.torture import Count, count, servers, victim
 from pipedag_dagster_tests.torture.servers import Server
 from pipedag_dagster_tests.torture.test_kill import Ward

@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_dagster import PipedagConfig
-from pipedag_dagster.store.table_store import TableStore
-from pipedag_dagster.store.verify import differences
+from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.torture import Count, count, tries, victim
 
 Instances = Callable[..., PipedagConfig]

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from pipedag_dagster.catalog.catalog import Column, TableVersion
 from pipedag_dagster.names import quote
-from pipedag_dagster.store import removal
-from pipedag_dagster.store.catalog import Column, TableVersion
-from pipedag_dagster.store.table_store import TableStore
-from pipedag_dagster.store.verify import differences
+from pipedag_dagster.versions import removal
+from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.torture import count, readers, servers, tries
 from pipedag_dagster_tests.torture.readers import STAGE
 from pipedag_dagster_tests.torture.servers import Server

@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 from pipedag_dagster import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import NotMaterialized, TaskFailed
 from pipedag_dagster.orchestration.run import rollback
-from pipedag_dagster.store import history, removal
-from pipedag_dagster.store.verify import differences
+from pipedag_dagster.versions import history, removal
+from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.torture import Count, count, shop, tries, victim
 from pipedag_dagster_tests.torture.shop import SAMPLE, STAGES, Tables, World
 

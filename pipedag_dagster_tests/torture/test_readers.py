@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_dagster import InstanceResource, PipedagConfig, TableIOManager
-from pipedag_dagster.store.catalog import TableVersion
-from pipedag_dagster.store.table_store import TableStore
+from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster_tests.torture import LONG, count, readers, tries, victim
 from pipedag_dagster_tests.torture.readers import STAGE, TABLES, Commits, Reads
 

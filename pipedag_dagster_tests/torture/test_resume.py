@@ -1,4 +1,4 @@
-"""P7: a stage whose last table fails begins, after the task was mended, at its last table."""
+"""P7: a stage whose last table fails begins, after the task was fixed, at its last table."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def full_job():
 
 
 class Project:
-    """A project in a folder of its own, whose last task is broken until it is mended."""
+    """A project in a folder of its own, whose last task is broken until it is fixed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

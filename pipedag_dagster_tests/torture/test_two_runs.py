@@ -22,9 +22,10 @@ from pipedag_dagster.errors import ConnectionLost, DatabaseError, RunActive
 from pipedag_dagster.orchestration.assets import asset_key
 from pipedag_dagster.orchestration.definitions import define
 from pipedag_dagster.orchestration.run import execute
-from pipedag_dagster.store import history, lock, removal
-from pipedag_dagster.store.table_store import TableStore
-from pipedag_dagster.store.verify import differences
+from pipedag_dagster.postgres import advisory_lock
+from pipedag_dagster.versions import history, removal
+from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.torture import shop
 from pipedag_dagster_tests.torture.shop import Tables, World
 from pipedag_dagster_tests.torture.victim import SECONDS, Paused
@@ -101,7 +102,7 @@ def waits() -> Iterator[queue.Queue[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             told.put(record.getMessage())
 
-    listener, logger = Listener(logging.WARNING), logging.getLogger(lock.__name__)
+    listener, logger = Listener(logging.WARNING), logging.getLogger(advisory_lock.__name__)
     logger.addHandler(listener)
     yield told
     logger.removeHandler(listener)

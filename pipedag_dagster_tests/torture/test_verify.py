@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_dagster import PipedagConfig, input_stage_versions
-from pipedag_dagster.store.table_store import TableStore
-from pipedag_dagster.store.verify import Difference, differences
+from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.versions.verify import Difference, differences
 from pipedag_dagster_tests.torture import shop
 from pipedag_dagster_tests.torture.shop import World
 

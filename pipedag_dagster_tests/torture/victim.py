@@ -17,9 +17,10 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster import Flow, PipedagConfig, Result, Stage, Table, materialize
+from pipedag_dagster.catalog.catalog import Catalog
+from pipedag_dagster.data import frames
 from pipedag_dagster.orchestration import assets
-from pipedag_dagster.store import commit, frames, physical, table_store
-from pipedag_dagster.store.catalog import Catalog
+from pipedag_dagster.versions import commit, table_store, write_table
 
 TABLES = 4
 SECONDS = 120
@@ -84,7 +85,7 @@ def _after(original: Callable[..., Any], calls: int, act: Callable[[], object]) 
 STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "before an upload": (frames, "write", _before),
     "after an upload": (frames, "write", _after),
-    "before constraints and statistics": (physical, "_finish", _before),
+    "before constraints and statistics": (write_table, "_finish", _before),
     "between tables": (table_store.TableStore, "add", _after),
     "before a result is recorded": (table_store.TableStore, "add", _before),
     "before the commit": (commit, "commit", _before),

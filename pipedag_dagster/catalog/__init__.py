@@ -1,0 +1,1 @@
+"""What the catalog of an instance holds, and the statements that read and write it."""

@@ -1,0 +1,296 @@
+"""The catalog of one instance: what was made, from what, by which run, and what is visible.
+
+It lives in the schema `<prefix>pipedag` of the instance's own database, so that it changes in the same
+transaction as the tables that it describes. Statements only; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from pipedag_dagster.catalog.rows import Column, Commit, Finding, Origin, RunTable, Source, StageVersion, TableVersion
+from pipedag_dagster.catalog.schema import CatalogTables
+from pipedag_dagster.fingerprint.code_text import Part, Text
+
+__all__ = [
+    "Catalog",
+    "Column",
+    "Commit",
+    "Finding",
+    "Origin",
+    "RunTable",
+    "Source",
+    "StageVersion",
+    "TableVersion",
+]
+
+PIN_LEASE = datetime.timedelta(days=1)
+"""A pin of a run that died without releasing it ends after this time."""
+
+
+KEPT_RUNS = 50
+"""What is remembered of each table: the last runs in which it was made, and the last ones in which it was cached."""
+
+
+class Catalog(CatalogTables):
+    """Statements on the catalog in `schema`. Each takes the connection, and so the transaction, to run in."""
+
+    # What is visible
+
+    def current(self, connection: sa.Connection, stages: Collection[str]) -> dict[str, StageVersion]:
+        """The newest version of each stage; number 0 where there is none."""
+        return self.versions(connection, self.newest(connection, stages))
+
+    def newest(self, connection: sa.Connection, stages: Collection[str]) -> dict[str, int]:
+        """The number of the newest version of each stage; 0 where there is none."""
+        table = self.stage_version
+        newest = sa.select(table.c.stage, sa.func.max(table.c.number)).where(table.c.stage.in_(stages))
+        found = {row[0]: row[1] for row in connection.execute(newest.group_by(table.c.stage))}
+        return dict.fromkeys(stages, 0) | found
+
+    def versions(self, connection: sa.Connection, numbers: Mapping[str, int]) -> dict[str, StageVersion]:
+        """The given version of each stage."""
+        member, made = self.stage_table, self.table_version
+        wanted = sa.tuple_(member.c.stage, member.c.number).in_(list(numbers.items()))
+        query = sa.select(made).join(member, member.c.table_version == made.c.id).where(wanted)
+        tables: dict[str, dict[str, TableVersion]] = {stage: {} for stage in numbers}
+        for row in connection.execute(query.order_by(made.c.id)):
+            tables[row.stage][row.asset] = _table_version(row)
+        return {stage: StageVersion(stage, number, tables[stage]) for stage, number in numbers.items()}
+
+    def stages(self, connection: sa.Connection) -> list[str]:
+        """All stages that have a version."""
+        column = self.stage_version.c.stage
+        return list(connection.scalars(sa.select(column).distinct().order_by(column)))
+
+    def commits(self, connection: sa.Connection, stage: str) -> list[Commit]:
+        """The versions of a stage that are there, the newest first."""
+        table = self.stage_version
+        rows = connection.execute(sa.select(table).where(table.c.stage == stage).order_by(table.c.number.desc()))
+        return [
+            Commit(row.number, row.committed_at, row.run_id, tuple(Source(**part) for part in row.sources), row.note)
+            for row in rows
+        ]
+
+    def commit(
+        self,
+        connection: sa.Connection,
+        stage: str,
+        number: int,
+        tables: Iterable[int],
+        run_id: str,
+        sources: Collection[Source] | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Record a stage version. Its sources are those of the version before, unless they are given."""
+        table = self.stage_version
+        if sources is None:
+            before = sa.select(table.c.sources).where(table.c.stage == stage, table.c.number == number - 1)
+            copied = connection.scalar(before) or []
+        else:
+            copied = [dataclasses.asdict(source) for source in sources]
+        connection.execute(table.insert().values(stage=stage, number=number, run_id=run_id, sources=copied, note=note))
+        rows = [{"stage": stage, "number": number, "table_version": table} for table in tables]
+        if rows:
+            connection.execute(self.stage_table.insert(), rows)
+
+    # What was made
+
+    def add(
+        self, connection: sa.Connection, tables: Iterable[TableVersion], texts: Iterable[Text] = ()
+    ) -> list[TableVersion]:
+        """Record staged tables, all of one execution in one transaction, and the texts that they name. Returns them
+        with their ids."""
+        rows = {text.key: [list(vars(part).values()) for part in text.parts] for text in texts}
+        if rows:
+            self._lock_pins(connection, "pg_advisory_xact_lock_shared")  # they are not forgotten meanwhile
+            statement = insert(self.text).on_conflict_do_nothing()
+            connection.execute(statement, [{"key": key, "parts": parts} for key, parts in rows.items()])
+        added = []
+        for table in tables:
+            values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+            del values["id"], values["created_at"]  # the database gives them
+            values["columns"] = [dataclasses.asdict(column) for column in table.columns]
+            number = connection.scalar(self.table_version.insert().values(values).returning(self.table_version.c.id))
+            added.append(dataclasses.replace(table, id=number))
+        return added
+
+    def find(self, connection: sa.Connection, stage: str, key: str, *, with_cache_value: bool) -> list[TableVersion]:
+        """The tables of the newest execution with this cache key (or, without the value of the cache function,
+        this task key); empty when there is none."""
+        table = self.table_version
+        column = table.c.cache_key if with_cache_value else table.c.task_key
+        newest = (
+            sa.select(table.c.execution)
+            .where(table.c.stage == stage, column == key)
+            .order_by(table.c.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        rows = connection.execute(sa.select(table).where(table.c.execution == newest).order_by(table.c.id))
+        return [_table_version(row) for row in rows]
+
+    def texts(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, Text]:
+        """What is kept of code and queries, by key."""
+        query = sa.select(self.text).where(self.text.c.key.in_(keys))
+        return {row.key: Text(tuple(Part(*part) for part in row.parts)) for row in connection.execute(query)}
+
+    # What runs did
+
+    def record(self, connection: sa.Connection, tables: Iterable[RunTable]) -> None:
+        rows = [{name: part for name, part in vars(table).items() if name != "at"} for table in tables]
+        if rows:
+            statement = insert(self.run_table)
+            update = {name: statement.excluded[name] for name in rows[0] if name not in ("run_id", "stage", "asset")}
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["run_id", "stage", "asset"], set_=update), rows
+            )
+
+    def of_run(self, connection: sa.Connection, run_id: str) -> list[tuple[RunTable, TableVersion]]:
+        """What a run did, in the order in which it did it. Tables that were dropped since are left out."""
+        run, made = self.run_table, self.table_version
+        query = sa.select(run.c.reason, run.c.seconds.label("run_seconds"), made)
+        query = query.join(made, made.c.id == run.c.table_version).where(run.c.run_id == run_id)
+        return [
+            (RunTable(run_id, row.stage, row.asset, row.reason, row.run_seconds, row.id), _table_version(row))
+            for row in connection.execute(query.order_by(run.c.at, made.c.id))
+        ]
+
+    def runs(self, connection: sa.Connection, stage: str, asset: str, limit: int) -> list[RunTable]:
+        """What the last runs did about a table, the newest first."""
+        run = self.run_table
+        query = sa.select(*(run.c[one.name] for one in dataclasses.fields(RunTable)))
+        query = query.where(run.c.stage == stage, run.c.asset == asset).order_by(run.c.at.desc()).limit(limit)
+        return [RunTable(*row) for row in connection.execute(query)]
+
+    def assets(self, connection: sa.Connection) -> list[tuple[str, str]]:
+        """Stage and asset of every table that runs are remembered of."""
+        run = self.run_table
+        rows = connection.execute(sa.select(run.c.stage, run.c.asset).distinct().order_by(run.c.stage, run.c.asset))
+        return [(row.stage, row.asset) for row in rows]
+
+    # What checks found. Tables never change, and so neither does what is found in them.
+
+    def findings(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, Finding]:
+        """What was found before, by key."""
+        table = self.check_result
+        rows = connection.execute(sa.select(table).where(table.c.key.in_(keys)))
+        return {row.key: Finding(row.bad_rows, row.sample, row.seconds) for row in rows}
+
+    def add_finding(self, connection: sa.Connection, key: str, table_version: int, finding: Finding) -> None:
+        values = {"key": key, "table_version": table_version, **dataclasses.asdict(finding)}
+        connection.execute(insert(self.check_result).values(values).on_conflict_do_nothing())
+
+    # Pins
+
+    def pin(self, connection: sa.Connection, run_id: str, stages: Collection[str]) -> dict[str, int]:
+        """Pin the newest version of each stage for a run, but for those that it has pinned before. Returns its pins."""
+        # One lock for pinning (shared) and for forgetting (exclusive): nothing is pinned while it is forgotten.
+        self._lock_pins(connection, "pg_advisory_xact_lock_shared")
+        self._write_pins(connection, run_id, self.newest(connection, stages), move=False)
+        query = sa.select(self.pins.c.stage, self.pins.c.number)
+        query = query.where(self.pins.c.run_id == run_id, self.pins.c.stage.in_(stages))
+        return {row.stage: row.number for row in connection.execute(query)}
+
+    def move_pin(self, connection: sa.Connection, run_id: str, stage: str, number: int) -> None:
+        """Let a run see the version that it has just committed."""
+        self._write_pins(connection, run_id, {stage: number}, move=True)
+
+    def _write_pins(self, connection: sa.Connection, run_id: str, numbers: Mapping[str, int], *, move: bool) -> None:
+        statement = insert(self.pins).values(until=sa.func.now() + PIN_LEASE)
+        if move:
+            update = {"number": statement.excluded.number, "until": statement.excluded.until}
+            statement = statement.on_conflict_do_update(index_elements=["run_id", "stage"], set_=update)
+        else:
+            statement = statement.on_conflict_do_nothing()
+        rows = [{"run_id": run_id, "stage": stage, "number": number} for stage, number in sorted(numbers.items())]
+        if rows:
+            connection.execute(statement, rows)
+
+    def pinned(self, connection: sa.Connection, stage: str | None = None) -> list[tuple[str, str, int]]:
+        """Which run pins which version of which stage, without the pins that have ended."""
+        pin = self.pins
+        query = sa.select(pin.c.run_id, pin.c.stage, pin.c.number).where(pin.c.until >= sa.func.now(), pin.c.number > 0)
+        query = query if stage is None else query.where(pin.c.stage == stage)
+        return [(row.run_id, row.stage, row.number) for row in connection.execute(query.order_by(pin.c.run_id))]
+
+    def unpin(self, connection: sa.Connection, run_id: str) -> None:
+        connection.execute(self.pins.delete().where(self.pins.c.run_id == run_id))
+
+    def _lock_pins(self, connection: sa.Connection, function: str) -> None:
+        connection.execute(
+            sa.text(f"SELECT {function}(hashtextextended(:key, 0))"), {"key": f"pipedag:{self.schema}:pin"}
+        )
+
+    # Forgetting
+
+    def forget(self, connection: sa.Connection, stage: str, keep: int) -> None:
+        """Forget stage versions but the last `keep` and the pinned ones, and what nothing refers to any more.
+
+        What was staged after the last commit that is not kept stays: the next run may use it. What one execution
+        made goes together. The physical tables are the caller's to drop.
+        """
+        self._lock_pins(connection, "pg_advisory_xact_lock")
+        version, member, made, pin = self.stage_version, self.stage_table, self.table_version, self.pins
+        connection.execute(pin.delete().where(pin.c.until < sa.func.now()))
+        newest = sa.select(version).where(version.c.stage == stage).order_by(version.c.number.desc())
+        last_not_kept = connection.scalar(newest.with_only_columns(version.c.committed_at).offset(keep).limit(1))
+        kept = newest.with_only_columns(version.c.number).limit(keep)
+        connection.execute(
+            version.delete().where(
+                version.c.stage == stage,
+                version.c.number.not_in(kept.scalar_subquery()),
+                version.c.number.not_in(sa.select(pin.c.number).where(pin.c.stage == stage)),
+            )
+        )
+        used = sa.select(made.c.execution).join(member, member.c.table_version == made.c.id)
+        if last_not_kept is not None:
+            connection.execute(
+                made.delete().where(
+                    made.c.stage == stage, made.c.execution.not_in(used), made.c.created_at < last_not_kept
+                )
+            )
+        self._forget_runs(connection, stage)
+
+    def _forget_runs(self, connection: sa.Connection, stage: str) -> None:
+        """Forget what older runs did about each table of a stage, and the texts that nothing refers to any more."""
+        run, made, text = self.run_table, self.table_version, self.text
+        kinds = (run.c.asset, run.c.reason == "cached")
+        newest = sa.func.row_number().over(partition_by=kinds, order_by=run.c.at.desc()).label("newest")
+        ranked = sa.select(run.c.run_id, run.c.asset, newest).where(run.c.stage == stage).subquery()
+        old = sa.select(ranked.c.run_id, ranked.c.asset).where(ranked.c.newest > KEPT_RUNS)
+        connection.execute(run.delete().where(run.c.stage == stage, sa.tuple_(run.c.run_id, run.c.asset).in_(old)))
+        columns = (made.c.text, run.c.old_text, run.c.new_text)
+        used = sa.union_all(*(sa.select(column).where(column.is_not(None)) for column in columns))
+        connection.execute(text.delete().where(text.c.key.not_in(used)))
+
+    def physical_names(self, connection: sa.Connection, stage: str) -> set[str]:
+        """The physical tables and views of a stage that are known."""
+        made = self.table_version.c
+        query = sa.select(made.physical).where(made.stage == stage, made.kind.in_(("table", "view")))
+        return set(connection.scalars(query))
+
+    def files(self, connection: sa.Connection, stage: str) -> set[str]:
+        """The files of the blobs of a stage that are known."""
+        made = self.table_version.c
+        return set(connection.scalars(sa.select(made.file).where(made.stage == stage, made.file.is_not(None))))
+
+    def id(self, connection: sa.Connection) -> str:
+        """The id of this catalog, which no other one has."""
+        return str(connection.scalar(sa.select(self.meta.c.id)))
+
+
+def _table_version(row: sa.Row[Any]) -> TableVersion:
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(TableVersion)}
+    values["columns"] = tuple(
+        Column(**column | {"origins": tuple(map(tuple, column.get("origins", ())))}) for column in row.columns
+    )
+    values["primary_key"] = tuple(row.primary_key)
+    values["indexes"] = tuple(tuple(index) for index in row.indexes)
+    return TableVersion(**values)

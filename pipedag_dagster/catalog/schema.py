@@ -1,0 +1,203 @@
+"""The tables of the catalog, their format, and how an older one becomes this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from pipedag_dagster.errors import DatabaseError
+from pipedag_dagster.names import quote
+from pipedag_dagster.postgres.database import execute
+
+FORMAT = 3
+"""Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
+
+_IS_VISIBLE = """
+    CREATE OR REPLACE FUNCTION {schema}.is_visible(source regclass, view text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+    BEGIN
+        IF pg_catalog.current_setting('transaction_isolation') LIKE 'read %'
+            OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = source) THEN
+            RETURN true;
+        END IF;
+        RAISE serialization_failure USING
+            MESSAGE = view || ' was committed after this transaction began',
+            HINT = 'A transaction in REPEATABLE READ would find it empty. Begin it again, or use READ COMMITTED.';
+    END $$
+"""
+"""Whether the rows of a physical table are visible to this transaction (see `commit._view`).
+
+IMMUTABLE lets PostgreSQL ask while it plans a statement, wherever in it the view stands: nothing is left of the
+question in the plan. That is right, because a plan is made anew when a commit moves the name that it was made for. In
+READ COMMITTED, a statement is planned before it takes the snapshot by which it sees the rows, and that one sees them.
+"""
+
+_FUNCTIONS = (_IS_VISIBLE, "GRANT EXECUTE ON FUNCTION {schema}.is_visible TO PUBLIC")
+
+_MIGRATIONS: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE {schema}.table_version ADD COLUMN kind text NOT NULL DEFAULT 'table'",
+        "ALTER TABLE {schema}.table_version ADD COLUMN value json",
+        "CREATE TABLE {schema}.text (key text PRIMARY KEY, parts jsonb NOT NULL)",
+        "ALTER TABLE {schema}.table_version ADD COLUMN text text",
+        "ALTER TABLE {schema}.table_version ADD COLUMN libraries jsonb NOT NULL DEFAULT '{}'",
+        "ALTER TABLE {schema}.run_table ADD COLUMN old_text text, ADD COLUMN new_text text, ADD COLUMN same boolean",
+        "CREATE INDEX run_table_stage ON {schema}.run_table (stage, asset)",
+        "ALTER TABLE {schema}.table_version ADD COLUMN shape json",
+        "ALTER TABLE {schema}.table_version ADD COLUMN file text",
+        "ALTER TABLE {schema}.meta ADD COLUMN id uuid NOT NULL DEFAULT gen_random_uuid()",
+        "CREATE TABLE {schema}.check_result ("
+        "key text PRIMARY KEY, "
+        "table_version bigint NOT NULL REFERENCES {schema}.table_version (id) ON DELETE CASCADE, "
+        "bad_rows bigint NOT NULL, sample json NOT NULL, seconds double precision NOT NULL, "
+        "at timestamptz NOT NULL DEFAULT now())",
+        "CREATE INDEX check_result_table_version ON {schema}.check_result (table_version)",
+    ),
+    2: _FUNCTIONS,
+}
+"""The statements that make the next format of a format. They run in one transaction when a run finds an older one."""
+
+
+class CatalogTables:
+    """The tables of the catalog in `schema`."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self.metadata = metadata = sa.MetaData(schema=schema)
+        now = sa.func.now()
+        self.meta = sa.Table(
+            "meta",
+            metadata,
+            sa.Column("format", sa.Integer, nullable=False),
+            # Of this catalog and no other one: what it has outside of the database is kept under it.
+            sa.Column("id", sa.Uuid, nullable=False, server_default=sa.func.gen_random_uuid()),
+        )
+        self.table_version = sa.Table(
+            "table_version",
+            metadata,
+            sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+            *(sa.Column(name, sa.Text, nullable=False) for name in ("stage", "asset", "name", "physical", "flow")),
+            *(sa.Column(name, sa.Text, nullable=False) for name in ("task", "execution", "slot")),
+            sa.Column("task_key", sa.Text, nullable=False),
+            sa.Column("cache_key", sa.Text, nullable=False),
+            sa.Column("parts", JSONB, nullable=False),
+            sa.Column("code_version", sa.Text, nullable=False),
+            sa.Column("data_version", sa.Text, nullable=False),
+            *(sa.Column(name, JSONB, nullable=False) for name in ("columns", "primary_key", "indexes")),
+            sa.Column("rows", sa.BigInteger, nullable=False),
+            sa.Column("bytes", sa.BigInteger, nullable=False),
+            sa.Column("query", sa.Text),
+            sa.Column("run_id", sa.Text, nullable=False),
+            sa.Column("seconds", sa.Double, nullable=False),
+            sa.Column("kind", sa.Text, nullable=False, server_default="table"),
+            # Not JSONB, which has no NUL and no order of keys.
+            sa.Column("value", sa.JSON(none_as_null=True)),
+            sa.Column("shape", sa.JSON(none_as_null=True)),
+            sa.Column("file", sa.Text),
+            sa.Column("text", sa.Text),
+            sa.Column("libraries", JSONB, nullable=False, server_default="{}"),
+            sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Index("table_version_task_key", "stage", "task_key"),
+            sa.UniqueConstraint("stage", "physical"),
+        )
+        self.stage_version = sa.Table(
+            "stage_version",
+            metadata,
+            sa.Column("stage", sa.Text, primary_key=True),
+            sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("run_id", sa.Text, nullable=False),
+            sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Column("sources", JSONB, nullable=False),
+            sa.Column("note", sa.Text),
+        )
+        self.stage_table = sa.Table(
+            "stage_table",
+            metadata,
+            sa.Column("stage", sa.Text, primary_key=True),
+            sa.Column("number", sa.Integer, primary_key=True),
+            sa.Column("table_version", sa.ForeignKey(self.table_version.c.id), primary_key=True),
+            sa.ForeignKeyConstraint(
+                ["stage", "number"], [self.stage_version.c.stage, self.stage_version.c.number], ondelete="CASCADE"
+            ),
+        )
+        self.run_table = sa.Table(
+            "run_table",
+            metadata,
+            *(sa.Column(name, sa.Text, primary_key=True) for name in ("run_id", "stage", "asset")),
+            sa.Column("reason", sa.Text, nullable=False),
+            sa.Column("seconds", sa.Double, nullable=False),
+            sa.Column("table_version", sa.BigInteger, nullable=False),
+            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            *(sa.Column(name, sa.Text) for name in ("old_text", "new_text")),
+            sa.Column("same", sa.Boolean),
+            sa.Index("run_table_stage", "stage", "asset"),
+        )
+        self.text = sa.Table(
+            "text", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("parts", JSONB, nullable=False)
+        )
+        self.check_result = sa.Table(
+            "check_result",
+            metadata,
+            sa.Column("key", sa.Text, primary_key=True),
+            sa.Column("table_version", sa.ForeignKey(self.table_version.c.id, ondelete="CASCADE"), nullable=False),
+            sa.Column("bad_rows", sa.BigInteger, nullable=False),
+            sa.Column("sample", sa.JSON, nullable=False),  # JSONB would lose the order of the columns
+            sa.Column("seconds", sa.Double, nullable=False),
+            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Index("check_result_table_version", "table_version"),
+        )
+        self.pins = sa.Table(
+            "pin",
+            metadata,
+            sa.Column("run_id", sa.Text, primary_key=True),
+            sa.Column("stage", sa.Text, primary_key=True),
+            sa.Column("number", sa.Integer, nullable=False),
+            sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        )
+
+    def create(self, connection: sa.Connection) -> None:
+        """Make the tables. The schema exists."""
+        self.metadata.create_all(connection, checkfirst=False)
+        self._execute(connection, _FUNCTIONS)
+        connection.execute(self.meta.insert().values(format=FORMAT))
+
+    def is_old(self, connection: sa.Connection) -> bool:
+        """Whether the tables have an older format than this one."""
+        return self._format(connection) < FORMAT
+
+    def migrate(self, connection: sa.Connection) -> None:
+        """Bring the tables to this format. The caller holds a lock: one at a time.
+
+        Raises:
+            DatabaseError: they have a newer one, or the tables belong to somebody else.
+        """
+        found = self._format(connection)
+        try:
+            for before in range(found, FORMAT):
+                self._execute(connection, _MIGRATIONS[before])
+        except sa.exc.ProgrammingError as error:
+            if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                raise
+            raise DatabaseError(
+                f"The catalog {self.schema!r} has the older format {found}, and only its owner may change it: "
+                f"{error.orig}. Run its own instance once."
+            ) from None
+        if found < FORMAT:
+            connection.execute(self.meta.update().values(format=FORMAT))
+
+    def _execute(self, connection: sa.Connection, statements: Iterable[str]) -> None:
+        for statement in statements:
+            execute(connection, statement.replace("{schema}", quote(self.schema)))
+
+    def _format(self, connection: sa.Connection) -> int:
+        found = int(connection.scalar(sa.select(self.meta.c.format)) or 0)
+        if found > FORMAT:
+            raise DatabaseError(
+                f"The catalog {self.schema!r} has format {found}; this version of pipedag_dagster reads format "
+                f"{FORMAT}. Use the version of the package that wrote it, or drop the instance's schemas and run it "
+                "again."
+            )
+        return found

@@ -1,0 +1,1 @@
+"""How data gets in and out: DataFrames, columns, JSON values, blobs, plans of polars."""

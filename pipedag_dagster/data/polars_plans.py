@@ -1,0 +1,56 @@
+"""The plans of polars LazyFrames: what a lazy task of polars builds, compared without being collected.
+
+A plan is what polars serializes of it. That is the same in every process, but not in every version of polars: after
+an upgrade such tasks run once more.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pipedag_dagster.data import frames
+
+# What pickled Python looks like in it, as bytes and as MessagePack's numbers, for the protocols 4 and 5.
+_PICKLED = (b"\x80\x04\x95", b"\x80\x05\x95", b"\xcc\x80\x04\xcc\x95", b"\xcc\x80\x05\xcc\x95", b"cloudpickle")
+
+
+def is_lazy(value: Any) -> bool:
+    """Whether it is a LazyFrame, or the class."""
+    polars = sys.modules.get("polars")  # who has a LazyFrame has imported polars
+    if polars is None or not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
+        return False
+    return isinstance(value, polars.LazyFrame) or (isinstance(value, type) and issubclass(value, polars.LazyFrame))
+
+
+def shape(uri: str, source: str, mark: str) -> Any:
+    """A LazyFrame with the columns of a table and without its rows; `mark` tells it from others in a plan.
+
+    Args:
+        source: the quoted name of the table.
+    """
+    polars = sys.modules["polars"]
+    empty = frames.to_polars(frames.read(uri, f"SELECT * FROM {source} LIMIT 0"), polars.LazyFrame)
+    return empty.filter(polars.lit(mark).is_not_null())
+
+
+def serialized(frame: Any) -> bytes | None:
+    """The plan of a LazyFrame with all literals and data frames in it; None when it holds Python code, which no plan
+    tells apart."""
+    polars = sys.modules["polars"]
+    try:
+        plan: bytes = frame.serialize()
+        known = "python" not in frame.explain(optimized=False).lower()
+    except polars.exceptions.PolarsError:  # without cloudpickle; or the plan is wrong, which collecting it will tell
+        return None
+    return plan if known and not any(mark in plan for mark in _PICKLED) else None
+
+
+def text(frame: Any) -> str | None:
+    """The plan for people; None when it is no LazyFrame, or the plan is wrong."""
+    if not is_lazy(frame):
+        return None
+    try:
+        return str(frame.explain(optimized=False))
+    except sys.modules["polars"].exceptions.PolarsError:
+        return None

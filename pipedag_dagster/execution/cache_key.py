@@ -1,0 +1,282 @@
+"""Whether a task must run: what its result depends on, and what to say when that has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.config.instances import CacheMode, CacheValidation
+from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
+from pipedag_dagster.fingerprint.code_text import Text
+from pipedag_dagster.fingerprint.fingerprint import content_hash, digest, fingerprint, libraries
+from pipedag_dagster.graph.flow import Output, Stage, TaskCall, outputs_in
+
+log = logging.getLogger(__name__)
+
+CACHED = "cached"
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a task's result depends on. `parts` are kept by name, to tell later which one has changed.
+
+    parts: `task`, `code`, `arguments` (hash by name), `inputs` (data version by name), `source` (the same, of what is
+    read from another instance), `cache` (hash of the cache function's value), and of lazy tasks `text` and `query`:
+    what was returned, without and with the data versions of the tables in it. These stand for the inputs of a lazy
+    task: what its query does not mention does not count.
+    """
+
+    parts: Mapping[str, Any]
+
+    @property
+    def task_key(self) -> str:
+        """Without what says that outside data changed: the cache function's value, and what the source has."""
+        left_out = {"cache", "source"}
+        if "query" in self.parts:
+            left_out |= {"query"} if "source" in self.parts else {"inputs"}
+        return content_hash({name: part for name, part in self.parts.items() if name not in left_out})
+
+    @property
+    def cache_key(self) -> str:
+        return digest(self.task_key, str(self.parts.get("cache")), self.source_key)
+
+    @property
+    def source_key(self) -> str:
+        """What the task sees of another instance; of a lazy task, what its query mentions."""
+        return source_key(self.parts)
+
+
+def source_key(parts: Mapping[str, Any]) -> str:
+    """What a task saw of another instance."""
+    return content_hash(parts.get("query", parts["source"])) if "source" in parts else ""
+
+
+class CacheWarning(UserWarning):
+    """Fix the code, or pin its version: what was warned of can make a task run too often, or not often enough."""
+
+
+@dataclass(frozen=True)
+class TaskCode:
+    """What is kept of the code of a task with each result: its text for people, and the libraries that it uses."""
+
+    text: Text = field(default_factory=Text)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+
+_versions: WeakKeyDictionary[TaskCall, str] = WeakKeyDictionary()
+_codes: WeakKeyDictionary[TaskCall, TaskCode] = WeakKeyDictionary()
+_told: set[tuple[str, str, int]] = set()
+
+
+def task_code_version(call: TaskCall, *, again: bool = False) -> str:
+    """The code version of a call's task: `version=`, else a fingerprint. Also Dagster's `code_version`.
+
+    It is computed when definitions are made (`again`), and kept: what tasks do to the constants of a module while they
+    run is no change of the code. Then, too, it is told once for each task what can go wrong with it.
+    """
+    if again or call not in _versions:
+        _tell_of_salt(call)
+        _versions[call] = call.task.version or _fingerprint(call)
+    return _versions[call]
+
+
+def task_code(call: TaskCall) -> TaskCode:
+    """The code that a call runs. Of a task with a version it is read when it is needed first, and without its data:
+    the version may be there because a fingerprint is expensive, or not possible."""
+    task_code_version(call)
+    if call not in _codes:
+        try:
+            found = fingerprint(call.task.fn, data=False)
+            _codes[call] = TaskCode(found.code, libraries(call.task, found))
+        except Exception as error:  # objects of users may raise anything when they are looked at
+            log.debug("the code of %s cannot be read: %s", call, error)
+            _codes[call] = TaskCode()
+    return _codes[call]
+
+
+def _fingerprint(call: TaskCall) -> str:
+    found = fingerprint(call.task.fn)
+    _codes[call] = TaskCode(found.code, libraries(call.task, found))
+    if found.unstable and not call.task.lazy:  # the query of a lazy task is compared, not its code
+        listed = "".join(f"\n  {name}: {what}" for name, what in found.unstable.items())
+        _warn(
+            call.task.fn,
+            f"Task {call.task.name!r}: parts of its code cannot be fingerprinted. When they change, the task may not "
+            f'run again. Pin the version by hand: @materialize(version="1.0").{listed}',
+        )
+    return found.version
+
+
+def _tell_of_salt(call: TaskCall) -> None:
+    function = call.task.cache
+    salted = () if function is None else fingerprint(function).salted
+    if salted:
+        assert function is not None
+        _warn(
+            function,
+            f"Task {call.task.name!r}: its cache function {_name(function)}() uses {', '.join(salted)}. "
+            "Python's hash() of a text and id() are others in every process, so the input would always be fresh. "
+            "Write hashlib.sha256(text.encode()).hexdigest() instead.",
+        )
+
+
+def _warn(function: Callable[..., Any], message: str) -> None:
+    """A warning at the user's own line. Once: Python itself would show it for each instance that is defined, because
+    Dagster changes its filters all the time."""
+    file, line = _place(function)
+    if (message, file, line) not in _told:
+        _told.add((message, file, line))
+        warnings.warn_explicit(message, CacheWarning, file, line)
+
+
+def _place(function: Callable[..., Any]) -> tuple[str, int]:
+    code = getattr(inspect.unwrap(function), "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return ("<unknown>", 0) if code is None else (code.co_filename, code.co_firstlineno)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def argument_hashes(call: TaskCall) -> dict[str, str]:
+    """A hash for each argument of a call; inputs count by where they are in it. So do the options of the task that say
+    how it gets its inputs and which of its results is which table.
+
+    Raises:
+        WiringError: an argument has no stable content.
+    """
+    task, kind = call.task, call.task.input_type
+    options = {
+        "outputs=": task.outputs,
+        "nout=": task.nout,
+        "input_type=": kind and f"{kind.__module__}.{kind.__name__}",
+    }
+    return {
+        name: content_hash(_without_outputs(value), f"{call}: argument {name!r}")
+        for name, value in call.arguments.items()
+    } | {name: content_hash(value) for name, value in options.items() if value is not None}
+
+
+def _without_outputs(value: Any) -> Any:
+    if isinstance(value, Output):
+        return ("output", str(value))
+    if isinstance(value, Stage):
+        return ("stage", value.name)
+    if isinstance(value, dict):
+        return {key: _without_outputs(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_outputs(part) for part in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and any(True for _ in outputs_in(value)):
+        return (
+            type(value).__qualname__,
+            {one.name: _without_outputs(getattr(value, one.name)) for one in dataclasses.fields(value)},
+        )
+    return value
+
+
+class Arguments(Protocol):
+    """Gives the arguments of a call, by name or all (None)."""
+
+    def of_cache_function(self, names: Collection[str] | None) -> tuple[tuple[Any, ...], dict[str, Any]]: ...
+
+
+def cache_value(call: TaskCall, arguments: Arguments) -> str:
+    """Call the cache function of a task with those of the task's arguments that it names, and hash what it returns.
+
+    Raises:
+        TaskFailed: it raised, or returned something without stable content.
+    """
+    function = call.task.cache
+    assert function is not None
+    parameters = inspect.signature(function).parameters.values()
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    file, line = _place(function)
+    which = f"{call}: its cache function {_name(function)}()"
+    args, kwargs = arguments.of_cache_function(None if takes_all else {parameter.name for parameter in parameters})
+    try:
+        value = function(*args, **kwargs)
+    except Exception as error:
+        raise TaskFailed(f"{which} failed: {type(error).__name__}: {error} ({file}:{line})") from error
+    try:
+        return content_hash(value, "it returned", code=False)
+    except WiringError as error:
+        raise TaskFailed(f"{which} cannot be used ({file}:{line}): {error}") from error
+
+
+def must_run(call: TaskCall, validation: CacheValidation, *, reads_source: bool) -> bool:
+    """Whether the mode makes the task run, whatever the catalog has."""
+    if validation.mode is CacheMode.force_cache_invalid:
+        return True
+    if validation.mode is CacheMode.force_fresh_input and (reads_source or call.task.cache is not None):
+        return True
+    copied = reads_source and call.source is None  # then the task does not run, whatever its version
+    return validation.ignore_task_version and call.task.version is not None and not copied
+
+
+def ignores(validation: CacheValidation) -> tuple[bool, bool]:
+    """Whether the values of cache functions do not count, and whether what a source instance has does not."""
+    ignore = validation.mode is CacheMode.ignore_fresh_input
+    return ignore or validation.disable_cache_function, ignore
+
+
+def usable(found: Iterable[TableVersion], key: Key, validation: CacheValidation) -> list[TableVersion]:
+    """Those of the tables that were found by key which the mode allows to be used."""
+    no_function, no_source = ignores(validation)
+    if not no_function:
+        return [table for table in found if table.cache_key == key.cache_key]
+    same = [table for table in found if table.task_key == key.task_key]
+    return [table for table in same if no_source or source_key(table.parts) == key.source_key]
+
+
+def assert_not_fresh(call: TaskCall, validation: CacheValidation, *, reads_source: bool, reason: str) -> None:
+    """With `assert_no_fresh_input`, refuse to run a task that brings data in, unless it has `allow_fresh_input=True`.
+
+    Raises:
+        FreshInput
+    """
+    if call.task.allow_fresh_input or not (reads_source or call.task.cache is not None):
+        return
+    if validation.mode is CacheMode.assert_no_fresh_input:
+        raise FreshInput(
+            f"{call} would read its source again ({reason}), but cache_validation.mode is assert_no_fresh_input. "
+            "Run it with --cache-mode normal to take the fresh input in, or with --cache-mode ignore_fresh_input to go "
+            "on without (flow.run(cache_validation_mode=…), or cache_validation_mode in Dagster's launchpad)."
+        )
+
+
+def why(key: Key, before: TableVersion | None, code: Callable[[], list[str]] = list) -> str:
+    """Why a task runs, compared with what it made last.
+
+    Args:
+        code: the names of what has changed in its code, as far as that is known.
+    """
+    if before is None:
+        return "new"
+    old, new = before.parts, key.parts
+    if old.get("code") != new.get("code"):
+        fingerprints = all(_FINGERPRINT.fullmatch(str(parts.get("code"))) for parts in (old, new))
+        names = ", ".join(code()) if fingerprints else ""
+        return f"code changed ({names or ' → '.join(str(parts.get('code')) for parts in (old, new))})"
+    if old.get("text") != new.get("text"):
+        return "query changed"
+    changed = _changed(old.get("arguments") or {}, new.get("arguments") or {})
+    if changed:
+        return f"argument changed ({', '.join(changed)})"
+    for part in ("inputs", "source"):
+        changed = _changed(old.get(part) or {}, new.get(part) or {})
+        if changed:
+            return f"input changed: {', '.join(changed)}"
+    return "fresh input" if old.get("cache") != new.get("cache") else "forced"
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))

@@ -1,0 +1,114 @@
+"""Whether there is fresh input for an instance: what its sensors ask. Nothing is run, changed or pinned.
+
+It is compared with what the instance has, not with what was seen last: who has run it by hand is not followed by a
+run that does nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pipedag_dagster.config.instances import CacheValidation
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.errors import PipedagError
+from pipedag_dagster.execution import cache_key
+from pipedag_dagster.execution.decide import Decider
+from pipedag_dagster.execution.inputs import Arguments, Inputs, Unpinned
+from pipedag_dagster.graph.flow import FlowGraph, Stage, TaskCall, outputs_in
+
+
+@dataclass
+class Fresh:
+    """What an instance would read anew. `seen` is what was compared, by name: a number of a stage version, or a hash.
+
+    Each change of what the instance should read changes `seen`, also one back to what was there before.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)
+    failures: list[PipedagError] = field(default_factory=list)
+
+
+def copies(instance: ConfigContext, call: TaskCall) -> bool:
+    """Whether a call takes its data from another instance."""
+    return call.source is not None or (call.task.input and instance.source is not None)
+
+
+def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> Fresh:
+    """What has changed in the stages of other instances that this one copies from. Their other stages do not count.
+
+    Raises:
+        NotMaterialized: they have not committed something yet.
+        DatabaseError: a database cannot be reached.
+    """
+    fresh = Fresh()
+    for stage, calls in _stages(flows, lambda call: copies(instance, call)):
+        inputs = _inputs(instance, stage)
+        decider = Decider(inputs, inputs.base, CacheValidation())
+        for call in calls:
+            with instance:
+                key = decider.work(call).key
+            fresh.seen |= {f"{one.instance}/{one.stage}": str(one.number) for one in inputs.sources(call)}
+            before = inputs.base.tables.get(call.assets[0])
+            if (
+                before is None
+                or cache_key.source_key(before.parts) != key.source_key
+                or before.parts.get("cache") != key.parts.get("cache")
+            ):
+                fresh.changed.append(str(call))
+    return fresh
+
+
+def of_cache_functions(instance: ConfigContext, flows: Iterable[FlowGraph]) -> Fresh:
+    """For which tasks the cache function returns another value than when they ran last. One that fails does not keep
+    the others from being asked.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    fresh = Fresh()
+    for stage, calls in _stages(flows, lambda call: not copies(instance, call) and asks(call) == ""):
+        inputs = _inputs(instance, stage)
+        for call in calls:
+            try:
+                with instance:
+                    value = cache_key.cache_value(call, Arguments(inputs, call))
+            except PipedagError as failure:
+                fresh.failures.append(failure)
+                continue
+            before = inputs.base.tables.get(call.assets[0])
+            # With the version of the stage, going back to an older value is told from the first time.
+            fresh.seen[str(call)] = f"{value} after version {inputs.base.number}"
+            if before is None or before.parts.get("cache") != value:
+                fresh.changed.append(str(call))
+    return fresh
+
+
+def asks(call: TaskCall) -> str | None:
+    """Whether the cache function of a call can be called without running anything: "" or the reason why not; None when
+    it has none."""
+    function = call.task.cache
+    if function is None:
+        return None
+    parameters = inspect.signature(function).parameters.values()
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    names = {parameter.name for parameter in parameters}
+    tables = [name for name, value in call.arguments.items() if (takes_all or name in names) and any(outputs_in(value))]
+    return f"its cache function takes the table {tables[0]!r}" if tables else ""
+
+
+def _stages(flows: Iterable[FlowGraph], wanted: Callable[[TaskCall], bool]) -> Iterator[tuple[Stage, list[TaskCall]]]:
+    for flow in flows:
+        for stage in flow.stages:
+            calls = [call for call in stage.calls if wanted(call)]
+            if calls:
+                yield stage, calls
+
+
+def _inputs(instance: ConfigContext, stage: Stage) -> Inputs:
+    names = stage.flow.stage_names
+    pins = instance.store.table_store.current(names)
+    source_pins = instance.source.store.table_store.current(names) if instance.source else {}
+    return Unpinned(instance, stage, "", pins[stage.name], pins, source_pins)

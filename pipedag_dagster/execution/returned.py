@@ -1,0 +1,336 @@
+"""From what a task returns to what is stored: tables, views, blobs and scripts, and as JSON what is around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import sqlalchemy as sa
+
+from pipedag_dagster.data import blobs, json_values
+from pipedag_dagster.errors import InvalidName, UnstorableResult, WiringError, did_you_mean
+from pipedag_dagster.fingerprint.fingerprint import content_hash
+from pipedag_dagster.graph.flow import Path, Slot, TaskCall
+from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
+from pipedag_dagster.names import table_name
+from pipedag_dagster.postgres import sql_text
+from pipedag_dagster.versions.write_table import Constraints
+
+# What `auto_table` calls the classes that need no Table(...) around them.
+_AUTO_TABLE: dict[str, type] = {
+    "pandas.DataFrame": pd.DataFrame,
+    "pyarrow.Table": pa.Table,
+    "sqlalchemy.Table": sa.Table,
+    "sqlalchemy.sql.expression.TextClause": sa.TextClause,
+    "sqlalchemy.sql.expression.Selectable": sa.Selectable,
+}
+_POLARS = {"polars.DataFrame", "polars.LazyFrame"}  # optional: known by name
+_SCRIPT = "script:"  # in a shape, until it is known which tables the script makes
+
+_HASHED = 4_000_000
+"""Bytes. Blobs that are not larger are compared by what they hold, others by their bytes."""
+
+
+@dataclass(frozen=True)
+class Returned:
+    """One output that a task has returned, and what is to be stored for it.
+
+    `kind`: "table", "view", "blob", "json", or "script", which makes several. `query` is set for SQL, of which a
+    "script" may have several. `frame` is the data of a table, the pickle of a blob, the value (see `values`) of
+    "json". `content` is a hash of it, where it is known already.
+    """
+
+    slot: Slot
+    name: str
+    constraints: Constraints
+    query: str | None
+    frame: Any
+    kind: str = "table"
+    content: str | None = None
+    scripts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """All outputs of a call. `shape`: what is around them (see `values`); None when it is one output and no more."""
+
+    items: list[Returned]
+    shape: Any = None
+
+
+def unpack(call: TaskCall, value: Any, auto_table: tuple[str, ...]) -> Unpacked:
+    """The outputs in what `call` returned.
+
+    Raises:
+        UnstorableResult: they are not as many as declared, not named as declared, or not storable; or two of them
+            have the same name.
+    """
+    unpacking = _Unpacking(call, auto_table, {slot.path: slot for slot in call.slots})
+    try:
+        value, unpacking.positions = _declared(call, value)
+        shape = unpacking.node(value, ())
+    except InvalidName as error:
+        raise UnstorableResult(f"{call} returned something that cannot be stored. {error}") from None
+    except RecursionError:
+        raise UnstorableResult(f"{call} returned something that contains itself, or is nested too deeply.") from None
+    items = unpacking.items
+    if not any(item.kind == "script" for item in items):
+        check(call, [item.slot for item in items], [item.name for item in items])
+    return Unpacked(items, None if json_values.output(call.slots[0].asset) == shape else shape)
+
+
+def check(call: TaskCall, slots: Iterable[Slot], names: Iterable[str]) -> None:
+    """Refuse two outputs of one name, and outputs that are missing.
+
+    Raises:
+        UnstorableResult
+    """
+    assets = [slot.asset for slot in slots]
+    for listed in (list(names), assets):
+        twice = [name for name, count in Counter(listed).items() if count > 1]
+        if twice:
+            raise UnstorableResult(f"{call} returned two tables {twice[0]!r}. Give one of them another name.")
+    missing = [asset for asset in call.assets if asset not in assets]
+    if missing:
+        raise UnstorableResult(
+            f"{call} did not return {', '.join(map(repr, missing))}.{did_you_mean(missing[0], assets)}"
+        )
+
+
+def asset_of(call: TaskCall, path: Path, name: str | None = None) -> Slot:
+    """The output at `path` of what a call returns: one that was known before, or else one that is named by its own
+    `name`, or by where it is: `task_key_0`."""
+    known = {slot.path: slot for slot in call.slots}
+    if path in known:
+        return known[path]
+    above = max((one for one in known if one == path[: len(one)]), key=len, default=None)
+    if above is not None and name is not None:
+        return Slot(table_name(name), path)
+    parts = path if above is None else (known[above].asset, *path[len(above) :])
+    return Slot(table_name("_".join(map(str, parts))), path)
+
+
+def slot_of_script(call: TaskCall, path: Path, table: str) -> Slot:
+    """The output that a table is which the script at `path` has made."""
+    declared = {slot.asset: slot for slot in call.slots if call.task.outputs is not None and not path}
+    if declared:
+        return declared.get(table, Slot(table, (table,)))
+    return asset_of(call, (*path, table), table)
+
+
+def _declared(call: TaskCall, value: Any) -> tuple[Any, Mapping[int | str, int]]:
+    """What was returned, and which of its keys are which of the declared outputs."""
+    outputs, count = call.task.outputs, call.count
+    if count is None:
+        if outputs is None:
+            return value, {}
+        if value is None:
+            raise UnstorableResult(f"{call} returned None, but declares the output {outputs[0]!r}.")
+        if isinstance(value, list | tuple) and len(value) == 1:
+            return value[0], {}
+        if isinstance(value, dict) and value:
+            keys = [table_name(key) for key in value if isinstance(key, str)]
+            if keys.count(outputs[0]) > 1:
+                raise UnstorableResult(f"{call} returned two tables {outputs[0]!r}. Give one of them another name.")
+            if keys == [outputs[0]] and len(value) == 1:
+                return next(iter(value.values())), {}
+            if any(_is_output(part) for part in value.values()):
+                other = next(key for key in value if key != outputs[0])
+                raise UnstorableResult(
+                    f"{call} returned {other!r}, which is not in its outputs=[…].{did_you_mean(str(other), outputs)}"
+                )
+        return value, {}
+    fields = _fields(value)
+    if fields is not None:
+        known = {slot.asset: number for number, slot in enumerate(call.slots)}
+        positions: dict[int | str, int] = {}
+        for key in fields:
+            asset = table_name(key)
+            if asset not in known:
+                raise UnstorableResult(
+                    f"{call} returned {key!r}, which is not in its outputs=[…].{did_you_mean(asset, known)}"
+                )
+            positions[key] = known[asset]
+        return value, positions
+    if isinstance(value, list | tuple):
+        if len(value) != count:
+            advice = f"Write @materialize(nout={len(value)}), or better outputs=[…] with their names."
+            if outputs is not None or not value:
+                advice = "Return each of them, without rows if there are none."
+            raise UnstorableResult(
+                f"{call} returned a {type(value).__name__} of {len(value)}, but its tables are: "
+                f"{', '.join(call.assets)}. {advice}"
+            )
+        return value, {}
+    if not isinstance(value, RawSql):
+        raise UnstorableResult(
+            f"{call} returned one {type(value).__name__}, but several tables are declared: {', '.join(call.assets)}."
+        )
+    return value, {}
+
+
+def _fields(value: Any) -> Iterable[Any] | None:
+    if isinstance(value, dict):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [one.name for one in dataclasses.fields(value)]
+    return None
+
+
+@dataclass
+class _Unpacking:
+    call: TaskCall
+    auto_table: tuple[str, ...]
+    slots: Mapping[Path, Slot]
+    positions: Mapping[int | str, int] = field(default_factory=dict)
+    items: list[Returned] = field(default_factory=list)
+
+    def node(self, value: Any, path: Path) -> Any:
+        """What stands for `value`, which is at `path`; the outputs in it are added to the items."""
+        place = (self.positions.get(path[0], path[0]), *path[1:]) if path else path
+        place = tuple(key.lower() if isinstance(key, str) else key for key in place)
+        leaf = self._leaf(value, place)
+        if leaf is not None and leaf.kind != "script":
+            self.items.append(leaf)
+            return json_values.output(leaf.slot.asset)
+        if leaf is not None:
+            inner: Any = json_values.output(f"{_SCRIPT}{len(self.items)}")
+            self.items.append(leaf)
+        else:
+            try:
+                inner = json_values.encode(value, path, self.node)
+            except json_values.NotJson as error:
+                raise UnstorableResult(
+                    f"{self._what(path)} {error}, which neither a table nor JSON can hold. Return a DataFrame or a "
+                    "query, or Blob(…) of it."
+                ) from None
+        if place not in self.slots or (leaf is not None and self.call.task.outputs is not None and not path):
+            return inner
+        slot = self.slots[place]
+        self.items.append(Returned(slot, slot.asset, Constraints(), None, inner, "json"))
+        return json_values.output(slot.asset)
+
+    def _what(self, path: Path) -> str:
+        where = "".join(f"[{key!r}]" for key in path)
+        return f"{self.call} returned" + (f", at {where}," if where else "")
+
+    def _leaf(self, value: Any, path: Path) -> Returned | None:
+        """What is stored for `value`; None when it is no output of its own."""
+        view = value.obj if isinstance(value, Table) else value
+        if not _is_output(value):
+            return None
+        if isinstance(view, RawSql):
+            slot = Slot("", path)
+            return Returned(slot, view.name or self.call.name, Constraints(), None, None, "script", None, view.scripts)
+        slot = asset_of(self.call, path, value.name if isinstance(value, Table | Blob | View) else None)
+        if isinstance(value, Blob):
+            data, content = _pickled(value, f"{self.call.stage.name}.{slot.asset}")
+            return Returned(slot, self._name(value, slot), Constraints(), None, data, "blob", content)
+        if isinstance(view, View):
+            return self._view(value, view, slot)
+        table = storable(self._allowed(value, slot), f"{self.call.stage.name}.{slot.asset}", f"{self.call} returned")
+        constraints = Constraints(table.primary_key, table.indexes, table.non_nullable)
+        if isinstance(table.obj, sa.ClauseElement):
+            return Returned(slot, self._name(table, slot), constraints, sql_text.render(table.obj), None)
+        return Returned(slot, self._name(table, slot), constraints, None, table.obj)
+
+    def _view(self, value: Any, view: View, slot: Slot) -> Returned:
+        what = f"{self.call} returned View(…) for {self.call.stage.name}.{slot.asset}"
+        if isinstance(value, Table) and (value.primary_key or value.indexes or value.non_nullable):
+            raise UnstorableResult(
+                f"{what} with a primary_key, indexes or non_nullable, which a view cannot have. Return a Table(…)."
+            )
+        try:
+            query = view.query
+        except (TypeError, KeyError) as error:
+            raise UnstorableResult(f"{what}, but: {error}") from error
+        if not isinstance(query, sa.ClauseElement):
+            raise UnstorableResult(f"{what} of {type(query).__name__}. Give it a query, or tables (sa.Table).")
+        named = view if view.name is not None else value
+        return Returned(slot, self._name(named, slot), Constraints(), sql_text.render(query), None, "view")
+
+    def _allowed(self, value: Any, slot: Slot) -> Any:
+        if not isinstance(value, Table) and not _is_auto_table(value, self.auto_table):
+            raise UnstorableResult(
+                f"{self.call} returned a {type(value).__name__} for {self.call.stage.name}.{slot.asset}, which "
+                f"auto_table in the configuration leaves out ({', '.join(self.auto_table)}). Return Table(…) of it."
+            )
+        return value
+
+    def _name(self, value: Any, slot: Slot) -> str:
+        name = slot.asset if value.name is None else table_name(value.name)
+        if self.call.task.outputs is not None and slot in self.call.slots and name != slot.asset:
+            kind = type(value).__name__
+            raise UnstorableResult(
+                f"{self.call} declares the output {slot.asset!r}, but returned a {kind} named {value.name!r} for it. "
+                f"Leave the name out of {kind}(…), or fix outputs=[…]."
+            )
+        return name
+
+
+def fill_scripts(node: Any, made: Mapping[int, Mapping[str, str]]) -> Any:
+    """A shape with what the scripts in it have made: `made` has the output of each of their tables."""
+    if isinstance(node, list):
+        return [fill_scripts(part, made) for part in node]
+    if not isinstance(node, dict):
+        return node
+    name = node.get("$output")
+    if isinstance(name, str) and name.startswith(_SCRIPT):
+        return {table: json_values.output(asset) for table, asset in made[int(name.removeprefix(_SCRIPT))].items()}
+    return {key: fill_scripts(part, made) for key, part in node.items()}
+
+
+def _pickled(blob: Blob, what: str) -> tuple[bytes, str]:
+    """The bytes of a blob, and a hash of what it holds."""
+    try:
+        data = pickle.dumps(blob.obj, protocol=5)  # the newest one that all versions of Python read
+    except Exception as error:
+        raise UnstorableResult(
+            f"{what}: {type(blob.obj).__name__} cannot be pickled, so it cannot be a Blob: {error}"
+        ) from error
+    if len(data) <= _HASHED:
+        try:  # pickles of equal sets differ from process to process
+            return data, content_hash(blob.obj, code=False)
+        except (WiringError, RecursionError):
+            pass
+    return data, blobs.content_of(data)[:16]
+
+
+def storable(value: Any, what: str, origin: str = "got") -> Table:
+    """`value` as a Table of data or of a query.
+
+    Raises:
+        UnstorableResult: it is something else.
+    """
+    table = value if isinstance(value, Table) else Table(value)
+    if not _is_data(table.obj):
+        kind = "None" if table.obj is None else type(table.obj).__name__
+        given = f"Table({kind})" if isinstance(value, Table) else kind
+        raise UnstorableResult(
+            f"{origin} {given} for {what}, which a table cannot hold. "
+            "Return a DataFrame or a query, or a Table(…) of one."
+        )
+    return table
+
+
+def _is_output(value: Any) -> bool:
+    return isinstance(value, Table | Blob | RawSql | View) or _is_data(value)
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, tuple(_AUTO_TABLE.values())) or _polars_name(value) in _POLARS
+
+
+def _is_auto_table(value: Any, allowed: tuple[str, ...]) -> bool:
+    kinds = tuple(_AUTO_TABLE[name] for name in allowed if name in _AUTO_TABLE)
+    return isinstance(value, kinds) or (_polars_name(value) in _POLARS and _polars_name(value) in allowed)
+
+
+def _polars_name(value: Any) -> str:
+    return f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"

@@ -1,0 +1,64 @@
+"""What is written down of a run, so that people can see later what it did and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from pipedag_dagster.catalog.catalog import RunTable, TableVersion
+from pipedag_dagster.execution import cache_key
+from pipedag_dagster.execution.cache_key import CACHED, TaskCode
+from pipedag_dagster.fingerprint.code_text import Part, Text
+from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.graph.flow import TaskCall
+
+log = logging.getLogger(__name__)  # not that of the stage run, which the command line shows as a progress bar
+
+SUSPICIOUS = 3
+"""After so many runs in a row with fresh input of the same content, the cache function is suspected."""
+
+SUSPICION = (
+    f"its cache function returned another value in each of the last {SUSPICIOUS} runs, but what was loaded was the "
+    "same each time. Does the value change by itself, like a time or Python's hash() of a text, which is another one "
+    "in every process? Then write hashlib.sha256(text.encode()).hexdigest() instead."
+)
+
+
+def code_of(call: TaskCall, key: cache_key.Key, *, keep_text: bool) -> TaskCode:
+    """What is kept of the code that made a result. Nothing where it was copied: no code of the user has run.
+
+    Args:
+        keep_text: whether the text itself is kept, or only which functions there were (`keep_code` in the YAML).
+    """
+    if key.parts["code"] == "copy":
+        return TaskCode()
+    code = cache_key.task_code(call)
+    return code if keep_text else TaskCode(code.text.without_text(), code.libraries)
+
+
+def with_query(code: Text, table: str, query: str | None) -> Text:
+    """What is kept of the code and the query of one table."""
+    if query is None or not code.parts:
+        return code
+    return Text((*code.parts, Part("query", "", f"the query of {table}", query, digest(query))))
+
+
+def run_table(run_id: str, reason: str, seconds: float, table: TableVersion, before: TableVersion | None) -> RunTable:
+    """What a run did about a table, compared with what was there before."""
+    old_text = new_text = None
+    if reason.startswith(("code changed", "query changed")) and before is not None:
+        old_text, new_text = before.text, table.text
+    same = None if before is None or reason == CACHED else before.data_version == table.data_version
+    return RunTable(run_id, table.stage, table.asset, reason, seconds, table.id or 0, old_text, new_text, same)
+
+
+def is_suspicious(runs: Sequence[RunTable]) -> bool:
+    """Whether the last runs (the newest first) found fresh input each time, but never other content."""
+    last = runs[:SUSPICIOUS]
+    return len(last) == SUSPICIOUS and all(run.reason == "fresh input" and run.same for run in last)
+
+
+def suspect(call: TaskCall) -> str:
+    """Warn of a cache function whose value seems to change by itself; returns what was said."""
+    log.warning("%s: %s", call, SUSPICION)
+    return f"{call}: {SUSPICION}"

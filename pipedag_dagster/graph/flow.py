@@ -1,0 +1,378 @@
+"""The graph: a flow has stages, a stage has task calls, a call has outputs.
+
+`with Flow(...)` and `with Stage(...)` record the calls. When the flow closes, every output gets the name of
+its asset and the graph is checked; afterwards it does not change.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import graphlib
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import Token
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeAlias
+
+from pipedag_dagster.errors import WiringError, did_you_mean
+from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
+from pipedag_dagster.graph.task import Task, Wire, wiring
+from pipedag_dagster.names import asset_name, stage_name
+
+Path: TypeAlias = tuple[int | str, ...]
+"""Where something is in a nested value: positions, and keys of dicts or fields. () is the value itself."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One output that a call is known to return before it runs, and where in the returned value it is."""
+
+    asset: str
+    path: Path
+
+
+@dataclass(eq=False, repr=False)
+class TaskCall:
+    """One call of a task in a stage. `name` tells calls of the same task apart: `clean`, `clean_2`."""
+
+    task: Task
+    stage: Stage
+    name: str
+    arguments: dict[str, Any]
+    source: Any = None
+    source_stage: Stage | None = None
+    slots: tuple[Slot, ...] = ()
+    _asked: dict[Path, None] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[Output]:
+        """The outputs of other calls that this one takes, in the order of its arguments."""
+        return list(outputs_in(self.arguments))
+
+    @property
+    def assets(self) -> list[str]:
+        return [slot.asset for slot in self.slots]
+
+    @property
+    def count(self) -> int | None:
+        """How many outputs the call has declared; None for one, and for what is not known before it runs."""
+        outputs = self.task.outputs
+        count = len(outputs) if outputs is not None else self.task.nout or 1
+        return count if count > 1 else None
+
+    def explicit_slots(self) -> tuple[Slot, ...]:
+        """The outputs whose names are known without numbering: declared, or asked for by key."""
+        outputs = self.task.outputs
+        if outputs is not None:
+            return tuple(Slot(name, () if len(outputs) == 1 else (number,)) for number, name in enumerate(outputs))
+        inner = [path for path in self._asked if not any(path == other[: len(path)] != other for other in self._asked)]
+        return tuple(Slot(asset_name("_".join(map(str, path))), path) for path in inner)
+
+    def __str__(self) -> str:
+        return f"{self.stage.name}.{self.name}"
+
+
+class Output:
+    """What a task call will return. Pass it to other tasks; take parts of it by `[…]`, fields of a dataclass also by
+    `.name`, or by unpacking."""
+
+    def __init__(self, call: TaskCall, path: Path = ()) -> None:
+        self.call = call
+        self.path = path
+
+    def __getitem__(self, key: int | str) -> Output:
+        call = self.call
+        declared = call.task.outputs is not None or call.task.nout is not None
+        if declared and not self.path:
+            return self._declared(key)
+        if not declared:
+            if not self.path and isinstance(key, int):
+                raise WiringError(
+                    f"{call} is not known to return several tables: write @materialize(outputs=[…]) or nout=…"
+                )
+            key = asset_name(key) if isinstance(key, str) else key
+            call._asked[(*self.path, key)] = None
+        return Output(call, (*self.path, key))
+
+    def _declared(self, key: int | str) -> Output:
+        call, outputs = self.call, self.call.task.outputs
+        if isinstance(key, str):
+            if outputs is None:
+                raise WiringError(f"{call} has nout={call.task.nout}: take its outputs by number, not by name.")
+            key = asset_name(key)
+            if key not in outputs:
+                raise WiringError(f"{call} has no output {key!r}.{did_you_mean(key, outputs)}")
+            return Output(call, (outputs.index(key),) if len(outputs) > 1 else ())
+        if call.count is None:
+            raise WiringError(
+                f"{call} is not known to return several tables: write @materialize(outputs=[…]) or nout=…"
+            )
+        if not -call.count <= key < call.count:
+            raise WiringError(f"{call} has no output {key}: it has {call.count}, from 0 on.")
+        return Output(call, (key % call.count,))
+
+    def __getattr__(self, name: str) -> Output:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __iter__(self) -> Iterator[Output]:
+        if self.path or self.call.count is None:
+            raise WiringError(
+                f"{self} cannot be unpacked: it is not known to return several tables. "
+                "Write @materialize(outputs=[…]) or nout=…"
+            )
+        return (Output(self.call, (position,)) for position in range(self.call.count))
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The known outputs that this one is, is a part of, or has as parts."""
+        path = self.path
+        return tuple(slot for slot in self.call.slots if all(a == b for a, b in zip(slot.path, path, strict=False)))
+
+    def __repr__(self) -> str:
+        return str(self.call) + "".join(f"[{key!r}]" for key in self.path)
+
+
+def outputs_in(value: Any) -> Iterator[Output]:
+    """All outputs in nested lists, tuples, dicts and dataclasses."""
+    if isinstance(value, Output):
+        yield value
+    else:
+        for part in _parts(value):
+            yield from outputs_in(part)
+
+
+def map_outputs(value: Any, read: Callable[[Output], Any]) -> Any:
+    """`value` with what `read` makes of the outputs in it; what has none of them is the same object."""
+    if isinstance(value, Output):
+        return read(value)
+    if not any(True for _ in outputs_in(value)):
+        return value
+    if isinstance(value, dict):
+        return {key: map_outputs(part, read) for key, part in value.items()}
+    parts = [map_outputs(part, read) for part in _parts(value)]
+    if isinstance(value, list):
+        return parts
+    if isinstance(value, tuple):
+        return value._make(parts) if hasattr(value, "_make") else tuple(parts)
+    made = copy.copy(value)
+    for one, part in zip(dataclasses.fields(value), parts, strict=True):
+        object.__setattr__(made, one.name, part)
+    return made
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, one.name) for one in dataclasses.fields(value)]
+    return ()
+
+
+class _Wired:
+    """Shared by Flow and Stage: while it is open, calls of tasks go to `_wire`."""
+
+    _token: Token[Wire | None] | None = None
+
+    def _wire(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._token = wiring.set(self._wire)
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        assert self._token is not None
+        wiring.reset(self._token)
+
+
+class Stage(_Wired):
+    """The tables that become visible together: one asset group, one schema, one transaction.
+
+    Args:
+        name: letters, digits and `_`, case-insensitive.
+
+    Raises:
+        WiringError: it is opened outside of a flow, or the flow has a stage of this name.
+    """
+
+    flow: FlowGraph
+
+    def __init__(self, name: str) -> None:
+        self.name = stage_name(name)
+        self.calls: list[TaskCall] = []
+
+    @property
+    def current_name(self) -> str:
+        """In a `RawSql` script, what stands for the schema that it writes to (as in pydiverse.pipedag)."""
+        return SCRIPT_SCHEMA
+
+    transaction_name = current_name
+
+    def __enter__(self) -> Self:
+        flow = getattr(wiring.get(), "__self__", None)
+        flow = flow.flow if isinstance(flow, Stage) else flow
+        if not isinstance(flow, FlowGraph):
+            raise WiringError(f"Stage {self.name!r} is opened outside of a flow: write `with Flow(…):` around it.")
+        if any(other.name == self.name for other in flow.stages):
+            raise WiringError(f"Flow {flow.name!r} has two stages {self.name!r}. Give one of them another name.")
+        self.flow = flow
+        flow.stages.append(self)
+        return super().__enter__()
+
+    def _wire(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Output:
+        number = sum(call.task.name == task.name for call in self.calls) + 1
+        call = TaskCall(task, self, task.name if number == 1 else f"{task.name}_{number}", {})
+        if task.from_source:
+            if len(args) != 1 or not hasattr(type(args[0]), "store"):
+                raise WiringError(
+                    f"{call}: call it as {task.name}(source_cfg, stage=stage, …), with the configuration of the "
+                    "instance to copy from as its only positional argument."
+                )
+            call.source = args[0]
+            call.source_stage = kwargs.get("stage", self)
+            unknown = set(kwargs) - {"stage", *task.pass_args}
+            missing = set(task.pass_args) - set(kwargs) - {"stage"}
+            if unknown or missing:
+                raise WiringError(f"{call}: pass_args is {list(task.pass_args)}, but was called with {sorted(kwargs)}.")
+            call.arguments = {"stage": self} | kwargs
+            call.arguments = {name: call.arguments[name] for name in task.pass_args}
+        else:
+            try:
+                bound = task.signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise WiringError(f"{call}: {error}. It is {task.name}{task.signature}.") from error
+            bound.apply_defaults()
+            call.arguments = dict(bound.arguments)
+        for needed in call.inputs:
+            if needed.call.stage.flow is not self.flow:
+                raise WiringError(f"{call} takes {needed}, which belongs to another flow.")
+        self.calls.append(call)
+        return Output(call)
+
+    def __repr__(self) -> str:
+        return f"<stage {self.name}>"
+
+
+class FlowGraph(_Wired):
+    """A flow without the means to run it (see `pipedag_dagster.Flow`)."""
+
+    def __init__(self, name: str = "flow") -> None:
+        self.name = name
+        self.stages: list[Stage] = []
+        self._others: dict[str, Stage] = {}
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The stages that a run of the flow reads or writes."""
+        return list(dict.fromkeys([*(stage.name for stage in self.stages), *self._others]))
+
+    def external(self, table: str) -> Output:
+        """A table that no task of the flow makes: that of a plain Dagster asset, or of another flow of the instance.
+
+        Args:
+            table: `"stage.table"`.
+
+        Raises:
+            WiringError: it is not written like that.
+
+        Example:
+            with Flow("report") as flow, Stage("report"):
+                ranking(flow.external("raw.orders"))
+        """
+        stage_part, dot, name = table.partition(".")
+        if not dot:
+            raise WiringError(f'Flow {self.name!r}: external({table!r}) names no table. Write external("stage.table").')
+        stage = self._others.setdefault(stage_name(stage_part), Stage(stage_part))
+        stage.flow = self
+        for call in stage.calls:
+            if call.assets == [asset_name(name)]:
+                return Output(call)
+        call = TaskCall(Task(_made_elsewhere, outputs=[name]), stage, asset_name(name), {})
+        call.slots = (Slot(call.name, ()),)
+        stage.calls.append(call)
+        return Output(call)
+
+    def _wire(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise WiringError(f"Task {task.name!r} is called outside of a stage: write `with Stage(…):` around it.")
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        super().__exit__(kind, error, traceback)
+        if error is None:
+            for stage in self.stages:
+                _name_outputs(stage)
+            self.stages = [stage for stage in _in_order(self.stages) if stage not in self._others.values()]
+
+    def __getitem__(self, name: str) -> Output:
+        """The output `"stage.table"`.
+
+        Raises:
+            WiringError: the flow has no such output; close ones are named.
+        """
+        known = {
+            f"{stage.name}.{slot.asset}": Output(call, slot.path)
+            for stage in self.stages
+            for call in stage.calls
+            for slot in call.slots
+        }
+        if name.lower() not in known:
+            raise WiringError(f"Flow {self.name!r} has no output {name!r}.{did_you_mean(name.lower(), known)}")
+        return known[name.lower()]
+
+
+def _made_elsewhere() -> None:
+    """Stands for what makes the tables of `FlowGraph.external`."""
+
+
+def _name_outputs(stage: Stage) -> None:
+    """Give every output of the stage its asset name: the explicit ones first, the rest numbered around them."""
+    owner: dict[str, TaskCall] = {}
+    for call in stage.calls:
+        call.slots = call.explicit_slots()
+        for name in call.assets:
+            if name in owner:
+                raise WiringError(
+                    f"Stage {stage.name!r} has two tables {name!r}: by {owner[name].name!r} and by {call.name!r}. "
+                    "Give one of them another name in outputs=[…]."
+                )
+            owner[name] = call
+    for call in stage.calls:
+        if call.slots:
+            continue
+        if call.task.from_source:
+            raise WiringError(
+                f"{call}: which tables it copies is not known before it runs. "
+                'Ask for them (tbls["orders"]) or declare them: outputs=[…].'
+            )
+        paths: list[Path] = [()] if call.count is None else [(number,) for number in range(call.count)]
+        call.slots = tuple(Slot(_free_name(call, owner), path) for path in paths)
+
+
+def _free_name(call: TaskCall, owner: dict[str, TaskCall]) -> str:
+    name, number = call.task.name, 1
+    while name in owner:
+        number += 1
+        name = f"{call.task.name}_{number}"
+    owner[asset_name(name)] = call
+    return name
+
+
+def _in_order(stages: Iterable[Stage]) -> Iterable[Stage]:
+    """The stages, each after those that it reads. A cycle is refused: Dagster would split one of its stages
+    into two steps, and so into two transactions."""
+    graph = {
+        stage: [needed.call.stage for call in stage.calls for needed in call.inputs if needed.call.stage is not stage]
+        for stage in stages
+    }
+    try:
+        return list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        first, *others = reversed(error.args[1])
+        cycle = f"{first.name} needs {', which needs '.join(stage.name for stage in others)}"
+        raise WiringError(
+            f"The stages need each other in a circle: {cycle}. A stage is committed as one, so it cannot come "
+            "both before and after another one. Move one of the tasks into a stage of its own."
+        ) from None

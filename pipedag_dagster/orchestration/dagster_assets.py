@@ -1,0 +1,171 @@
+"""Plain Dagster assets on an instance: under its keys, and with copies for those that bring data in on small ones."""
+
+# no postponed annotations here: Dagster looks at those of a step as objects
+import graphlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.errors import NotMaterialized, WiringError
+from pipedag_dagster.execution.write_one_table import Content, Slice, newest, write_table
+from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.orchestration.io_manager import place, table_metadata
+from pipedag_dagster.orchestration.partitions import table_slice
+from pipedag_dagster.sampling import first_rows
+from pipedag_dagster.versions.write_table import Constraints
+
+INPUT = "pipedag/input"
+"""Metadata of an asset that brings data in from outside: `metadata={"pipedag/input": True}`."""
+
+
+def instance_assets(
+    instance: ConfigContext, assets: Iterable[dg.AssetsDefinition], tables: Iterable[tuple[str, str]] = ()
+) -> list[dg.AssetsDefinition]:
+    """The assets with the keys `[instance_id, stage, table]`. Where the instance copies its inputs, those with
+    `metadata={"pipedag/input": True}` are not run: a sample of what the source has committed takes their place.
+
+    Args:
+        tables: stage and name of the tables of the flows, which the assets may read as `AssetKey([stage, table])`.
+
+    Raises:
+        WiringError: two assets are the same table, or only some of a multi-asset are inputs.
+    """
+    assets = list(assets)
+    keys = {dg.AssetKey(pair): _key(instance, *pair) for pair in tables}
+    taken = set(keys.values())
+    for definition in assets:
+        for spec in definition.specs:
+            keys[spec.key] = _key(instance, *place(spec.key, spec.group_name))
+            if keys[spec.key] in taken:
+                raise WiringError(f"Two assets are the table {keys[spec.key].to_user_string()}. Rename one of them.")
+            taken.add(keys[spec.key])
+    stages = sorted({key.path[1] for key in taken})
+    return [
+        _copying(instance, definition, keys, stages)
+        if instance.source is not None and _is_input(definition)
+        else definition.with_attributes(asset_key_replacements=keys)
+        for definition in assets
+    ]
+
+
+def refuse_circles(stages: Sequence[dg.AssetsDefinition], plain: Sequence[dg.AssetsDefinition]) -> None:
+    """
+    Raises:
+        WiringError: a plain asset comes both before and after tasks of one stage. Dagster would silently split the
+            stage into two steps, and so into two transactions.
+    """
+    steps = [*stages, *plain]
+    step_of = {key: number for number, one in enumerate(steps) for key in one.keys}
+    needs = {
+        number: {step_of.get(dep.asset_key, number) for spec in one.specs for dep in spec.deps} - {number}
+        for number, one in enumerate(steps)
+    }
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        names = {number: f"stage {next(iter(one.keys)).path[1]!r}" for number, one in enumerate(stages)}
+        names |= {number: f"asset {min(one.keys).to_user_string()}" for number, one in enumerate(plain, len(stages))}
+        first, *others = (names[number] for number in reversed(error.args[1]))
+        raise WiringError(
+            f"A stage and plain assets need each other in a circle: {first} needs {', which needs '.join(others)}. A "
+            "stage is committed as one, so an asset cannot come both before and after it. Move the tasks that need the "
+            "asset into a stage of their own."
+        ) from None
+
+
+def _key(instance: ConfigContext, stage: str, table: str) -> dg.AssetKey:
+    return dg.AssetKey([instance.instance_id, stage, table])
+
+
+def _is_input(definition: dg.AssetsDefinition) -> bool:
+    marked = {spec.key for spec in definition.specs if spec.metadata.get(INPUT)}
+    if marked and marked != set(definition.keys):
+        names = ", ".join(sorted(key.to_user_string() for key in definition.keys - marked))
+        raise WiringError(
+            f"Some assets of one function are inputs and some are not ({names}): the function is run, or it is not. "
+            f'Mark them all with metadata={{"{INPUT}": True}}, or write two functions.'
+        )
+    return bool(marked)
+
+
+def _copying(
+    instance: ConfigContext,
+    definition: dg.AssetsDefinition,
+    keys: dict[dg.AssetKey, dg.AssetKey],
+    stages: Sequence[str],
+) -> dg.AssetsDefinition:
+    """Assets like those of `definition` that are copied from the source of the instance."""
+    source = instance.source
+    assert source is not None
+    specs = []
+    for spec in definition.specs:
+        _, stage, table = keys[spec.key].path
+        original = _key(source, stage, table)
+        text = f"A sample of {original.to_user_string()}, copied in place of this asset:\n\n{spec.description or table}"
+        specs.append(
+            spec.replace_attributes(
+                key=keys[spec.key],
+                deps=[original],
+                code_version="copy",
+                description=text,
+                group_name=stage,
+            )
+        )
+
+    @dg.multi_asset(
+        name=f"{definition.op.name}_copy",
+        specs=specs,
+        can_subset=True,
+        backfill_policy=definition.backfill_policy,
+    )
+    def copy(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        run_id = context.run.run_id
+        # All at once: whatever the source commits meanwhile, this run copies one version of it.
+        source.store.table_store.pin(run_id, stages, ())
+        for spec in specs:
+            if spec.key in context.selected_asset_keys:
+                part = None
+                if spec.partitions_def is not None:
+                    name = spec.key.to_user_string()
+                    part = table_slice(name, spec.partitions_def, context.partition_keys, spec.metadata)
+                yield _copy(instance, source, spec.key, run_id, part)
+
+    return copy
+
+
+def _copy(
+    instance: ConfigContext, source: ConfigContext, key: dg.AssetKey, run_id: str, part: Slice | None
+) -> dg.MaterializeResult[Any]:
+    _, stage, name = key.path
+    tables = newest(source, stage, run_id).tables
+    if name not in tables:
+        raise NotMaterialized(
+            f"Instance {source.config.name!r}, from which {instance.config.name!r} copies its inputs, has no table "
+            f"{stage}.{name} yet. Materialize {_key(source, stage, name).to_user_string()} first."
+        )
+    store = instance.store.table_store
+    content = _sample(instance, source, tables[name], part)
+    written = write_table(instance, stage, name, run_id, content, part)
+    metadata = table_metadata(store, written)
+    return dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=dg.DataVersion(written.data_version))
+
+
+def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion, part: Slice | None) -> Content:
+    """The sample of a table of the source; of a partition, those rows of it that are in the sample of the table."""
+    origin, store = source.store.table_store, instance.store.table_store
+    rows = instance.config.sample_rows(table.name)
+    query = first_rows.sample_query(origin.schemas(table.stage).versions, table, rows)
+    constraints = first_rows.constraints(table)
+    key = None
+    if part is None:
+        key = digest("copy", table.stage, table.name, table.data_version, str(rows), repr(constraints))
+    else:
+        query = f"SELECT * FROM (\n{query}\n) AS sample WHERE {part.where(table.columns)}"
+
+    def make(given: Constraints) -> Any:
+        return store.stage_query(table.stage, table.name, query, given, origin)
+
+    return Content(make, constraints, query, key)

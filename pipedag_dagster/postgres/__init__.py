@@ -1,0 +1,1 @@
+"""How we talk to PostgreSQL: connections, locks, roles, the embedded server."""

@@ -1,0 +1,221 @@
+"""Connections to one PostgreSQL database."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import psycopg
+import sqlalchemy as sa
+
+from pipedag_dagster.data import frames
+from pipedag_dagster.errors import DatabaseError, DatabaseMissing
+from pipedag_dagster.postgres import embedded
+from pipedag_dagster.postgres.failures import explained, is_missing_database, mapped
+
+STAGING = "SET LOCAL synchronous_commit = off"
+_MINIMUM = 14  # hash_record_extended(): content versions are computed in the database
+
+
+class Database:
+    """One PostgreSQL database: a pool of connections, and ones of their own for session locks.
+
+    Nothing connects before the first use. Safe to use from several threads.
+
+    Args:
+        url: where it is, or "embedded".
+        project: the folder in which the embedded server keeps its data.
+        create: create the database when it does not exist.
+        role: what every connection of any driver is SET to, so that it owns what is made.
+    """
+
+    def __init__(self, url: sa.URL | str, project: Path, *, create: bool = False, role: str | None = None) -> None:
+        self._given = url
+        self._project = project
+        self._role = role
+        self._create = create or url == "embedded"
+        self._engine: sa.Engine | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def engine(self) -> sa.Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._open()
+            return self._engine
+
+    @property
+    def uri(self) -> str:
+        """The libpq uri, password included: for drivers, never for people."""
+        return _uri(self.engine)
+
+    def _open(self) -> sa.Engine:
+        url = embedded.start(self._project) if isinstance(self._given, str) else self._given
+        engine = _engine(_with_role(url, self._role).set(drivername="postgresql+psycopg"))
+        with explained(url):
+            try:
+                version = _version(engine)
+            except sa.exc.OperationalError as error:
+                if not (self._create and is_missing_database(error)):
+                    raise
+                _create_database(url)
+                version = _version(engine)
+        if version < _MINIMUM * 10_000:
+            raise DatabaseError(
+                f"{url.host or url.query.get('host')} runs PostgreSQL {version // 10_000}; "
+                f"{_MINIMUM} or newer is needed."
+            )
+        return engine
+
+    @contextmanager
+    def begin(self, *, staging: bool = False) -> Iterator[sa.Connection]:
+        """A connection in a transaction: committed at the end, rolled back on an exception.
+
+        Args:
+            staging: what it writes is visible to nobody yet, so its commit need not wait for the disk: the commit that
+                makes it visible comes later in the database's log, and waits for all before it.
+
+        Raises:
+            ConnectionLost, DiskFull, DatabaseUnreachable: so it is for everything here that uses a connection.
+        """
+        with self.told(), self.engine.begin() as connection:
+            if staging:
+                execute(connection, STAGING)
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection in a READ ONLY transaction that sees one state of the database throughout."""
+        options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+        with self.told(), self.engine.connect().execution_options(**options) as connection:
+            yield connection
+
+    def told(self) -> AbstractContextManager[None]:
+        """Turns what happens to a connection meanwhile into errors that say what to do (see `failures.mapped`)."""
+        return mapped(self.engine.url)
+
+    @contextmanager
+    def transaction(self, *, staging: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """As `begin`, but the driver's own connection: for COPY, for the results of statements without parameters
+        (`%` means nothing in them) and for the driver's own errors."""
+        with self.begin(staging=staging) as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            yield driver
+
+    def connect(self, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of its own, outside of the pool, in autocommit mode: for session locks."""
+        uri = self.uri
+        with explained(self.engine.url):
+            # It is idle while a stage runs, for hours maybe: a firewall must not take it for dead.
+            return psycopg.connect(uri, autocommit=True, application_name=application_name, keepalives_idle=60)
+
+    def same_as(self, other: Database) -> bool:
+        """Whether both are one database, so that one statement can read from both."""
+        # A copy of a server has its identifier, but was not started at the same instant.
+        query = "SELECT concat(system_identifier, current_database(), pg_postmaster_start_time()) "
+        query += "FROM pg_control_system()"
+        mine, theirs = self.engine.url, other.engine.url
+        if (mine.host, mine.port, mine.query, mine.database) == (
+            theirs.host,
+            theirs.port,
+            theirs.query,
+            theirs.database,
+        ):
+            return True
+        if mine.database != theirs.database:
+            return False
+        # The same server may be known by two host names.
+        with self.read() as one, other.read() as two:
+            return bool(one.scalar(sa.text(query)) == two.scalar(sa.text(query)))
+
+    def close(self) -> None:
+        """Close all pooled connections; the next use opens new ones."""
+        with self._lock:
+            if self._engine is not None:
+                frames.disconnect(_uri(self._engine))
+                self._engine.dispose()
+                self._engine = None
+
+
+_engines: WeakValueDictionary[sa.URL, sa.Engine] = WeakValueDictionary()
+_engines_lock = threading.Lock()
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    """The pool of this process for a url and role: all instances in one database share it."""
+    with _engines_lock:
+        engine = _engines.get(url)
+        if engine is None:
+            # Between the stages of a long run a pooled connection may have been cut: each is tried before it is used.
+            engine = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            _engines[url] = engine
+        return engine
+
+
+def _forget_connections() -> None:
+    """In a process that was forked: those that are open belong to the process that it was forked from."""
+    global _engines_lock
+    _engines_lock = threading.Lock()
+    for engine in _engines.values():
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
+def _with_role(url: sa.URL, role: str | None) -> sa.URL:
+    if role is None:
+        return url
+    given = url.query.get("options") or os.environ.get("PGOPTIONS", "")  # libpq takes one of them
+    escaped = re.sub(r"([\\\s])", r"\\\1", role)
+    before = given if isinstance(given, str) else " ".join(given)
+    return url.update_query_dict({"options": f"{before} -c role={escaped}".lstrip()})
+
+
+def _uri(engine: sa.Engine) -> str:
+    return _libpq(engine.url)
+
+
+def _libpq(url: sa.URL) -> str:
+    # SQLAlchemy leaves a space in the password, which libpq refuses (and shows), and writes a + for one in the query,
+    # which to libpq is a plus.
+    place, mark, query = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    return f"{place.replace(' ', '%20')}{mark}{query.replace('+', '%20')}"
+
+
+def execute(connection: sa.Connection, statement: str) -> None:
+    """Run a statement as it stands: neither % nor : mean anything in it."""
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def _version(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
+
+
+def _create_database(url: sa.URL) -> None:
+    """CREATE DATABASE, from a database that every server has. Two processes may do so at the same time."""
+    for maintenance in ("postgres", "template1"):
+        uri = _libpq(url.set(database=maintenance))
+        try:
+            with psycopg.connect(uri, autocommit=True) as connection:
+                name = psycopg.sql.Identifier(str(url.database))
+                connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(name))
+            return
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            return
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DatabaseMissing(
+                f"Database {url.database!r} does not exist, and user {url.username!r} may not create it: {error}"
+            ) from None
+        except psycopg.OperationalError as error:
+            if not is_missing_database(error):
+                raise
+    raise DatabaseMissing(f"Database {url.database!r} does not exist, and there is no database to create it from.")

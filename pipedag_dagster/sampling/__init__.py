@@ -1,0 +1,1 @@
+"""What a small instance copies from its source."""

@@ -1,0 +1,126 @@
+"""The versions of a stage: what there is, what has changed, and going back."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from pipedag_dagster.catalog.catalog import Source, StageVersion
+from pipedag_dagster.errors import NotMaterialized
+from pipedag_dagster.versions.table_store import TableStore
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Names of tables, compared with the version before. A table whose data version is the same has not changed."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """One version of a stage. `changes` is None when the version before is not there any more to compare with.
+
+    `kept`: it is one of the last `keep_versions`; one that is not goes when no run in `pinned_by` needs it.
+    """
+
+    number: int
+    committed_at: datetime.datetime
+    run_id: str
+    changes: Changes | None
+    sources: tuple[Source, ...]
+    note: str | None
+    current: bool
+    kept: bool
+    pinned_by: tuple[str, ...]
+
+
+def versions(store: TableStore, stage: str) -> list[VersionInfo]:
+    """The versions of a stage that are there, the newest first; empty when it was never committed."""
+    if not store.exists():
+        return []
+    with store.database.read() as connection:
+        commits = store.catalog.commits(connection, stage)
+        members = {one.number: store.catalog.versions(connection, {stage: one.number})[stage].tables for one in commits}
+        pins = store.catalog.pinned(connection, stage)
+    members[0] = {}
+    contents = {
+        number: {table.name: table.data_version for table in tables.values()} for number, tables in members.items()
+    }
+    return [
+        VersionInfo(
+            one.number,
+            one.committed_at,
+            one.run_id,
+            _changes(contents.get(one.number - 1), contents[one.number]),
+            one.sources,
+            one.note,
+            current=position == 0,
+            kept=position < store.config.keep_versions,
+            pinned_by=tuple(run for run, _, number in pins if number == one.number),
+        )
+        for position, one in enumerate(commits)
+    ]
+
+
+def _changes(old: dict[str, str] | None, new: dict[str, str]) -> Changes | None:
+    if old is None:
+        return None
+    return Changes(
+        tuple(sorted(new.keys() - old.keys())),
+        tuple(sorted(name for name in new.keys() & old.keys() if new[name] != old[name])),
+        tuple(sorted(old.keys() - new.keys())),
+    )
+
+
+_ROLLBACK = "rollback to "
+
+
+def _went_back_to(note: str | None) -> int | None:
+    """The version whose tables a rollback has made visible again, by the note of its own version."""
+    return int(note.removeprefix(_ROLLBACK)) if note and note.startswith(_ROLLBACK) else None
+
+
+def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tuple[StageVersion, StageVersion]:
+    """Commit the tables of an older version as a new one, atomically. Waits for a run that writes the stage.
+
+    Args:
+        to: number of the version; without it the one before the current one, or before the one to which was gone back
+            already.
+
+    Returns:
+        The version that was visible, and the one that is now.
+
+    Raises:
+        NotMaterialized: there is no such version, or not any more. Those that are there are named.
+    """
+    if not store.exists():
+        raise NotMaterialized(f"Instance {store.config.name!r} was never run: there is nothing to go back to.")
+    store.prepare()
+    with store.lock(stage, run_id):
+        with store.database.read() as connection:
+            commits = {one.number: one for one in store.catalog.commits(connection, stage)}
+            before = store.catalog.current(connection, [stage])[stage]
+            older = sorted(number for number in commits if number != before.number)
+            same_as = _went_back_to(commits[before.number].note) if before.number else None
+            number = to if to is not None else max((n for n in older if n < (same_as or before.number)), default=0)
+            if number not in older:
+                there = ", ".join(map(str, older)) or "none"
+                where = f"to version {to}" if to is not None else "further"
+                current = f"{before.number}" + (f" (version {same_as} again)" if same_as else "")
+                choose = " Choose one with --to." if to is None and older else ""
+                raise NotMaterialized(
+                    f"Stage {stage!r} of instance {store.config.name!r} cannot go back {where}: the current one is "
+                    f"{current}, and of older ones there are: {there} (keep_versions: {store.config.keep_versions})."
+                    f"{choose}"
+                )
+            tables = store.catalog.versions(connection, {stage: number})[stage].tables
+        try:
+            after = StageVersion(stage, before.number + 1, tables)
+            sources, note = commits[number].sources, f"{_ROLLBACK}{number}"
+            store.commit(stage, after.number, tables, run_id, sources=sources, note=note)
+        finally:
+            store.unpin(run_id)
+    return before, after

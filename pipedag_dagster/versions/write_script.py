@@ -1,0 +1,191 @@
+"""Running an SQL script: which tables and views it makes is found out afterwards, and these are kept.
+
+One transaction: an empty schema is made and put first in the search path; the script runs; what it has made is moved
+to the physical tables; the schema is dropped. The database splits the script into statements and runs them by
+EXECUTE, which refuses COMMIT and ROLLBACK. Everything that a script writes to stays locked until the end of its
+transaction: so, before that, the locks tell whether it has written to anything that is not its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from pipedag_dagster.errors import UnstorableResult
+from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
+from pipedag_dagster.names import StageSchemas, physical_name, quote, table_name
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions import write_table, write_view
+from pipedag_dagster.versions.write_table import Connection, Constraints, Made
+from pipedag_dagster.versions.write_view import Place
+
+_KINDS = {"m": "materialized view", "p": "partitioned table", "f": "foreign table", "S": "sequence", "c": "type"}
+
+
+def run(
+    database: Database, schemas: StageSchemas, texts: Sequence[str], what: str, place: Place, *, hash_rows: int
+) -> dict[str, Made]:
+    """Run the scripts one after the other, in one transaction.
+
+    Returns:
+        What they have made, by name.
+
+    Raises:
+        UnstorableResult: the database refuses a statement, or they have written to something that is not their own,
+            or made something that cannot be kept. Nothing was changed.
+    """
+    scratch = f"pipedag_script_{secrets.token_hex(6)}"  # nobody else ever sees it
+    # A connection of its own: what a script sets, and its temporary tables, end with it.
+    with database.told(), database.connect("pipedag script") as connection, connection.transaction():
+        connection.execute(f"CREATE SCHEMA {quote(scratch)}".encode())
+        before = _set_search_path(connection, quote(scratch))
+        for text in texts:
+            _execute(connection, text.replace(SCRIPT_SCHEMA, quote(scratch)), text, what)
+        _refuse_foreign_writes(connection, database, scratch, what)
+        connection.execute("SELECT set_config('search_path', %s, true)", (before,))
+        found = _found(connection, scratch, what)
+        names = {name: physical_name(name) for name, _ in found}
+        made = {}
+        for name, kind in found:
+            _move(connection, scratch, schemas.versions, name, kind, names[name])
+        for name, kind in found:
+            about = f"{what}: {table_name(name)}"
+            if kind == "v":
+                one = write_view.measure(connection, schemas.versions, names[name], about, place)
+            else:
+                one = _measured(connection, schemas.versions, names[name], about, hash_rows)
+            made[table_name(name)] = one
+        _drop(connection, scratch, what)
+    return made
+
+
+def _set_search_path(connection: Connection, first: str) -> str:
+    """Put a schema first. Returns the search path as it was."""
+    row = connection.execute("SELECT current_setting('search_path')").fetchone()
+    assert row is not None
+    connection.execute("SELECT set_config('search_path', %s, true)", (f"{first}, {row[0]}",))
+    return str(row[0])
+
+
+def _execute(connection: Connection, text: str, shown: str, what: str) -> None:
+    # A statement at the end, because EXECUTE refuses SELECT … INTO when it is the last one.
+    execute = sql.SQL("BEGIN EXECUTE {}; END").format(sql.Literal(f"{text}\n;SELECT 1")).as_string(connection)
+    try:
+        connection.execute(sql.SQL("DO {}").format(sql.Literal(execute)))
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise
+    except psycopg.Error as error:
+        said = error.diag.message_primary or str(error)
+        if isinstance(error, psycopg.errors.FeatureNotSupported) and "EXECUTE" in said:
+            said = f"a script is one transaction, and cannot end it ({said})"
+        hint = ""
+        if isinstance(error, psycopg.errors.SyntaxError) and '"{"' in said:
+            hint = " Only arguments of the task that are tables can be written as {name}."
+        position = error.diag.internal_position
+        line = f" (line {text[: int(position)].count(chr(10)) + 1})" if position else ""
+        detail = f" {error.diag.message_detail}" if error.diag.message_detail else ""
+        raise UnstorableResult(f"{what}: {said}{line}.{detail}{hint}\nin the script:\n{shown.strip()}") from error
+
+
+_LOCKED = """
+    SELECT l.relation, n.nspname, c.relname
+    FROM pg_locks l LEFT JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+        AND (n.nspname IS NULL OR n.nspname <> %s AND n.nspname !~ '^pg_(catalog|toast|temp_|toast_temp_)')
+"""
+
+
+def _refuse_foreign_writes(connection: Connection, database: Database, scratch: str, what: str) -> None:
+    locked = connection.execute(_LOCKED, (scratch,)).fetchall()
+    names = {quote(schema, name) for _, schema, name in locked if name is not None}
+    gone = [oid for oid, _, name in locked if name is None]
+    if gone:  # dropped by the script: what others still see was not its own
+        with database.transaction() as other:
+            query = "SELECT oid::regclass::text FROM pg_class WHERE oid = ANY(%s) AND relnamespace <> ALL(%s)"
+            names |= {row[0] for row in other.execute(query, (gone, [11, 99])).fetchall()}
+    if names:
+        raise UnstorableResult(
+            f"{what}: the script writes to {', '.join(sorted(names))}. It may only make tables of its own: write their "
+            "names without a schema, or as {schema}.name. Nothing was changed."
+        )
+
+
+def _found(connection: Connection, scratch: str, what: str) -> list[tuple[str, str]]:
+    """The tables and views that are there, in the order in which they were made."""
+    query = """
+        SELECT c.relname, c.relkind::text FROM pg_class c
+        WHERE c.relnamespace = %s::regnamespace AND c.relkind <> ALL('{i,I,t}') AND NOT (c.relkind = 'S' AND EXISTS (
+            SELECT FROM pg_depend d
+            WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
+        ORDER BY c.oid
+    """
+    found = [(str(name), str(kind)) for name, kind in connection.execute(query, (quote(scratch),)).fetchall()]
+    for name, kind in found:
+        if kind not in ("r", "v"):
+            raise UnstorableResult(
+                f"{what}: the script makes the {_KINDS.get(kind, 'object')} {name}, which cannot be kept. Make a table "
+                "or a view of it (CREATE TABLE … AS), or CREATE TEMPORARY, or drop it at the end."
+            )
+    lowered = [table_name(name) for name, _ in found]
+    twice = next((name for name in lowered if lowered.count(name) > 1), None)
+    if twice is not None:
+        raise UnstorableResult(
+            f"{what}: the script makes two tables {twice!r}. Names are case-insensitive: rename one."
+        )
+    return found
+
+
+def _move(connection: Connection, scratch: str, versions: str, name: str, kind: str, to: str) -> None:
+    relation = "VIEW" if kind == "v" else "TABLE"
+    # Names of indexes and sequences are those of the schema: the next version has the same ones.
+    query = """
+        SELECT o.relname, o.relkind::text FROM pg_class o WHERE o.relnamespace = %s::regnamespace AND (
+            o.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = %s::regclass)
+            OR o.relkind = 'S' AND o.oid IN (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass
+                AND refclassid = 'pg_class'::regclass AND refobjid = %s::regclass AND deptype IN ('a', 'i')))
+    """
+    table = quote(scratch, name)
+    for other, what in connection.execute(query, (quote(scratch), table, table)).fetchall():
+        word = "SEQUENCE" if what == "S" else "INDEX"
+        new = quote(physical_name(other))
+        connection.execute(f"ALTER {word} {quote(scratch, other)} RENAME TO {new}".encode())
+    connection.execute(f"ALTER {relation} {table} RENAME TO {quote(to)}".encode())
+    connection.execute(f"ALTER {relation} {quote(scratch, to)} SET SCHEMA {quote(versions)}".encode())
+
+
+def _measured(connection: Connection, schema: str, name: str, what: str, hash_rows: int) -> Made:
+    """The table as it is, with the key and the indexes that the script has given it."""
+    if not write_table.columns_of(connection, quote(schema, name)):
+        raise UnstorableResult(f"{what}: the table has no columns: a table needs at least one.")
+    rows = connection.execute(f"SELECT count(*) FROM {quote(schema, name)}".encode()).fetchone()
+    assert rows is not None
+    made = write_table.measure(connection, schema, name, Constraints(), what, rows[0], hash_rows)
+    query = """
+        SELECT i.indisprimary, array_agg(a.attname ORDER BY k.place)
+        FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = %s::regclass AND i.indexprs IS NULL AND i.indpred IS NULL
+        GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indexrelid
+    """
+    found = connection.execute(query, (quote(schema, name),)).fetchall()
+    key = next((tuple(columns) for primary, columns in found if primary), ())
+    indexes = tuple(tuple(columns) for primary, columns in found if not primary)
+    return Made(name, made.columns, made.rows, made.bytes, made.content, "table", Constraints(key, indexes))
+
+
+def _drop(connection: Connection, scratch: str, what: str) -> None:
+    try:
+        connection.execute(f"DROP SCHEMA {quote(scratch)} RESTRICT".encode())
+    except psycopg.errors.DependentObjectsStillExist as error:
+        detail = (
+            (error.diag.message_detail or "").replace(f"{scratch}.", "").replace(f" depends on schema {scratch}", "")
+        )
+        raise UnstorableResult(
+            f"{what}: the script makes what cannot be kept: {detail}. Only tables and views are: drop the rest at its "
+            "end."
+        ) from error

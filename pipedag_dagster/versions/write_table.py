@@ -1,0 +1,210 @@
+"""Making one immutable physical table: from a DataFrame, from a query, or by copying from another instance.
+
+Each function makes the table in a schema that nobody reads from yet and returns what it has become. Constraints,
+indexes and statistics come last, after the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import psycopg
+import sqlalchemy as sa
+
+from pipedag_dagster.catalog.catalog import Column
+from pipedag_dagster.data import frames
+from pipedag_dagster.errors import DatabaseError, UnstorableResult
+from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.names import quote
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions.content_hash import CONTENT, row_hash
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What the database is to enforce and to index."""
+
+    primary_key: tuple[str, ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    non_nullable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made: a physical table or view; or a blob (`file`) or a value, which are not in the database.
+
+    `content` is a hash of what it holds; None when it was too large to hash, and for a view. `constraints` are those
+    that a script has given it.
+    """
+
+    physical: str
+    columns: tuple[Column, ...]
+    rows: int
+    bytes: int
+    content: str | None
+    kind: str = "table"
+    constraints: Constraints | None = None
+    file: str | None = None
+
+
+def from_frame(database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: str) -> Made:
+    """A physical table with the rows of a DataFrame (pandas, polars, pyarrow).
+
+    Raises:
+        UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
+    """
+    arrow = frames.to_arrow(frame, what)
+    with database.told():
+        rows = frames.write(database.uri, schema, name, arrow)
+    with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
+        columns, size = _finish(connection, schema, name, constraints, what)
+    return Made(name, columns, rows, size, frames.content_version(arrow))
+
+
+@contextmanager
+def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
+    """What is of no use takes as much room as what is, and may have filled the disk."""
+    try:
+        yield
+    except Exception:
+        with suppress(DatabaseError, psycopg.Error, sa.exc.SQLAlchemyError), database.transaction() as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {table}".encode())
+        raise
+
+
+def from_query(
+    database: Database, schema: str, name: str, query: str, constraints: Constraints, what: str, *, hash_rows: int
+) -> Made:
+    """A physical table with the rows of a query, made inside the database.
+
+    Args:
+        hash_rows: a result with more rows is not hashed.
+
+    Raises:
+        UnstorableResult: the database refuses the query, or the result breaks a constraint.
+    """
+    with database.transaction(staging=True) as connection:
+        with explained(what, name, query):
+            # Without parameters the driver leaves % signs alone.
+            rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
+        return measure(connection, schema, name, constraints, what, rows, hash_rows)
+
+
+def from_elsewhere(
+    source: Database,
+    query: str,
+    database: Database,
+    schema: str,
+    name: str,
+    constraints: Constraints,
+    what: str,
+    *,
+    hash_rows: int,
+) -> Made:
+    """A physical table with the rows of a query on another database, streamed by binary COPY.
+
+    Args:
+        hash_rows: a result with more rows is not hashed.
+
+    Raises:
+        UnstorableResult: one of the databases refuses, or the result breaks a constraint.
+    """
+    table = quote(schema, name)
+    with source.transaction() as reader, database.transaction(staging=True) as writer:
+        with explained(what, name, query):
+            reader.execute("SET TRANSACTION READ ONLY")
+            writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
+            with (
+                reader.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as out,
+                writer.cursor() as cursor,
+            ):
+                with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
+                    for block in out:
+                        into.write(block)
+                rows = cursor.rowcount
+        return measure(writer, schema, name, constraints, what, rows, hash_rows)
+
+
+def _shape(connection: Connection, query: str) -> str:
+    """The columns of a query with their types, as DDL."""
+    result = connection.execute(f"SELECT * FROM ({query}) AS q LIMIT 0".encode()).pgresult
+    assert result is not None
+    columns = range(result.nfields)
+    kinds = connection.execute(
+        "SELECT format_type(oid, modifier) "
+        "FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY AS t (oid, modifier, i) ORDER BY i",
+        ([result.ftype(i) for i in columns], [result.fmod(i) for i in columns]),
+    ).fetchall()
+    names = [(result.fname(i) or b"").decode() for i in columns]
+    return ", ".join(f"{quote(name)} {kind}" for name, (kind,) in zip(names, kinds, strict=True))
+
+
+def measure(
+    connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int, hash_rows: int
+) -> Made:
+    columns, size = _finish(connection, schema, name, constraints, what)
+    content = None
+    if rows <= hash_rows:
+        query = CONTENT.format(hash=row_hash(columns), table=quote(schema, name))
+        row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        content = digest(row[0], *(part for column in columns for part in (column.name, column.type)))
+    return Made(name, columns, rows, size, content)
+
+
+def _finish(
+    connection: Connection, schema: str, name: str, constraints: Constraints, what: str
+) -> tuple[tuple[Column, ...], int]:
+    """Constraints, indexes and statistics; returns columns and size in bytes."""
+    table = quote(schema, name)
+    changes = [f"ALTER COLUMN {quote(column)} SET NOT NULL" for column in constraints.non_nullable]
+    if constraints.primary_key:
+        changes.append(f"ADD PRIMARY KEY ({', '.join(map(quote, constraints.primary_key))})")
+    statements = [f"ALTER TABLE {table} {', '.join(changes)}"] if changes else []
+    statements += [f"CREATE INDEX ON {table} ({', '.join(map(quote, index))})" for index in constraints.indexes]
+    statements.append(f"ANALYZE {table}")
+    for statement in statements:
+        with explained(what, name):
+            connection.execute(statement.encode())
+    size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
+    assert size is not None
+    return columns_of(connection, table), size[0]
+
+
+def columns_of(connection: Connection, relation: str) -> tuple[Column, ...]:
+    """The columns of a table or view."""
+    columns = connection.execute(
+        "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        (relation,),
+    ).fetchall()
+    return tuple(Column(*column) for column in columns)
+
+
+@contextmanager
+def explained(what: str, physical: str, query: str | None = None) -> Iterator[None]:
+    """Turn what the database says about a statement into an error in the words of the user: `what` for the name of the
+    physical table, and the user's own query, never one of ours."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise  # the connection, not the result
+    except psycopg.errors.UniqueViolation as error:
+        raise UnstorableResult(
+            f"{what}: the primary key is not unique: {error.diag.message_detail} Fix the task, or declare another "
+            "primary_key in Table(…)."
+        ) from error
+    except psycopg.errors.NotNullViolation as error:
+        raise UnstorableResult(
+            f"{what}: column {error.diag.column_name!r} has NULLs, but is declared as primary_key or non_nullable in "
+            "Table(…). Fix the task or the declaration."
+        ) from error
+    except psycopg.Error as error:
+        said = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
+        said = said.replace(physical, what.rpartition(".")[2])
+        raise UnstorableResult(f"{what}: {said}" + (f"\nin the query:\n{query.strip()}" if query else "")) from error

@@ -1,0 +1,425 @@
+"""The command `pipedag-dagster` on a small project, as somebody who types it sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from pipedag_dagster import PipedagConfig
+from pipedag_dagster.cli.main import cli, main
+from pipedag_dagster_tests.conftest import SECRET
+
+SEED = Path(__file__).parents[1] / "examples" / "seed"
+
+FLOW = """\
+import os
+import time
+
+import pandas as pd
+import sqlalchemy as sa
+
+from pipedag_dagster import Flow, Stage, Table, materialize
+
+
+@materialize(input=True, outputs=["orders", "customers"], version="1.0")
+def load():
+    orders = pd.DataFrame({"id": [1, 2, 3], "customer": [1, 1, 2], "amount": [5, 7, 9]})
+    return Table(orders, primary_key="id"), pd.DataFrame({"id": [1, 2]})
+
+
+@materialize(lazy=True, input_type=sa.Table)
+def revenue(orders):
+    total = sa.func.sum(orders.c.amount).label("revenue")
+    return sa.select(orders.c.customer, total).group_by(orders.c.customer)
+
+
+def sort(frame):
+    if os.environ.get("SHOP_BROKEN"):
+        raise ValueError("this is broken")
+    time.sleep(float(os.environ.get("SHOP_SLOW", 0)))
+    return frame.sort_values("revenue", ascending=False)
+
+
+@materialize(input_type=pd.DataFrame)
+def ranking(revenue):
+    return sort(revenue)
+
+
+def build(instance):
+    with Flow("shop") as flow:
+        with Stage("raw"):
+            orders, customers = load()
+        with Stage("report"):
+            ranking(revenue(orders))
+    return flow
+"""
+DEFINITIONS = """\
+from pathlib import Path
+
+from pipedag_dagster import build_definitions
+from shop_flow import build
+
+folder = Path(__file__).parent / "instances"
+full, midi, mini = (build_definitions(build, folder, instance=name) for name in ("full", "midi", "mini"))
+"""
+WORKSPACE = """\
+load_from:
+  - python_module: {module_name: shop_definitions, attribute: full, location_name: full}
+  - python_module: {module_name: shop_definitions, attribute: midi, location_name: midi}
+  - python_file: {relative_path: shop_definitions.py, attribute: mini, location_name: mini}
+"""
+
+
+@pytest.fixture
+def project(instances: Callable[..., PipedagConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small project, which is the working directory of the test."""
+    instances()
+    for file, text in {"shop_flow.py": FLOW, "shop_definitions.py": DEFINITIONS, "workspace.yaml": WORKSPACE}.items():
+        (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for module in ("shop_flow", "shop_definitions"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return tmp_path
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(project: Path, capfd: pytest.CaptureFixture[str]) -> Command:
+    """`command("run", "full")` in the project, in this process. It checks that the password is not printed."""
+
+    def run(*arguments: str) -> Done:
+        capfd.readouterr()
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        assert SECRET not in out + err
+        return Done(code, out, err)
+
+    return run
+
+
+def rows(summary: str) -> dict[str, list[str]]:
+    """The lines of a summary: what is beside each table, words that follow each other in one piece."""
+    cells = (re.split(r"\s{2,}", line.strip()) for line in summary.splitlines()[2:])
+    return {table: rest for table, *rest in cells}
+
+
+# run
+
+
+def test_run_shows_each_table_with_its_rows_why_it_ran_and_how_long_it_took(command: Command) -> None:
+    done = command("run", "full")
+    assert done.code == 0, done.err
+    title, header, *_ = done.out.splitlines()
+    assert re.match(r"full  4 of 4 tables ran in \d+\.\d s", title)
+    assert header.split() == ["table", "rows", "what", "seconds"]
+    summary = rows(done.out)
+    assert list(summary) == ["raw", "orders", "customers", "report", "revenue", "ranking"]
+    assert summary["raw"] == ["version 1"]
+    for table, count in (("orders", "3"), ("customers", "2"), ("revenue", "2"), ("ranking", "2")):
+        assert summary[table][:2] == [count, "ran: new"]
+        assert re.fullmatch(r"\d+\.\d\d", summary[table][2])
+
+
+def test_a_second_run_shows_everything_cached(command: Command) -> None:
+    command("run", "full")
+    done = command("run", "full")
+    assert done.code == 0, done.err
+    assert re.match(r"full  0 of 4 tables ran", done.out)
+    assert rows(done.out)["orders"] == ["3", "cached"]
+    assert rows(done.out)["ranking"] == ["2", "cached"]
+
+
+def test_a_small_instance_has_its_few_rows(command: Command) -> None:
+    command("run", "full")
+    assert rows(command("run", "midi").out)["orders"][0] == "2"
+    assert rows(command("run", "mini").out)["orders"][0] == "1"
+
+
+def test_run_before_its_source_says_what_to_run(command: Command) -> None:
+    done = command("run", "midi")
+    assert (done.code, done.out) == (1, "")
+    assert "pipedag-dagster run full" in done.err
+
+
+@pytest.mark.parametrize(
+    ("selection", "tables"),
+    [
+        ("report", {"revenue", "ranking"}),
+        ("REPORT.Revenue", {"revenue"}),
+        ("group:report", {"revenue", "ranking"}),
+        ('key:"full/raw/orders"', {"orders"}),
+        ('+key:"full/report/revenue"', {"orders", "revenue"}),
+        ('key:"full/raw/orders"+1', {"orders", "revenue"}),
+        ('key:"full/raw/orders"+', {"orders", "revenue", "ranking"}),
+        ("*", {"orders", "customers", "revenue", "ranking"}),
+    ],
+)
+def test_select_runs_some_of_the_tables(command: Command, selection: str, tables: set[str]) -> None:
+    command("run", "full")
+    done = command("run", "full", "--select", selection)
+    assert done.code == 0, done.err
+    assert set(rows(done.out)) - {"raw", "report"} == tables
+
+
+def test_an_empty_selection_is_an_error_that_names_what_was_meant(command: Command) -> None:
+    done = command("run", "full", "--select", "reprot")
+    assert (done.code, done.out) == (1, "")
+    assert "Error: --select 'reprot' selects no table. Did you mean 'report'?" in done.err
+    assert command("run", "full", "--select", "report.rankings").err.endswith("Did you mean 'report.ranking'?\n")
+    assert command("run", "full", "--select", "group:nothing").code == 1
+
+
+def test_an_unknown_instance_is_an_error_that_names_what_was_meant(command: Command) -> None:
+    done = command("run", "ful")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "Error: There is no instance 'ful'. Did you mean 'full'?\n"
+
+
+def test_cache_mode_is_for_this_run(command: Command) -> None:
+    command("run", "full")
+    forced = command("run", "full", "--cache-mode", "force_cache_invalid")
+    assert forced.code == 0, forced.err
+    assert {table: what[1] for table, what in rows(forced.out).items() if len(what) > 1} == {
+        "orders": "ran: forced",
+        "customers": "ran: forced",
+        "revenue": "ran: forced",
+        "ranking": "ran: forced",
+    }
+    assert "ran:" not in command("run", "full").out
+    refused = command("run", "full", "--cache-mode", "forced")
+    assert refused.code == 2
+    assert "'force_cache_invalid'" in refused.err
+
+
+def test_a_failing_task_ends_in_its_message_and_the_users_own_traceback(
+    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_BROKEN", "yes")
+    done = command("run", "full")
+    assert (done.code, done.out) == (1, "")
+    frames = re.findall(r'File "(.*)", line \d+, in (\w+)', done.err)
+    assert frames == [(str(project / "shop_flow.py"), "ranking"), (str(project / "shop_flow.py"), "sort")]
+    assert 'raise ValueError("this is broken")' in done.err
+    assert done.err.endswith(
+        "Error: report.ranking failed: ValueError: this is broken\n"
+        "(task report.ranking, instance 'full', input tables: report.revenue)\n"
+        "Stage 'report' was not committed: there is no version before. What has finished is reused by the next run.\n"
+    )
+
+
+def test_a_failing_task_commits_nothing_of_its_stage_and_what_was_done_is_reused(
+    command: Command, database_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_BROKEN", "yes")
+    command("run", "full")
+    with psycopg.connect(database_url.render_as_string(hide_password=False)) as connection:
+        views = connection.execute("SELECT schemaname, viewname FROM pg_views WHERE schemaname LIKE 'full%'").fetchall()
+    assert sorted(views) == [("full_raw", "customers"), ("full_raw", "orders")]
+    monkeypatch.delenv("SHOP_BROKEN")
+    assert rows(command("run", "full").out)["revenue"] == ["2", "cached"]
+
+
+def test_progress_is_lines_of_text_where_there_is_no_terminal(command: Command) -> None:
+    told = command("run", "full").err.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["raw.load", "report.revenue", "report.ranking"]
+    assert all(re.search(r": new \(\d+\.\d s\)$", line) for line in told)
+
+
+def test_output_has_no_colours_where_there_is_no_terminal_and_fits_80_columns(command: Command) -> None:
+    printed = command("run", "full").out + command("list").out + command("check").out
+    assert "\x1b" not in printed
+    tables = [line for line in printed.splitlines() if str(Path.cwd()) not in line]
+    assert max(map(len, tables)) <= 80
+
+
+# list
+
+
+def test_list_shows_instances_stages_tables_and_versions(command: Command) -> None:
+    command("run", "full")
+    done = command("list")
+    assert done.code == 0, done.err
+    full, _, rest = done.out.partition("midi (")
+    assert "full (shop_definitions:full)" in full
+    assert "raw: version 1, schema full_raw" in full
+    assert "orders: 3 rows" in full
+    assert "report: version 1, schema full_report" in full
+    assert "inputs copied from full" in rest
+    assert "raw: never run, schema midi_raw" in rest
+    assert "mini (" in rest
+
+
+def test_list_of_one_instance_shows_only_that(command: Command) -> None:
+    out = command("list", "mini").out
+    assert "schema mini_raw" in out
+    assert "schema full_raw" not in out
+    assert command("list", "minni").err == "Error: There is no instance 'minni'. Did you mean 'mini'?\n"
+
+
+# check
+
+
+def test_check_of_a_project_without_mistakes_names_what_it_has_looked_at(command: Command, project: Path) -> None:
+    done = command("check")
+    assert done.code == 0, done.err
+    assert f"{project / 'instances'}: full, midi, mini" in done.out
+    assert "shop_definitions:full: full, 4 tables" in done.out
+    assert done.out.endswith("Everything is right.\n")
+
+
+def test_check_names_the_mistakes_of_all_files_and_all_modules_at_once(command: Command, project: Path) -> None:
+    (project / "instances" / "midi.yaml").write_text("attrs: {}\nfail_fsat: true\n")
+    (project / "instances" / "mini.yaml").write_text("keep_versions: many\n")
+    (project / "broken_one.py").write_text("import pandas\n\nundefined_name\n")
+    (project / "broken_two.py").write_text("from pipedag_dagster import Stage\n\nwith Stage('raw'):\n    pass\n")
+    (project / "workspace.yaml").write_text(
+        "load_from:\n  - python_module: broken_one\n  - python_file: broken_two.py\n  - python_module: not_there\n"
+    )
+    done = command("check")
+    assert done.code == 1
+    assert "Everything is right" not in done.out
+    assert re.search(r"midi\.yaml:2: fail_fsat: unknown key\. Did you mean 'fail_fast'", done.err)
+    assert re.search(r"mini\.yaml:1: .*keep_versions", done.err)
+    assert re.search(
+        r"workspace\.yaml:2: broken_one cannot be loaded: NameError: .*undefined_name.*broken_one\.py:3\)", done.err
+    )
+    assert re.search(
+        r"workspace\.yaml:3: .*broken_two\.py cannot be loaded: Stage 'raw' is opened outside of a flow.*py:3\)",
+        done.err,
+    )
+    assert re.search(r"workspace\.yaml:4: not_there cannot be loaded: ModuleNotFoundError", done.err)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "message"),
+    [
+        ("load_from:\n  - python_module: {attribute: full}\n", r"workspace\.yaml:2: module_name is missing"),
+        ("load_from: []\n", r"has no definitions that were made by build_definitions"),
+        (
+            "load_from:\n  - python_module: {module_name: shop_definitions, attribute: fulll}\n",
+            r"workspace\.yaml:2: shop_definitions cannot be loaded: .*'fulll'",
+        ),
+        ("load_from: [\n", r"workspace\.yaml:\d: "),
+        ("load_from:\n  - grpc_server: {host: a, port: 1}\n", r"workspace\.yaml:2: grpc_server: .* -m my_pipeline"),
+    ],
+)
+def test_check_names_what_is_wrong_with_the_workspace(
+    command: Command, project: Path, workspace: str, message: str
+) -> None:
+    (project / "workspace.yaml").write_text(workspace)
+    done = command("check")
+    assert done.code == 1
+    assert re.search(message, done.err), done.err
+
+
+def test_check_of_a_workspace_that_is_not_there_is_an_error(command: Command) -> None:
+    done = command("check", "-w", "elsewhere.yaml")
+    assert done.code == 1
+    assert "There is no elsewhere.yaml here. Name the module of your definitions: -m " in done.err
+
+
+def test_check_of_the_seed_says_what_is_not_needed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = tmp_path / "password.yaml"
+    password.write_text(f"username: clerk\npassword: {SECRET}\nhost: localhost\nport: 5432\n")
+    monkeypatch.setenv("POSTGRES_PASSWORD_CFG", str(password))
+    done = command("check", "-c", str(SEED / "pipedag.yaml"))
+    assert done.code == 0, done.err
+    assert re.search(r"^not needed: .*network_interface \(.*pipedag\.yaml:\d+\)$", done.out, re.MULTILINE)
+    assert re.search(r"^not needed: .*kroki_url \(.*pipedag\.yaml:\d+\)$", done.out, re.MULTILINE)
+    assert "Everything is right." in done.out
+    monkeypatch.delenv("POSTGRES_PASSWORD_CFG")
+    missing = command("check", "-c", str(SEED / "pipedag.yaml"))
+    assert missing.code == 1
+    assert "POSTGRES_PASSWORD_CFG" in missing.err
+
+
+# The command as a whole
+
+
+@pytest.mark.parametrize("name", [None, *cli.commands])
+def test_every_command_has_help(name: str | None) -> None:
+    done = CliRunner().invoke(cli, [*filter(None, [name]), "--help"])
+    assert done.exit_code == 0
+    usage, text, options, *_ = done.output.split("\n\n")
+    assert usage.startswith("Usage: ")
+    assert re.fullmatch(r"  [A-Z].*\.", text, re.DOTALL)
+    assert options.startswith("Options:")
+
+
+def test_a_word_that_is_no_command_is_an_error_with_exit_code_2(command: Command) -> None:
+    done = command("runn", "full")
+    assert done.code == 2
+    assert "No such command 'runn'" in done.err
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | more
+
+
+def test_the_installed_command_runs_an_instance(project: Path) -> None:
+    installed = Path(sys.executable).with_name("pipedag-dagster")
+    done = subprocess.run([installed, "run", "full"], cwd=project, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 tables ran" in done.stdout
+
+
+def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path, command: Command) -> None:
+    command("run", "full", "-s", "raw")
+    arguments = [sys.executable, "-m", "pipedag_dagster.cli.main", "run", "full"]
+    slow = environment(SHOP_SLOW="600")
+    with subprocess.Popen(arguments, cwd=project, env=slow, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("report.revenue"):
+            assert process.poll() is None
+        time.sleep(1)  # the slow task has begun
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)  # long before the task ends
+    assert process.returncode == 130, err
+    assert out == ""
+    assert [line for line in err.splitlines() if line] == [
+        "Interrupted. The stage that was running is as it was before; what its tasks have finished is reused."
+    ]
+    assert rows(command("run", "full").out)["revenue"] == ["2", "cached"]
+
+
+def test_check_database_names_what_the_catalog_and_the_database_see_differently(
+    project: Path, command: Command, database_url: sa.URL
+) -> None:
+    command("run", "full")
+    assert command("check", "--database").code == 0
+    uri = database_url.render_as_string(hide_password=False)
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("DROP VIEW full_raw.orders")
+        connection.execute("CREATE TABLE full_raw__versions.stray (x int)")
+    done = command("check", "--database")
+    assert done.code == 1
+    assert '"full_raw"."orders" should show orders_' in done.err
+    assert 'full: left over: "full_raw__versions"."stray" is not in the catalog' in done.out

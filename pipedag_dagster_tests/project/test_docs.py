@@ -1,0 +1,89 @@
+"""What the README says is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipedag_dagster import PipedagConfig
+from pipedag_dagster.config.instances import InstanceConfig
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    """The files of the README's example: each block names its file in its first line."""
+    for name, rest in re.findall(r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml)):[^\n]*\n(.*?)```", README, re.DOTALL):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(rest)
+    yield tmp_path
+    run(tmp_path, "pipedag-dagster", "stop")
+
+
+def test_the_example_of_the_readme_runs_as_it_stands(project: Path) -> None:
+    run(project, "dagster", "asset", "materialize", "-m", "shop.definitions", "-a", "full", "--select", "*")
+    summary = run(project, "pipedag-dagster", "run", "midi", "-m", "shop.definitions")
+    promised = re.search(r"```text\n(.*?)```", README, re.DOTALL)
+    assert promised is not None
+    assert without_times(summary) == without_times(promised[1])
+
+
+def test_the_existing_project_runs_before_and_after(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "existing_project.md").read_text()
+    for name, rest in re.findall(r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml)):[^\n]*\n(.*?)```", page, re.DOTALL):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(rest)
+    materialize = ("dagster", "asset", "materialize", "--select", "*", "-f")
+    run(tmp_path, *materialize, "before.py")
+    try:
+        for instance in ("full", "mini"):
+            run(tmp_path, *materialize, "after.py", "-a", instance)
+        files = PipedagConfig(tmp_path / "instances")
+        tables = {name: files.get(name).store.table_store.current(["raw"])["raw"].tables for name in ("full", "mini")}
+        assert [tables[name]["orders"].rows for name in ("full", "mini")] == [1000, 10]
+    finally:
+        run(tmp_path, "pipedag-dagster", "stop")
+
+
+def without_times(text: str) -> list[list[str]]:
+    return [re.sub(r"\d+\.\d+( s)?", "", line).split() for line in text.splitlines() if line.strip()]
+
+
+def test_every_link_of_the_docs_leads_somewhere() -> None:
+    for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_key_of_the_configuration_is_documented() -> None:
+    text = (REPOSITORY / "docs" / "configuration.md").read_text()
+    own = set(InstanceConfig.__dataclass_fields__) - {
+        "pipeline",
+        "name",
+        "per_user",
+        "project",
+        "file",
+        "sample",
+        "problem",
+    }
+    assert {key for key in own if f"`{key}" not in text and f".{key}`" not in text} <= set()
