@@ -6,12 +6,12 @@ import functools
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
-from pipedag_dagster.config.keys import merge
+from pipedag_dagster.config.layers import merge
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -66,7 +66,8 @@ class ConfigContext:
         # its own, it does not make of another one.
         role = self.config.role or source.config.role
         create = source.config.create_database_if_not_exists and self.config.create_database_if_not_exists
-        return ConfigContext(replace(source.config, role=role, create_database_if_not_exists=create), self.files)
+        changes = {"role": role, "create_database_if_not_exists": create}
+        return ConfigContext(source.config.model_copy(update=changes), self.files)
 
     def with_attrs(self, attrs: Mapping[str, Any]) -> ConfigContext:
         """The same instance, with the same tables, where some `attrs` are others. Flows are to be built anew with it.
@@ -86,7 +87,8 @@ class ConfigContext:
             raise ConfigError(f"attrs.copy_filter_cnt: must be a whole number of at least 1, not {rows!r}.")
         if "copy_filter_cnt" in attrs and self.config.sample.rows is not None:
             raise ConfigError("attrs.copy_filter_cnt: has no effect, because sample.rows is set. Keep one of them.")
-        other = ConfigContext(replace(self.config, attrs=merge(self.attrs, dict(attrs))), self.files)
+        config = self.config.model_copy(update={"attrs": merge(self.attrs, dict(attrs))})
+        other = ConfigContext(config, self.files)
         other.store = self.store
         return other
 

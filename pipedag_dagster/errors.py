@@ -161,16 +161,20 @@ class FilesInTheWay(PipedagError):
     """Choose another folder for the new project: no file is overwritten."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'midi'?"` when something close to `word` is known, else the choices.
+def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """`" Did you mean 'midi'?"` when something close to `word` is known, else the choices, or `otherwise`.
 
     >>> did_you_mean("mid", ["full", "midi"])
     " Did you mean 'midi'?"
     >>> did_you_mean("xyz", ["full", "midi"])
     " Known: 'full', 'midi'."
+    >>> did_you_mean("xyz", ["full", "midi"], otherwise="Write one of your instances.")
+    ' Write one of your instances.'
     """
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"
+    if otherwise is not None:
+        return f" {otherwise}" if otherwise else ""
     return f" Known: {', '.join(map(repr, known))}." if known else ""

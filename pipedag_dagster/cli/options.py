@@ -23,12 +23,21 @@ def where(command: Callable[..., None]) -> Callable[..., None]:
     return workspace(command)
 
 
+class _CacheModeType(click.ParamType[str]):
+    name = "mode"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return CacheMode.of(value).value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def cache_modes(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say how much of the cache one run believes."""
-    modes = [mode.value for mode in CacheMode]
-    text = f"Replaces the instance's own mode in this run: {', '.join(modes)}."
+    text = f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}."
     options = (
-        click.option("--cache-mode", type=click.Choice(modes), metavar="MODE", help=text),
+        click.option("--cache-mode", type=_CacheModeType(), help=text),
         click.option("--disable-cache-function", is_flag=True, help="Do not call cache functions in this run."),
         click.option("--ignore-task-version", is_flag=True, help="Run tasks with a version in this run."),
     )

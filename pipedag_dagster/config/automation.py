@@ -1,7 +1,6 @@
-"""What a configuration file says about when an instance runs by itself, and where: `schedule`, `refresh`, `poll`,
-`executor`.
+"""The sections `schedule`, `refresh`, `poll` and `executor`: when an instance runs by itself, and where.
 
-Each has a short form (`schedule: "0 6 * * *"`), and `false` switches off what all instances share.
+Each has a short form (`schedule: "0 6 * * *"`). `false` switches off what all instances share.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ _Seconds: TypeAlias = Annotated[int, Field(ge=1)]
 
 
 class Automation(Keys):
-    """`key` is the one that the short form stands for; without it, there is none but `false`."""
+    """A section that can be switched off. In the short form, a value alone stands for the key `key`."""
 
     key: ClassVar[str]
     types: ClassVar[type] = str
 
     enabled: bool = True
     default_status: Annotated[str, one_of(("running", "stopped"), "unknown status {!r}.")] = "stopped"
-    """Whether it is on when Dagster sees it first; later it is what somebody chose in the UI."""
+    """Whether it is on when Dagster sees it for the first time. Later, the choice in the UI counts."""
 
     @model_validator(mode="before")
     @classmethod
@@ -42,18 +41,17 @@ def _cron(text: str) -> str:
     try:
         if not text.startswith("@") and len(text.split()) != 5:
             raise ValueError
-        croniter(text).get_next()  # a 30th of February never comes
+        croniter(text).get_next()  # a 30th of February has no next time
     except (CroniterError, ValueError):
         advice = 'Write five fields, as in "0 6 * * 1-5" (at 6 a.m. from Monday to Friday).'
-        raise ValueError(f"{text!r} is no cron expression. {advice}") from None
+        raise ValueError(f"{text!r} is not a cron expression. {advice}") from None
     return text
 
 
 def _time_zone(name: str) -> str:
     known = zoneinfo.available_timezones()
     if name not in known:
-        close = did_you_mean(name, known)
-        hint = close if "Did you mean" in close else ' Write one like "Europe/Berlin".'
+        hint = did_you_mean(name, known, otherwise='Write one like "Europe/Berlin".')
         raise ValueError(f"there is no time zone {name!r}.{hint}")
     return name
 
@@ -67,7 +65,7 @@ class Schedule(Automation):
 
 
 class Refresh(Automation):
-    """The instance runs when what it copies from has committed something else."""
+    """The instance runs when its `copy_source` has committed new input."""
 
     key = "when"
     when: Annotated[str, one_of(("on_source",), "unknown event {!r}.")] = "on_source"
@@ -103,8 +101,8 @@ class _InProcess(Keys):
 
 
 class Executor(Keys):
-    """Where the steps of a run are: `executor: multiprocess`, or `executor: {celery: {…}}` with the options that
-    Dagster's executor has. `name` is the chosen one; the options of others may be there from what instances share."""
+    """Where the steps of a run are: `executor: multiprocess`, or `executor: {celery: {…}}` with the options of
+    Dagster's executor. `name` is the chosen executor. Options of others may be in the layer that instances share."""
 
     name: str = "in_process"
     in_process: _InProcess | None = None

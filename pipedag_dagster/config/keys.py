@@ -1,25 +1,16 @@
-"""What a configuration file may say: its sections and keys, and a plain sentence for every mistake.
-
-`read` takes one file apart. Mistakes are collected and left out of the data, so that one mistake does not hide
-another, in this file or the next. Values are named in a message only where they cannot be secret.
-"""
+"""The sections and keys of a configuration file, with their types and defaults."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import reduce
-from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args
+import re
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
-from pipedag_dagster.config.section import Keys, keys_of, one_of
-from pipedag_dagster.config.yaml_file import Source, load
-from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
+from pipedag_dagster.config.section import Keys, one_of
+from pipedag_dagster.errors import did_you_mean
 
 Key: TypeAlias = tuple[str | int, ...]
 ARGS: Key = ("table_store", "args")
@@ -54,10 +45,25 @@ class CacheMode(enum.StrEnum):
     force_fresh_input = "force_fresh_input"
     force_cache_invalid = "force_cache_invalid"
 
+    @classmethod
+    def of(cls, name: object) -> CacheMode:
+        """The mode of this name.
 
-_NOT_NEEDED = "not needed"
-_Unused: TypeAlias = Annotated[Any, _NOT_NEEDED]
+        Raises:
+            ValueError: there is no such mode; a close one is named.
+        """
+        known = [mode.value for mode in cls]
+        if name not in known:
+            raise ValueError(f"there is no mode {name!r}.{did_you_mean(str(name), known)}")
+        return cls(name)
+
+
+NOT_NEEDED = "not needed"
+"""Marks a key that is accepted, because pydiverse.pipedag has it, and has no effect here."""
+_Unused: TypeAlias = Annotated[Any, NOT_NEEDED]
 _Count: TypeAlias = Annotated[int, Field(ge=1)]
+_T = TypeVar("_T")
+_List: TypeAlias = Annotated[tuple[_T, ...], Field(strict=False)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -109,42 +115,76 @@ class _Plugin(Keys):
     args: Any = None
 
 
-class _CacheValidation(Keys):
-    mode: Annotated[CacheMode, Field(strict=False)] = CacheMode.normal
+class CacheValidation(Keys):
+    """The section `cache_validation`."""
+
+    mode: Annotated[CacheMode, BeforeValidator(CacheMode.of)] = CacheMode.normal
     disable_cache_function: bool = False
     ignore_task_version: bool = False
 
 
-class _SampleTable(Keys):
+class SampleTable(Keys):
+    """How many rows of one input table are copied; None for all."""
+
     rows: _Count | None = None
 
 
-class _Sample(_SampleTable):
-    tables: dict[str, _SampleTable] = {}
+def _one_table_once(tables: dict[str, SampleTable]) -> dict[str, SampleTable]:
+    seen: dict[str, str] = {}
+    for name in tables:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise ValueError(f"{other!r} and {name!r} are the same table, because case does not matter. Keep one.")
+    return tables
 
 
-class _Setup(Keys):
-    instance_id: str | None = None
-    per_user_template: str = "{id}_{username}"
-    auto_table: list[Annotated[str, one_of(AUTO_TABLE)]] = [*AUTO_TABLE]
+class Sample(SampleTable):
+    """The section `sample`: how many rows of each input table are copied. `rows` is for those not in `tables`."""
+
+    tables: Annotated[dict[str, SampleTable], AfterValidator(_one_table_once)] = {}
+
+    def rows_of(self, *names: str) -> int | None:
+        """How many rows of a table are copied. A table may be called by several names; None for all rows."""
+        tables = {name.lower(): table.rows for name, table in self.tables.items()}
+        rows = (tables.get(name.lower()) for name in names)
+        return next((number for number in rows if number is not None), self.rows)
+
+
+def _module(name: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+        raise ValueError(f"{name!r} is not the name of a module. Write it as in an import: my_package.helpers")
+    return name
+
+
+class Settings(Keys):
+    """The keys of an instance that are used as they are written."""
+
+    auto_table: _List[Annotated[str, one_of(AUTO_TABLE)]] = AUTO_TABLE
     fail_fast: bool = False
-    cache_validation: _CacheValidation = _CacheValidation()
+    cache_validation: CacheValidation = CacheValidation()
     max_concurrent: _Count = 4
     keep_versions: _Count = 2
     keep_code: bool = True
     content_hash_rows: Annotated[int, Field(ge=0)] = 20_000_000
     preview: Annotated[int, Field(ge=0)] = 5
     lock_timeout: _Seconds | None = None
+    sample: Sample = Sample()
+    user_modules: _List[Annotated[str, AfterValidator(_module)]] = ()
+    """Modules, with all that is in them, that count as the user's own code although they are installed."""
+
+
+class _Setup(Settings):
+    instance_id: str | None = None
+    per_user_template: str = "{id}_{username}"
     executor: Executor = Executor()
     schedule: Schedule | None = None
     refresh: Refresh | None = None
     poll: Poll | None = None
-    sample: _Sample = _Sample()
     attrs: dict[Any, Any] = {}
     table_store: _TableStore = _TableStore()
     blob_store: _BlobStore = _BlobStore()
-    lock_manager: Annotated[_Plugin, _NOT_NEEDED] = _Plugin()
-    orchestration: Annotated[_Plugin, _NOT_NEEDED] = _Plugin()
+    lock_manager: Annotated[_Plugin, NOT_NEEDED] = _Plugin()
+    orchestration: Annotated[_Plugin, NOT_NEEDED] = _Plugin()
     auto_blob: _Unused = None
     network_interface: _Unused = None
     disable_kroki: _Unused = None
@@ -156,6 +196,8 @@ class _Setup(Keys):
 
 
 class Section(_Setup):
+    """What a file says about one instance."""
+
     technical_setup: str | None = None
 
 
@@ -169,178 +211,10 @@ class _Shared(Keys):
 
 
 class SingleFile(_Shared):
+    """`pipedag.yaml`: all instances in one file."""
+
     instances: dict[str, Section] = {}
 
 
 class AnyFile(_Shared, Section):
-    pass
-
-
-# ---- reading -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A section as one file says it, checked, without its mistakes; `at` is its place in the file.
-
-    `bad` has the places of mistakes in it; the place () is a file that cannot be read at all.
-    `below` is where the section lies in an instance: a connection lies below `table_store`.
-    """
-
-    source: Source
-    at: Key = ()
-    data: dict[str, Any] = field(default_factory=dict)
-    bad: frozenset[Key] = frozenset()
-    below: Key = ()
-
-    def part(self, *at: str) -> Layer:
-        """The section at `at` in this one; empty when there is none."""
-        place = (*self.at, *at)
-        bad = frozenset(b for b in self.bad if b[: len(place)] == place or place[: len(b)] == b)
-        return Layer(self.source, place, get(self.data, at) or {}, bad)
-
-    def get(self, path: Key) -> Any:
-        """What the layer says about the value at `path` of the instance, None when nothing."""
-        lies_below = path[: len(self.below)] == self.below
-        return get(self.data, path[len(self.below) :]) if lies_below else None
-
-    def keys(self, section: str) -> list[str]:
-        """The names that the file has in a section, those with mistakes too."""
-        found = get(self.source.data, (section,))
-        return [key for key in found if isinstance(key, str)] if isinstance(found, dict) else []
-
-    def problem(self, path: Key, message: str) -> Problem:
-        """A mistake in the value at `path` of the instance."""
-        place = (*self.at, *path[len(self.below) :])
-        return Problem(self.source.file, self.source.line(place), f"{dotted(place)}: {message}")
-
-
-def get(data: Any, path: Key) -> Any:
-    """The value at `path`, None when there is none."""
-    for part in path:
-        if isinstance(data, list) and isinstance(part, int):
-            data = data[part] if part < len(data) else None
-        else:
-            data = data.get(part) if isinstance(data, dict) else None
-    return data
-
-
-def merge(low: dict[Any, Any], high: dict[Any, Any]) -> dict[Any, Any]:
-    """`high` over `low`, mappings key by key."""
-    merged = {**low, **high}
-    for key in low.keys() & high.keys():
-        if isinstance(low[key], dict) and isinstance(high[key], dict):
-            merged[key] = merge(low[key], high[key])
-    return merged
-
-
-def nested(path: Key, data: dict[Any, Any]) -> dict[Any, Any]:
-    """`data` put below `path`."""
-    return reduce(lambda inner, key: {key: inner}, reversed(path), data)
-
-
-def dotted(path: Key) -> str:
-    """A path as people write it.
-
-    >>> dotted(("instances", "midi", "auto_table", 0))
-    'instances.midi.auto_table[0]'
-    """
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-
-
-def read(file: Path, model: type[BaseModel], problems: list[Problem], notes: list[str]) -> Layer:
-    """Read one file as `model` says; mistakes go to `problems`, keys without a meaning here to `notes`."""
-    try:
-        source = load(file)
-    except ConfigError as error:
-        problems += error.problems
-        return Layer(Source(file, {}), bad=frozenset({()}))
-    problems += source.problems
-    bad: set[Key] = set()
-    try:
-        checked = model.model_validate(source.data)
-    except ValidationError as error:
-        for mistake in error.errors(include_url=False):
-            place = tuple(part for part in mistake["loc"] if part != "[key]")
-            bad.add(tuple(map(str, place)))
-            text = f"{dotted(place)}: {_sentence(mistake, model)}"
-            problems.append(Problem(file, source.line(place), text))
-        checked = _best_of(_without(source.data, bad), model)
-    for place in _unused(checked):
-        notes.append(f"not needed: {dotted(place)} ({file}:{source.line(place)})")
-    data = checked.model_dump(by_alias=True, exclude_unset=True)
-    return Layer(source, data=data, bad=frozenset(bad))
-
-
-def _best_of(data: Any, model: type[BaseModel]) -> BaseModel:
-    try:
-        return model.model_validate(data)
-    except ValidationError:  # pydantic says 1 for the key `true`, so it was not left out
-        return model()
-
-
-def _without(data: Any, bad: set[Key], at: tuple[str, ...] = ()) -> Any:
-    if isinstance(data, dict):
-        return {key: _without(value, bad, (*at, str(key))) for key, value in data.items() if (*at, str(key)) not in bad}
-    if isinstance(data, list):
-        return [value for number, value in enumerate(data) if (*at, str(number)) not in bad]
-    return data
-
-
-def _unused(model: BaseModel, at: Key = ()) -> Iterator[Key]:
-    for key, name in keys_of(type(model)).items():
-        if name not in model.model_fields_set:
-            continue
-        value = getattr(model, name)
-        if _NOT_NEEDED in type(model).model_fields[name].metadata:
-            yield (*at, key)
-        elif isinstance(value, BaseModel):
-            yield from _unused(value, (*at, key))
-        elif isinstance(value, dict):
-            for inner, item in value.items():
-                if isinstance(item, BaseModel):
-                    yield from _unused(item, (*at, key, inner))
-
-
-def _sentence(mistake: ErrorDetails, model: type[BaseModel]) -> str:
-    """What is wrong, in words for somebody who never heard of pydantic."""
-    loc, value, context = mistake["loc"], mistake["input"], mistake.get("ctx", {})
-    if loc[-1] == "[key]":
-        return "a name must be text. Put it into quotes."
-    match mistake["type"]:
-        case "extra_forbidden" | "invalid_key":
-            return f"unknown key.{did_you_mean(str(loc[-1]), _keys_at(model, loc[:-1]))}"
-        case "value_error":
-            return str(context["error"])
-        case "list_type":
-            return "must be a list."
-        case "dict_type" | "model_type":
-            return "must be a mapping of keys to values."
-        case "bool_type":
-            sentence = "must be true or false"
-        case "int_type":
-            sentence = "must be a whole number"
-        case "float_type" | "finite_number":
-            sentence = "must be a number"
-        case "greater_than_equal":
-            sentence = f"must be at least {context['ge']:g}"
-        case "string_type":
-            sentence = "must be text (put it into quotes)"
-        case "enum":
-            sentence = f"must be {context['expected']}"
-        case _:
-            sentence = mistake["msg"]
-    # What stands below `args` or in the options of an executor may be a password.
-    secret = "args" in loc or "executor" in loc or isinstance(value, dict | list)
-    return f"{sentence}." if secret else f"{sentence}, not {value!r}."
-
-
-def _keys_at(model: type[BaseModel], loc: Key) -> Iterable[str]:
-    kind: Any = model
-    for part in loc:
-        if hasattr(kind, "model_fields"):
-            kind = kind.model_fields[keys_of(kind)[str(part)]].annotation
-            kind = get_args(kind)[0] if type(None) in get_args(kind) else kind
-        else:  # dict[str, section]
-            kind = get_args(kind)[-1]
-    return keys_of(kind)
+    """`__any__.yaml`: what the instances of a folder share."""

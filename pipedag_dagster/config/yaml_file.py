@@ -21,7 +21,7 @@ _LARGEST = 100_000
 
 
 @dataclass(frozen=True)
-class Source:
+class YamlFile:
     """One YAML file: its data, the mistakes that did not stop the reading, and where each key stands."""
 
     file: Path
@@ -46,11 +46,11 @@ class Source:
         return line
 
 
-def load(file: Path, *, scalars_as_text: bool = False) -> Source:
+def load(file: Path, *, scalars_as_text: bool = False) -> YamlFile:
     """Read one YAML file; an empty one is an empty mapping.
 
     `scalars_as_text` takes every value as it is written: the password `0123` is no octal number.
-    Raise ConfigError, with file and line, for what cannot be read at all; see `Source.problems` for the rest.
+    Raise ConfigError, with file and line, for what cannot be read at all; see `YamlFile.problems` for the rest.
     """
     try:
         content = file.read_bytes()
@@ -77,7 +77,7 @@ def load(file: Path, *, scalars_as_text: bool = False) -> Source:
     if not isinstance(data, dict | None):
         raise ConfigError(Problem(file, 1, "must be a mapping of keys to values at its top level."))
     problems = tuple(Problem(file, line, message) for line, message in loader.mistakes)
-    return Source(file, data or {}, problems, root)
+    return YamlFile(file, data or {}, problems, root)
 
 
 def _check_size(node: yaml.Node, sizes: dict[int, int]) -> int:

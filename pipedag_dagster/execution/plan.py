@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.config.instances import CacheValidation
@@ -67,7 +67,8 @@ def plan(
     # A database that is not there is not made: an instance that never ran has nothing, and that is all.
     looking = instance
     if instance.config.create_database_if_not_exists:
-        looking = ConfigContext(replace(instance.config, create_database_if_not_exists=False), instance.files)
+        config = instance.config.model_copy(update={"create_database_if_not_exists": False})
+        looking = ConfigContext(config, instance.files)
     names = list(dict.fromkeys(name for stage in stages for name in (stage.name, *stage.flow.stage_names)))
     pins = _committed(looking, names)
     source_pins = {} if looking.source is None else _committed(looking.source, names) or _nothing(names)

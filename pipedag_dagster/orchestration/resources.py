@@ -15,7 +15,7 @@ from pydantic import Field, create_model
 
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
-from pipedag_dagster.errors import ConfigError, DatabaseError, did_you_mean
+from pipedag_dagster.errors import ConfigError, DatabaseError
 from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.orchestration.attrs import Build, given, rewired, typed
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
@@ -164,9 +164,9 @@ def validation(
         ConfigError: there is no mode of this name.
     """
     return CacheValidation(
-        own.mode if cache_validation_mode is None else cache_mode(cache_validation_mode),
-        own.disable_cache_function if disable_cache_function is None else disable_cache_function,
-        own.ignore_task_version if ignore_task_version is None else ignore_task_version,
+        mode=own.mode if cache_validation_mode is None else cache_mode(cache_validation_mode),
+        disable_cache_function=own.disable_cache_function if disable_cache_function is None else disable_cache_function,
+        ignore_task_version=own.ignore_task_version if ignore_task_version is None else ignore_task_version,
     )
 
 
@@ -176,10 +176,10 @@ def cache_mode(name: str) -> CacheMode:
     Raises:
         ConfigError: there is none; a close one is named.
     """
-    known = [mode.value for mode in CacheMode]
-    if name not in known:
-        raise ConfigError(f"cache_validation_mode: there is no mode {name!r}.{did_you_mean(name, known)}")
-    return CacheMode(name)
+    try:
+        return CacheMode.of(name)
+    except ValueError as error:
+        raise ConfigError(f"cache_validation_mode: {error}") from None
 
 
 def release(instance: ConfigContext, run_id: str) -> None:

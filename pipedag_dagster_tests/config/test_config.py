@@ -98,6 +98,25 @@ def test_seed_says_what_is_not_needed(passwords: Path) -> None:
     assert not any("fail_fast" in note for note in notes)
 
 
+def test_user_modules_are_names_of_modules(folder: Any) -> None:
+    assert ConfigFiles(folder("user_modules: [my_pipeline, shared.helpers]\n")).instance("full").user_modules == (
+        "my_pipeline",
+        "shared.helpers",
+    )
+
+
+def test_sample_tables_are_known_in_any_case(folder: Any) -> None:
+    config = ConfigFiles(folder("sample: {rows: 3, tables: {Orders: {rows: 7}}}\n")).instance("full")
+    assert [config.sample_rows(*names) for names in (("ORDERS",), ("load", "orders"), ("items",))] == [7, 7, 3]
+
+
+def test_an_instance_shows_no_secret(folder: Any) -> None:
+    config = ConfigFiles(folder(full="attrs: {token: hush-hush}\n")).instance("full")
+    for text in (repr(config), str(config), f"{config}"):
+        assert "hush-hush" not in text
+        assert "full" in text
+
+
 # ---- two forms, one model ------------------------------------------------------------------------------------
 
 
@@ -326,7 +345,7 @@ def test_an_attribute_file_that_does_not_help(tmp_path: Path, attributes: str | 
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("mysql://u:secret1@h/d", "is for 'mysql', but only PostgreSQL so far"),
+        ("mysql://u:secret1@h/d", "is for 'mysql', but only PostgreSQL is supported"),
         ("secret1", "is not a database url. Write one like postgresql://"),
         ("postgresql://u:p@h:secret1/d", "is not a database url"),
         ("postgresql://u:p@secret1@h/d", "has an @ in the user name or password. Write it as %40"),
@@ -382,10 +401,10 @@ def test_an_unknown_instance(folder: Any, name: str, hint: str) -> None:
         ("executor: {multiprocess: {max_concurrent: hush}}", "executor.multiprocess.max_concurrent: must be a whole"),
         (
             'schedule: "6 a.m."',
-            "schedule.cron: '6 a.m.' is no cron expression. Write five fields, as in \"0 6 * * 1-5\"",
+            "schedule.cron: '6 a.m.' is not a cron expression. Write five fields, as in \"0 6 * * 1-5\"",
         ),
-        ('schedule: "0 6 30 2 *"', "schedule.cron: '0 6 30 2 *' is no cron expression."),
-        ('schedule: "* * * * * *"', "schedule.cron: '* * * * * *' is no cron expression."),
+        ('schedule: "0 6 30 2 *"', "schedule.cron: '0 6 30 2 *' is not a cron expression."),
+        ('schedule: "* * * * * *"', "schedule.cron: '* * * * * *' is not a cron expression."),
         ("schedule: 6", "schedule: must be a mapping of keys to values."),
         ("schedule: true", "schedule: must be a mapping of keys to values."),
         ("schedule: {timezone: UTC}", 'schedule: has no cron. Write `schedule: "0 6 * * *"`.'),
@@ -403,15 +422,27 @@ def test_an_unknown_instance(folder: Any, name: str, hint: str) -> None:
         ),
         ("schedule: {crn: '@daily'}", "schedule.crn: unknown key. Did you mean 'cron'?"),
         ("refresh: on_sorce", "refresh.when: unknown event 'on_sorce'. Did you mean 'on_source'?"),
-        ("refresh: on_source", "refresh: there is nothing to follow: attrs.copy_filtered_input is not true."),
+        ("refresh: on_source", "refresh: has no source to follow, because attrs.copy_filtered_input is not true."),
         ("poll: 0", "poll.interval: must be at least 1, not 0."),
         ("poll: {default_status: running}", "poll: has no interval. Write `poll: 60`, in seconds."),
         (
             "{poll: 60, cache_validation: {disable_cache_function: true}}",
-            "poll: its runs would not ask the cache functions: cache_validation.disable_cache_function is true.",
+            "poll: its runs would not call the cache functions, because cache_validation.disable_cache_function is true",
         ),
-        ("cache_validation: {mode: norml}", "cache_validation.mode: must be 'normal', 'assert_no_fresh_input'"),
+        (
+            "cache_validation: {mode: norml}",
+            "cache_validation.mode: there is no mode 'norml'. Did you mean 'normal'?",
+        ),
         ("auto_table: pandas.DataFrame", "auto_table: must be a list."),
+        ("user_modules: my_package", "user_modules: must be a list."),
+        ("user_modules: [src/my_package]", "user_modules[0]: 'src/my_package' is not the name of a module."),
+        ("sample: {rws: 5}", "sample.rws: unknown key. Did you mean 'rows'?"),
+        ("sample: {tables: {orders: {row: 5}}}", "sample.tables.orders.row: unknown key. Did you mean 'rows'?"),
+        ("sample: {tables: {orders: 5}}", "sample.tables.orders: must be a mapping of keys to values."),
+        (
+            "sample: {tables: {orders: {rows: 5}, Orders: {rows: 6}}}",
+            "sample.tables: 'orders' and 'Orders' are the same table, because case does not matter. Keep one.",
+        ),
         (
             "auto_table: [pandas.DataFrame, pandas.Dataframe]",
             "auto_table[1]: unknown class 'pandas.Dataframe'. Did you mean 'pandas.DataFrame'?",
@@ -471,9 +502,9 @@ def test_the_key_is_named_from_the_top_of_the_file(tmp_path: Path) -> None:
         "pipedag.yaml:3: table_store_connections.pg.args.urll: unknown key. Did you mean 'url'?",
         "pipedag.yaml:4: technical_setups.default.table_store.table_store_connection: "
         "there is no 'gp' in table_store_connections. Known: 'pg'.",
-        "pipedag.yaml:7: instances.midi.attrs.copy_source: 'fill' is no other instance, "
+        "pipedag.yaml:7: instances.midi.attrs.copy_source: there is no other instance 'fill', "
         "but copy_filtered_input is true. Did you mean 'full'?",
-        "pipedag.yaml:8: instances.mini.attrs.copy_source: 'mini' is no other instance, "
+        "pipedag.yaml:8: instances.mini.attrs.copy_source: there is no other instance 'mini', "
         "but copy_filtered_input is true. Did you mean 'midi'?",
         "pipedag.yaml:9: instances.empty.attrs.copy_source: has no value, but copy_filtered_input is true. "
         "Known: 'full', 'midi', 'mini'.",
@@ -491,7 +522,7 @@ def test_a_slip_in_an_attr_that_has_a_meaning(folder: Any) -> None:
         "midi.yaml:1: attrs.copy_filterd_input: is not known. Did you mean 'copy_filtered_input'?",
         "midi.yaml:1: attrs.copy_filter_count: is not known. Did you mean 'copy_filter_cnt'?",
         "midi.yaml:1: attrs.copy_source: has no effect, because there is no copy_filtered_input. Write "
-        "`copy_filtered_input: true`, or false where this is meant.",
+        "`copy_filtered_input: true`, or false if nothing is to be copied.",
     ]
 
 

@@ -684,7 +684,9 @@ def test_each_mode_does_what_the_docs_say(
     changed_world: dict[tuple[str, str], ConfigContext], mode: str, flag: str
 ) -> None:
     no_function, no_version = flag in ("disable_cache_function", "both"), flag in ("ignore_task_version", "both")
-    validation = CacheValidation(CacheMode(mode), no_function, no_version)
+    validation = CacheValidation(
+        mode=CacheMode(mode), disable_cache_function=no_function, ignore_task_version=no_version
+    )
     done = Kinds(changed=True).run(changed_world[mode, flag], validation)
     assert done == {kind.replace(": ", "_").replace(" ", "_"): says for kind, says in PROMISED[mode, flag].items()}
 

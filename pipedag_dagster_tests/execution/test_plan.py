@@ -115,7 +115,7 @@ def test_every_reason_is_what_the_plan_says_and_is_in_the_log_the_metadata_the_s
 ) -> None:
     for what, values, options, table, reason in STEPS:
         project.load(**values)
-        validation = CacheValidation(CacheMode(options[1])) if options else None
+        validation = CacheValidation(mode=CacheMode(options[1])) if options else None
         foreseen = project.planned(validation=validation)
         code, shown = project.command("plan", "full", *options)
         assert code == 0, shown
@@ -238,7 +238,7 @@ def test_a_selection_reads_the_rest_as_it_is_committed(project: Project) -> None
 def test_what_would_fail_says_why_and_what_comes_after_it(project: Project) -> None:
     project.command("run", "full")
     project.load(fresh="tuesday")
-    foreseen = project.planned(validation=CacheValidation(CacheMode.assert_no_fresh_input))
+    foreseen = project.planned(validation=CacheValidation(mode=CacheMode.assert_no_fresh_input))
     assert {one.fate for one in foreseen.values()} == {Fate.fails}
     assert "raw.load would read its source again (fresh input)" in foreseen["orders"].reason
     assert foreseen["large"].reason == "raw.load fails before it"
@@ -319,7 +319,7 @@ def test_whatever_changes_a_run_does_what_the_plan_says(instances: Instances, se
         world = torture.World(*(chance.choice([1, 2]) for _ in range(3)))
         config, broken = files.get(chance.choice(["full", "full", "midi"])), chance.choice([None, None, "rows"])
         mode = chance.choice([*CacheMode, CacheMode.normal, CacheMode.normal])
-        foreseen = plan(config, torture.flow(world).stages, validation=CacheValidation(mode))
+        foreseen = plan(config, torture.flow(world).stages, validation=CacheValidation(mode=mode))
         fails = {one.asset for one in foreseen if one.fate is Fate.fails}
         done = torture.flow(world, broken).run(config, fail_fast=False, cache_validation_mode=mode)
         reasons = {record.asset: record.reason for record, _ in done.tables}

@@ -77,7 +77,7 @@ def test_every_link_of_the_docs_leads_somewhere() -> None:
 
 def test_every_key_of_the_configuration_is_documented() -> None:
     text = (REPOSITORY / "docs" / "configuration.md").read_text()
-    own = set(InstanceConfig.__dataclass_fields__) - {
+    own = set(InstanceConfig.model_fields) - {
         "pipeline",
         "name",
         "per_user",

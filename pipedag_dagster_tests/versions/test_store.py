@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -825,7 +824,7 @@ def test_default_privileges_of_a_user_whose_name_needs_quotes(
     sql.execute(psycopg.sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(psycopg.sql.Identifier(owner)))
     roles.append(psycopg.sql.Identifier(owner).as_string())
     config = instances().get("full").config
-    store = TableStore(dataclasses.replace(config, url=database_url.set(username=owner)))
+    store = TableStore(config.model_copy(update={"url": database_url.set(username=owner)}))
     theirs = Stage(store)
     theirs.commit(orders=frame(1))
     with session(database_url.set(username=owner)) as connection:

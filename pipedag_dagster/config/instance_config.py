@@ -1,0 +1,81 @@
+"""The configuration of one instance, ready to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+
+from pipedag_dagster.config.automation import Poll, Refresh, Schedule
+from pipedag_dagster.config.database_url import DatabaseUrl
+from pipedag_dagster.config.keys import Key, Settings
+from pipedag_dagster.errors import Problem
+
+COPY_ATTRS = frozenset({"copy_filtered_input", "copy_source", "copy_per_user", "copy_filter_cnt"})
+"""The attrs that this package reads. All others belong to the user."""
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """The chosen executor and its options."""
+
+    name: str = "in_process"
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # they may contain a password
+
+
+class InstanceConfig(Settings):
+    """One instance: the settings of its YAML, and what was computed from the other keys.
+
+    Every placeholder is filled in. `ConfigFiles.instance` makes it.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    pipeline: str
+    name: str
+    instance_id: str
+    per_user: bool
+    url: DatabaseUrl
+    schema_prefix: str
+    schema_suffix: str
+    role: str | None = None
+    create_database_if_not_exists: bool
+    print_materialize: bool
+    print_sql: bool
+    executor: ExecutorConfig
+    schedule: Schedule | None = None
+    """`schedule`, `refresh` and `poll` are None where they are switched off."""
+    refresh: Refresh | None = None
+    poll: Poll | None = None
+    attrs: dict[Any, Any]
+    base_path: str
+    """Where blobs are: a folder, or a url of fsspec."""
+    project: Path
+    """The folder of the project, where `.pipedag` is."""
+    file: Path
+    """The file of the instance, for messages."""
+    problem: Callable[[Key, str], Problem]
+    """`problem(key, message)` is a mistake in the value of a key, reported at its file and line."""
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        # Neither attrs nor user and query of the url: whoever wrote the file may have put a secret there.
+        host = "embedded" if self.url == "embedded" else f"{self.url.host or ''}/{self.url.database or ''}"
+        yield from (("name", self.name), ("instance_id", self.instance_id), ("database", host), ("file", self.file))
+
+    @property
+    def copy_source(self) -> str | None:
+        """The instance from which inputs are copied; None when they come from the real sources."""
+        return self.attrs["copy_source"] if self.attrs.get("copy_filtered_input") is True else None
+
+    @property
+    def copy_per_user(self) -> bool:
+        """Whether inputs are copied from the user's own `copy_source`."""
+        return self.attrs.get("copy_per_user") is True
+
+    def sample_rows(self, *table: str) -> int | None:
+        """How many rows of an input table are copied; None for all. The table may be called by several names."""
+        rows = self.sample.rows_of(*table)
+        return self.attrs.get("copy_filter_cnt") if rows is None else rows
