@@ -23,21 +23,18 @@ def where(command: Callable[..., None]) -> Callable[..., None]:
     return workspace(command)
 
 
-class _CacheModeType(click.ParamType[str]):
-    name = "mode"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return CacheMode.of(value).value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _known_mode(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else CacheMode.of(value).value
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def cache_modes(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say how much of the cache one run believes."""
     text = f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}."
     options = (
-        click.option("--cache-mode", type=_CacheModeType(), help=text),
+        click.option("--cache-mode", metavar="MODE", callback=_known_mode, help=text),
         click.option("--disable-cache-function", is_flag=True, help="Do not call cache functions in this run."),
         click.option("--ignore-task-version", is_flag=True, help="Run tasks with a version in this run."),
     )
