@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from pipedag_dagster.catalog.rows import Column, Commit, Finding, Origin, RunTable, Source, StageVersion, TableVersion
 from pipedag_dagster.catalog.schema import CatalogTables
-from pipedag_dagster.fingerprint.code_text import Part, Text
+from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 
 __all__ = [
     "Catalog",
@@ -103,7 +103,7 @@ class Catalog(CatalogTables):
     # What was made
 
     def add(
-        self, connection: sa.Connection, tables: Iterable[TableVersion], texts: Iterable[Text] = ()
+        self, connection: sa.Connection, tables: Iterable[TableVersion], texts: Iterable[CodeText] = ()
     ) -> list[TableVersion]:
         """Record staged tables, all of one execution in one transaction, and the texts that they name. Returns them
         with their ids."""
@@ -136,10 +136,10 @@ class Catalog(CatalogTables):
         rows = connection.execute(sa.select(table).where(table.c.execution == newest).order_by(table.c.id))
         return [_table_version(row) for row in rows]
 
-    def texts(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, Text]:
+    def texts(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, CodeText]:
         """What is kept of code and queries, by key."""
         query = sa.select(self.text).where(self.text.c.key.in_(keys))
-        return {row.key: Text(tuple(Part(*part) for part in row.parts)) for row in connection.execute(query)}
+        return {row.key: CodeText(tuple(CodePart(*part) for part in row.parts)) for row in connection.execute(query)}
 
     # What runs did
 

@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
-from pipedag_dagster.fingerprint.code_text import Text
-from pipedag_dagster.fingerprint.fingerprint import content_hash, digest, fingerprint, libraries
+from pipedag_dagster.fingerprint.code_text import CodeText
+from pipedag_dagster.fingerprint.fingerprint import content_hash, fingerprint, libraries
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, outputs_in
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class CacheWarning(UserWarning):
 class TaskCode:
     """What is kept of the code of a task with each result: its text for people, and the libraries that it uses."""
 
-    text: Text = field(default_factory=Text)
+    text: CodeText = field(default_factory=CodeText)
     libraries: Mapping[str, str] = field(default_factory=dict)
 
 

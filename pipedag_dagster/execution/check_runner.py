@@ -31,9 +31,10 @@ from pipedag_dagster.checks import (
     Unique,
 )
 from pipedag_dagster.data.frames import to_arrow
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import ChecksFailed, PipedagError, did_you_mean
 from pipedag_dagster.execution.inputs import Inputs
-from pipedag_dagster.fingerprint.fingerprint import digest, fingerprint
+from pipedag_dagster.fingerprint.fingerprint import fingerprint
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres.sql_text import render
 

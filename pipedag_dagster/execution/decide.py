@@ -15,12 +15,12 @@ from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.data import json_values, polars_plans
 from pipedag_dagster.data.frames import content_version, to_arrow
+from pipedag_dagster.digest import digest
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.cache_key import CACHED, Key
 from pipedag_dagster.execution.inputs import Arguments, Inputs
 from pipedag_dagster.execution.returned import Returned, Unpacked, unpack
 from pipedag_dagster.fingerprint.code_text import changed
-from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.graph.flow import Slot, TaskCall
 from pipedag_dagster.names import quote
 from pipedag_dagster.sampling import first_rows

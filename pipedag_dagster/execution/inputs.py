@@ -9,9 +9,9 @@ from typing import Any
 from pipedag_dagster.catalog.catalog import Source, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.data import json_values
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.outputs import CallOutputs
-from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions.table_store import TableStore

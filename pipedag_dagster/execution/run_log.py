@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 
 from pipedag_dagster.catalog.catalog import RunTable, TableVersion
+from pipedag_dagster.digest import digest
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.cache_key import CACHED, TaskCode
-from pipedag_dagster.fingerprint.code_text import Part, Text
-from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 from pipedag_dagster.graph.flow import TaskCall
 
 log = logging.getLogger(__name__)  # not that of the stage run, which the command line shows as a progress bar
@@ -36,11 +36,11 @@ def code_of(call: TaskCall, key: cache_key.Key, *, keep_text: bool) -> TaskCode:
     return code if keep_text else TaskCode(code.text.without_text(), code.libraries)
 
 
-def with_query(code: Text, table: str, query: str | None) -> Text:
+def with_query(code: CodeText, table: str, query: str | None) -> CodeText:
     """What is kept of the code and the query of one table."""
     if query is None or not code.parts:
         return code
-    return Text((*code.parts, Part("query", "", f"the query of {table}", query, digest(query))))
+    return CodeText((*code.parts, CodePart("query", "", f"the query of {table}", query, digest(query))))
 
 
 def run_table(run_id: str, reason: str, seconds: float, table: TableVersion, before: TableVersion | None) -> RunTable:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pipedag_dagster.catalog.catalog import Column, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.data import json_values, polars_plans
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.decide import Work, canonical, for_people
 from pipedag_dagster.execution.returned import Returned, Unpacked, check, fill_scripts, slot_of_script
 from pipedag_dagster.execution.run_log import code_of, with_query
-from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.names import physical_name
 from pipedag_dagster.versions.write_table import Made

@@ -12,10 +12,10 @@ import psycopg
 
 from pipedag_dagster.catalog.catalog import Column, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.run_log import run_table
-from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.write_table import Constraints, Made

@@ -6,7 +6,7 @@ import functools
 import types
 from typing import Any
 
-from pipedag_dagster.fingerprint import source as code_source
+from pipedag_dagster.fingerprint import code_source
 from pipedag_dagster.fingerprint.module_origin import closure, in_library, is_library
 from pipedag_dagster.graph.task import Task
 

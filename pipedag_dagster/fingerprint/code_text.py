@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from pipedag_dagster.fingerprint.value_content import digest
+from pipedag_dagster.digest import digest
 
 _SHOWN = 3  # names of what has changed
 _CONSTANTS = "constants"
@@ -26,7 +26,7 @@ _IN_URL = re.compile(r"(://[^\s:/@'\"{}]*:)[^\s/@'\"{}]+@")
 
 
 @dataclass(frozen=True)
-class Part:
+class CodePart:
     """One function, class, constant, or the query. `version` is a hash of what counts of it.
 
     kind: "function", "class", "constant", "query".
@@ -46,10 +46,10 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Text:
+class CodeText:
     """What is kept of the code of a task, and of the queries that it built: its own function first."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CodePart, ...] = ()
 
     @property
     def key(self) -> str:
@@ -60,17 +60,17 @@ class Text:
         blocks = [first[1], *(f"# {name}\n{text}" if name != _CONSTANTS else text for name, text in others if text)]
         return "\n\n".join(filter(None, blocks)) + "\n"
 
-    def without_text(self) -> Text:
+    def without_text(self) -> CodeText:
         """The names alone: enough to say what has changed."""
-        return Text(tuple(replace(part, text="") for part in self.parts))
+        return CodeText(tuple(replace(part, text="") for part in self.parts))
 
 
-def part(kind: str, label: str, text: str, version: str) -> Part:
+def code_part(kind: str, label: str, text: str, version: str) -> CodePart:
     """A part of the module that its label begins with. What looks like a secret in its text is masked."""
     words = label.split(".")
     modules = (".".join(words[:count]) for count in range(len(words) - 1, 0, -1))
     module = next((name for name in modules if name in sys.modules), "")
-    return Part(kind, module, label.removeprefix(f"{module}."), masked(text), version)
+    return CodePart(kind, module, label.removeprefix(f"{module}."), masked(text), version)
 
 
 def masked(text: str) -> str:
@@ -84,7 +84,7 @@ def masked(text: str) -> str:
     return _IN_URL.sub(r"\1***@", _SECRETS.sub(lambda found: found["before"] + _MASK, text))
 
 
-def changed(old: Text, new: Text, kinds: Iterable[str] = ("function", "class", "constant")) -> list[str]:
+def changed(old: CodeText, new: CodeText, kinds: Iterable[str] = ("function", "class", "constant")) -> list[str]:
     """The names of the parts that count as another version, for a sentence; at most a few."""
     before, after = ({(one.module, one.name): one for one in text.parts if one.kind in kinds} for text in (old, new))
     versions = {key: (before.get(key), after.get(key)) for key in {**after, **before}}
@@ -93,7 +93,7 @@ def changed(old: Text, new: Text, kinds: Iterable[str] = ("function", "class", "
     return names if len(names) <= _SHOWN else [*names[:_SHOWN], f"{len(names) - _SHOWN} more"]
 
 
-def difference(old: Text, new: Text) -> str:
+def difference(old: CodeText, new: CodeText) -> str:
     """A unified diff of what differs in the texts, part by part; empty when nothing that was kept differs."""
     before, after = dict(_blocks(old.parts)), dict(_blocks(new.parts))
     lines: list[str] = []
@@ -103,7 +103,7 @@ def difference(old: Text, new: Text) -> str:
     return "\n".join(lines)
 
 
-def _blocks(parts: tuple[Part, ...]) -> Iterator[tuple[str, str]]:
+def _blocks(parts: tuple[CodePart, ...]) -> Iterator[tuple[str, str]]:
     """The parts as they are shown, by name: constants together, at the end."""
     constants = []
     for one in parts:

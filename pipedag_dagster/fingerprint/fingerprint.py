@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from pipedag_dagster.fingerprint.code_text import Text, part
-from pipedag_dagster.fingerprint.source import Source
-from pipedag_dagster.fingerprint.value_content import digest, named
+from pipedag_dagster.digest import digest
+from pipedag_dagster.fingerprint.code_source import CodeSource
+from pipedag_dagster.fingerprint.code_text import CodeText, code_part
+from pipedag_dagster.fingerprint.value_content import named
 from pipedag_dagster.fingerprint.walk import Walk
 from pipedag_dagster.graph.task import Task
 
@@ -56,7 +57,7 @@ class Fingerprint:
 
     version: str
     libraries: frozenset[str]
-    code: Text
+    code: CodeText
     unstable: Mapping[str, str]
     salted: tuple[str, ...]
 
@@ -103,18 +104,18 @@ def _distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 
 
-def _text(walk: Walk, code: Any) -> Text:
+def _text(walk: Walk, code: Any) -> CodeText:
     """The source of what was met: of `code` itself first."""
     first = _label(code)
     classes = tuple(f"{name}." for name, source in walk.sources.items() if source.is_class)
     names = sorted(walk.sources, key=lambda name: (name != first, name))
     sources = {name: walk.sources[name] for name in names if name == first or not name.startswith(classes)}
     parts = [
-        part("class" if one.is_class else "function", name, one.text, digest(one.plain))
+        code_part("class" if one.is_class else "function", name, one.text, digest(one.plain))
         for name, one in sources.items()
     ]
     constants = sorted(walk.constants.items())
-    return Text((*parts, *(part("constant", name, _shown(*one), one[2]) for name, one in constants)))
+    return CodeText((*parts, *(code_part("constant", name, _shown(*one), one[2]) for name, one in constants)))
 
 
 def _label(code: Any) -> str:
@@ -132,7 +133,7 @@ def _label(code: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _shown(value: Any, source: Source | None, found: str) -> str:
+def _shown(value: Any, source: CodeSource | None, found: str) -> str:
     """A constant for people. What is not written in the code is known by the first digits of its hash only."""
     if source is not None:
         try:

@@ -13,8 +13,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from pipedag_dagster.fingerprint import source as code_source
-from pipedag_dagster.fingerprint.source import Chain, Source
+from pipedag_dagster.fingerprint import code_source
+from pipedag_dagster.fingerprint.code_source import Chain, CodeSource
 
 _STANDARD = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 _LIBRARIES = tuple({f"{folder}{os.sep}" for path in _STANDARD for folder in (path, os.path.realpath(path))})
@@ -53,7 +53,7 @@ def chains_without_source(
     return sorted(chains)
 
 
-def class_source(kind: type, namespace: dict[str, Any]) -> Source | None:
+def class_source(kind: type, namespace: dict[str, Any]) -> CodeSource | None:
     files = [namespace.get("__file__")]
     files += [part.__code__.co_filename for part in vars(kind).values() if isinstance(part, types.FunctionType)]
     for file in dict.fromkeys(files):
@@ -108,7 +108,7 @@ def mentions_file(own: code_source.Module, name: str) -> bool:
     return False
 
 
-def momentary(source: Source) -> str | None:
+def momentary(source: CodeSource) -> str | None:
     for chain in source.called:
         if chain[-1] in _MOMENTARY or chain == ("time", "time") or chain[0] in ("random", "secrets"):
             return ".".join(chain)

@@ -38,28 +38,12 @@ _DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-cal
 ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+")
 
 
-_LENGTH = 16  # hex digits: 64 bits are plenty to tell the versions of one task apart
-
-
-def digest(*parts: str) -> str:
-    """SHA-256 of texts, cut to 16 hex digits. No two different lists of parts are joined to the same text.
-
-    >>> digest("a", "bc") == digest("ab", "c")
-    False
-    """
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = part.encode(errors="surrogatepass")
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return hasher.hexdigest()[:_LENGTH]
-
-
 class Unstable(Exception):
     """A value has no content that is the same in every process. The message says what it is: "a Lock …"."""
 
 
 @dataclass(frozen=True)
-class Content:
+class ValueContent:
     """What stands for a value: its kind, texts, and values in it that are looked at in turn."""
 
     kind: str
@@ -67,7 +51,7 @@ class Content:
     values: Sequence[Any] = ()
 
 
-def content(value: Any, *, silent: bool) -> Content:
+def content(value: Any, *, silent: bool) -> ValueContent:
     """What stands for `value`, which is no code and no instance of a user's class.
 
     Args:
@@ -80,28 +64,28 @@ def content(value: Any, *, silent: bool) -> Content:
     if value is None or isinstance(value, str):
         if isinstance(value, str) and ADDRESS.search(value):
             raise Unstable(f"a text with the address of an object in memory ({ADDRESS.search(value)[0]}>)")  # type: ignore[index]
-        return Content(kind, (repr(value),))
+        return ValueContent(kind, (repr(value),))
     if isinstance(value, np.generic):
-        return Content("numpy", (str(value.dtype), str(value))) if value.dtype.kind in "mMV" else content_of(value)
+        return ValueContent("numpy", (str(value.dtype), str(value))) if value.dtype.kind in "mMV" else content_of(value)
     if isinstance(value, _PLAIN):
-        return Content(kind, (repr(value),))
+        return ValueContent(kind, (repr(value),))
     if isinstance(value, pathlib.PurePath):
-        return Content("path", (value.as_posix(),))
+        return ValueContent("path", (value.as_posix(),))
     if isinstance(value, re.Pattern):
-        return Content("pattern", (repr(value.pattern), str(value.flags)))
+        return ValueContent("pattern", (repr(value.pattern), str(value.flags)))
     if isinstance(value, collections.deque):
-        return Content("deque", (), list(value))
+        return ValueContent("deque", (), list(value))
     if isinstance(value, slice):
-        return Content("slice", (), [value.start, value.stop, value.step])
+        return ValueContent("slice", (), [value.start, value.stop, value.step])
     return _of_library(value) or _by_protocol(value, silent)
 
 
-def content_of(value: np.generic) -> Content:
+def content_of(value: np.generic) -> ValueContent:
     """A NumPy scalar is the number that it is."""
     return content(value.item(), silent=False)
 
 
-def _of_library(value: Any) -> Content | None:
+def _of_library(value: Any) -> ValueContent | None:
     kind = type(value).__name__
     if isinstance(value, pd.DataFrame):
         return _frame(kind, value)
@@ -111,25 +95,25 @@ def _of_library(value: Any) -> Content | None:
         return _frame(kind, value.to_frame(index=False))
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject:
-            return Content("array", (str(value.shape),), value.ravel().tolist())
+            return ValueContent("array", (str(value.shape),), value.ravel().tolist())
         data = np.ascontiguousarray(value).tobytes()
-        return Content("array", (value.dtype.str, str(value.shape), hashlib.sha256(data).hexdigest()))
+        return ValueContent("array", (value.dtype.str, str(value.shape), hashlib.sha256(data).hexdigest()))
     if isinstance(value, pa.Table | pa.RecordBatch):
-        return Content("arrow", (str(value.schema.remove_metadata()),), [value.to_pandas()])
+        return ValueContent("arrow", (str(value.schema.remove_metadata()),), [value.to_pandas()])
     polars = sys.modules.get("polars")  # who has a polars frame has imported polars
     if not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
         polars = None
     if polars and isinstance(value, polars.DataFrame | polars.Series):
         frame = value if isinstance(value, polars.DataFrame) else value.to_frame()
-        return Content(kind, (str(frame.schema),), [frame.to_arrow().to_pandas()])
+        return ValueContent(kind, (str(frame.schema),), [frame.to_arrow().to_pandas()])
     if polars and isinstance(value, polars.LazyFrame):
         raise Unstable("a LazyFrame, which has no content before it is collected: .collect() it")
     if isinstance(value, sa.Table):
-        return Content("table", (str(sa.schema.CreateTable(value).compile(dialect=_DIALECT)),))
+        return ValueContent("table", (str(sa.schema.CreateTable(value).compile(dialect=_DIALECT)),))
     if isinstance(value, sa.MetaData):
-        return Content("metadata", (), list(value.sorted_tables))
+        return ValueContent("metadata", (), list(value.sorted_tables))
     if isinstance(value, sa.Column):
-        return Content("column", (str(value.name), str(value.type), str(value.nullable)))
+        return ValueContent("column", (str(value.name), str(value.type), str(value.nullable)))
     if isinstance(value, sa.ClauseElement):
         return _clause(value)
     if isinstance(value, sa.Engine | sa.Connection):
@@ -137,36 +121,36 @@ def _of_library(value: Any) -> Content | None:
     return None
 
 
-def _clause(value: sa.ClauseElement) -> Content:
+def _clause(value: sa.ClauseElement) -> ValueContent:
     try:
-        return Content("query", (str(value.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})),))
+        return ValueContent("query", (str(value.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})),))
     except (sa.exc.CompileError, NotImplementedError):
         compiled = value.compile(dialect=_DIALECT)
-        return Content("query", (str(compiled),), [dict(compiled.params)])
+        return ValueContent("query", (str(compiled),), [dict(compiled.params)])
 
 
-def _frame(kind: str, frame: pd.DataFrame) -> Content:
+def _frame(kind: str, frame: pd.DataFrame) -> ValueContent:
     columns = f"{list(frame.columns)!r}{list(frame.columns.names)!r}{list(frame.index.names)!r}"
     texts = (columns, ",".join(map(str, frame.dtypes)))
     try:
         hashes = pd.util.hash_pandas_object(frame, index=True).to_numpy()
     except TypeError:  # lists and dicts in it
         values = [frame.index.tolist(), *(frame.iloc[:, number].tolist() for number in range(frame.shape[1]))]
-        return Content(kind, texts, values)
-    return Content(kind, (*texts, str(frame.shape), hashlib.sha256(hashes.tobytes()).hexdigest()))
+        return ValueContent(kind, texts, values)
+    return ValueContent(kind, (*texts, str(frame.shape), hashlib.sha256(hashes.tobytes()).hexdigest()))
 
 
-def _by_protocol(value: Any, silent: bool) -> Content:
+def _by_protocol(value: Any, silent: bool) -> ValueContent:
     """By what `copy` and `pickle` ask an object for: how to make it anew."""
     kind = type(value)
     if isinstance(value, _SILENT) or kind.__module__ in _SYNCHRONIZING:
         if silent:
-            return Content(kind.__name__)
+            return ValueContent(kind.__name__)
         raise Unstable(named(value))
     if kind.__module__ == "typing" or isinstance(value, types.GenericAlias | types.UnionType):
-        return Content("type", (repr(value),))
+        return ValueContent("type", (repr(value),))
     if kind is object and silent:
-        return Content("object")  # a marker: `MISSING = object()`
+        return ValueContent("object")  # a marker: `MISSING = object()`
     # Objects of our own package know of databases and files.
     if kind is object or kind.__module__.partition(".")[0] == "pipedag_dagster":
         raise Unstable(named(value))
@@ -175,11 +159,11 @@ def _by_protocol(value: Any, silent: bool) -> Content:
     except Exception:
         raise Unstable(named(value)) from None
     if isinstance(reduced, str):
-        return Content(kind.__name__, (reduced,))
+        return ValueContent(kind.__name__, (reduced,))
     function, arguments, *rest = tuple(reduced)
     state, items, pairs, *_ = [*rest, None, None, None]
     name = getattr(function, "__qualname__", type(function).__name__)
-    return Content(
+    return ValueContent(
         f"{kind.__module__}.{kind.__qualname__}", (name,), [arguments, state, list(items or ()), dict(pairs or ())]
     )
 
@@ -210,6 +194,6 @@ def named(value: Any) -> str:
     return f"a {origin}{kind.__qualname__}"
 
 
-def enum_value(value: enum.Enum) -> Content:
+def enum_value(value: enum.Enum) -> ValueContent:
     """A member of an enum: its name, and its value."""
-    return Content("enum", (type(value).__name__, str(value.name)), [value.value])
+    return ValueContent("enum", (type(value).__name__, str(value.name)), [value.value])

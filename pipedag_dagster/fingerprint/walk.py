@@ -15,9 +15,11 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.fingerprint import source as code_source
+from pipedag_dagster.fingerprint import code_source
 from pipedag_dagster.fingerprint.code_kinds import C_CODE, holds_code, is_code, is_generated, wrapped
+from pipedag_dagster.fingerprint.code_source import Chain, CodeSource
 from pipedag_dagster.fingerprint.module_origin import (
     chains_without_source,
     class_source,
@@ -32,14 +34,12 @@ from pipedag_dagster.fingerprint.module_origin import (
     origins,
     slots,
 )
-from pipedag_dagster.fingerprint.source import Chain, Source
 from pipedag_dagster.fingerprint.value_content import (
     ADDRESS,
     ATOMS,
-    Content,
     Unstable,
+    ValueContent,
     content,
-    digest,
     enum_value,
     state,
 )
@@ -71,8 +71,8 @@ class Walk:
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []  # an object that is gone could lend its id to another one
         self._busy: set[int] = set()
-        self.sources: dict[str, Source] = {}
-        self.constants: dict[str, tuple[Any, Source | None, str]] = {}
+        self.sources: dict[str, CodeSource] = {}
+        self.constants: dict[str, tuple[Any, CodeSource | None, str]] = {}
         self._folder: str | None = None  # paths below it are relative to it
         self._relative = False  # all other paths too
 
@@ -148,7 +148,7 @@ class Walk:
             return []
         return [Walk().value(kind, kind.__qualname__) if self.strict else self._class(kind)]
 
-    def _content(self, content: Content, where: str) -> str:
+    def _content(self, content: ValueContent, where: str) -> str:
         return digest(content.kind, *content.texts, *(self.value(part, where) for part in content.values))
 
     def _list(self, value: list[Any] | tuple[Any, ...], where: str) -> str:
@@ -177,7 +177,7 @@ class Walk:
         finally:
             self._numbers = before
 
-    def _without_folder(self, value: str | pathlib.PurePath) -> Content | None:
+    def _without_folder(self, value: str | pathlib.PurePath) -> ValueContent | None:
         """A path in the user's project, without where the project lies on this machine."""
         text = str(value)
         if self._folder is None or "\n" in text or not os.path.isabs(text):  # noqa: PTH117
@@ -185,7 +185,7 @@ class Walk:
         below = text == self._folder or text.startswith(f"{self._folder}{os.sep}")
         if not below and not self._relative:
             return None
-        return Content("path here", (pathlib.PurePath(os.path.relpath(text, self._folder)).as_posix(),))
+        return ValueContent("path here", (pathlib.PurePath(os.path.relpath(text, self._folder)).as_posix(),))
 
     # Code
 
@@ -447,13 +447,13 @@ class Walk:
             return "missing" if inner is None else self._follow(inner, chain[1:], chain[0])
         return self._global(vars(module), what.name, chain[1:])
 
-    def _look_for_names(self, source: Source, namespace: Mapping[str, Any], label: str) -> None:
+    def _look_for_names(self, source: CodeSource, namespace: Mapping[str, Any], label: str) -> None:
         """Code that finds other code by its name in a text reaches what nobody can see."""
         for chain in sorted({*source.called, *source.chains}):
             if chain[-1] == "__subclasses__" or (chain in _BY_NAME and (len(chain) > 1 or chain[0] not in namespace)):
                 self.unstable.setdefault(label, f"finds code by its name, with {'.'.join(chain)}")
 
-    def _look_for_salt(self, source: Source, namespace: Mapping[str, Any], label: str | None = None) -> None:
+    def _look_for_salt(self, source: CodeSource, namespace: Mapping[str, Any], label: str | None = None) -> None:
         for chain, line in source.called.items():
             if chain in (("hash",), ("id",)) and chain[0] not in namespace:
                 self.salted.append(f"{chain[0]}() in {source.file}:{line}")

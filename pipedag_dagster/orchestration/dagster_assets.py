@@ -9,9 +9,9 @@ import dagster as dg
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized, WiringError
 from pipedag_dagster.execution.write_one_table import Content, Slice, newest, write_table
-from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.orchestration.io_manager import place, table_metadata
 from pipedag_dagster.orchestration.partitions import table_slice
 from pipedag_dagster.sampling import first_rows

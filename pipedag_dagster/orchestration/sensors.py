@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 import dagster as dg
 
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import ConfigError, DatabaseError, NotMaterialized, SeveralFailed
 from pipedag_dagster.execution import freshness
 from pipedag_dagster.execution.freshness import Fresh
-from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.orchestration.schedules import status
 

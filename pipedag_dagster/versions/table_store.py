@@ -17,9 +17,9 @@ from pipedag_dagster.catalog.catalog import Catalog, Finding, RunTable, Source, 
 from pipedag_dagster.config.instances import InstanceConfig
 from pipedag_dagster.data import frames, json_values, polars_plans
 from pipedag_dagster.data.blobs import BlobStore
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import ConnectionLost, DatabaseError, NotMaterialized
-from pipedag_dagster.fingerprint.code_text import Text
-from pipedag_dagster.fingerprint.fingerprint import digest
+from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
 from pipedag_dagster.postgres.advisory_lock import StageLock, hold
@@ -285,7 +285,7 @@ class TableStore:
         """Write a blob. Returns its file, and its bytes."""
         return self.blobs.write(stage, data), len(data)
 
-    def add(self, tables: Sequence[TableVersion], texts: Collection[Text] = ()) -> list[TableVersion]:
+    def add(self, tables: Sequence[TableVersion], texts: Collection[CodeText] = ()) -> list[TableVersion]:
         """Record what one execution of a task has staged, so that this or a later run can use it, with the texts of
         its code and queries."""
         with self.database.begin(staging=True) as connection:
@@ -312,12 +312,12 @@ class TableStore:
         with self.database.read() as connection:
             return self.catalog.find(connection, stage, key, with_cache_value=with_cache_value)
 
-    def text(self, key: str | None) -> Text:
+    def text(self, key: str | None) -> CodeText:
         """What is kept of the code and the query of a table version; empty when nothing is."""
         if key is None:
-            return Text()
+            return CodeText()
         with self.database.read() as connection:
-            return self.catalog.texts(connection, [key]).get(key, Text())
+            return self.catalog.texts(connection, [key]).get(key, CodeText())
 
     def findings(self, keys: Collection[str]) -> dict[str, Finding]:
         """What checks have found before, by key."""

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.data import frames
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import DatabaseError, UnstorableResult
-from pipedag_dagster.fingerprint.fingerprint import digest
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions.content_hash import CONTENT, row_hash

@@ -34,7 +34,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.fingerprint import source as code_source
+from pipedag_dagster.fingerprint import code_source
 from pipedag_dagster.fingerprint.fingerprint import (
     Fingerprint,
     code_text,

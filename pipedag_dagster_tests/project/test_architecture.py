@@ -12,7 +12,7 @@ import pipedag_dagster
 
 PACKAGE = Path(pipedag_dagster.__file__).parent
 LAYERS = [
-    {"errors", "names", "logs"},
+    {"digest", "errors", "logs", "names"},
     {"config", "checks"},
     {"graph"},
     {"fingerprint"},

@@ -35,7 +35,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Source:
+class CodeSource:
     """What was read of a function, a class or an expression.
 
     plain: the code without what does nothing: formatting, comments, docstrings, annotations that nobody reads.
@@ -70,7 +70,7 @@ class Module:
     _nodes: dict[tuple[str, int], list[_Node]] = field(default_factory=dict)
     _classes: dict[str, list[ast.ClassDef]] = field(default_factory=dict)
     _codes: dict[tuple[str, int], list[types.CodeType]] | None = None
-    _read: dict[Any, Source] = field(default_factory=dict)
+    _read: dict[Any, CodeSource] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._index(self.tree, "")
@@ -104,7 +104,7 @@ class Module:
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
             self.assigned[statement.target.id] = statement.value
 
-    def of_function(self, code: types.CodeType) -> Source | None:
+    def of_function(self, code: types.CodeType) -> CodeSource | None:
         """The source that `code` was compiled from; None when the file holds another one by now."""
         nodes = self._nodes.get((code.co_name, code.co_firstlineno), [])
         if not nodes or not self.has(code):
@@ -126,7 +126,7 @@ class Module:
                 todo += [part for part in found.co_consts if isinstance(part, types.CodeType)]
         return code in self._codes.get((code.co_name, code.co_firstlineno), [])
 
-    def of_class(self, kind: type) -> Source | None:
+    def of_class(self, kind: type) -> CodeSource | None:
         """The source of a class; of several with its name, the one around its methods, else the last."""
         nodes = self._classes.get(kind.__qualname__)
         if not nodes:
@@ -135,16 +135,16 @@ class Module:
         around = [node for node in nodes if any(node.lineno <= line <= (node.end_lineno or 0) for line in lines)]
         return self._source((around or nodes)[-1], None)
 
-    def of_constant(self, name: str) -> Source | None:
+    def of_constant(self, name: str) -> CodeSource | None:
         """The expression that a name of the module is assigned."""
         value = self.assigned.get(name)
         return None if value is None else self._source(value, None)
 
-    def whole(self) -> Source:
+    def whole(self) -> CodeSource:
         """All of it."""
         return self._source(self.tree, None)
 
-    def _source(self, node: ast.AST, used: set[str] | None) -> Source:
+    def _source(self, node: ast.AST, used: set[str] | None) -> CodeSource:
         key = (node, None if used is None else frozenset(used))
         if key not in self._read:
             reader = _Reader(self.imports)
@@ -155,7 +155,7 @@ class Module:
             text = textwrap.dedent("".join(self.lines[line - 1 : end])).rstrip()
             if isinstance(node, ast.expr):
                 text = ast.get_source_segment("".join(self.lines), node) or ast.unparse(node)
-            self._read[key] = Source(
+            self._read[key] = CodeSource(
                 plain,
                 tuple(chains),
                 reader.called,
@@ -199,7 +199,7 @@ def module(file: str | None, namespace: dict[str, Any]) -> Module | None:
     return next((one for one in readings if all(map(one.has, codes))), readings[-1])
 
 
-def of_function(function: types.FunctionType) -> Source | None:
+def of_function(function: types.FunctionType) -> CodeSource | None:
     """The source of a function or lambda; None when it has none, or the file has changed since it was imported."""
     code = function.__code__
     readings = _readings(code.co_filename, function.__globals__)
