@@ -14,6 +14,10 @@ what to type next; a docstring here is the remedy in one line.
     │   ├── ConnectionLost      run it again: what was staged is reused
     │   ├── DiskFull            make room, and run it again
     │   ├── LoginRefused        fix user name and password
+    │   ├── TooManyConnections  lower max_concurrent, or raise max_connections
+    │   ├── TimedOut            raise the limit that the message names
+    │   ├── ReadOnlyServer      connect to the primary server
+    │   ├── PoolerRefused       connect directly, or set pool_mode = session
     │   └── DatabaseMissing     create the database, or allow us to
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
     ├── RunActive               wait for the run, or stop it
@@ -101,6 +105,22 @@ class DiskFull(DatabaseError):
 
 class LoginRefused(DatabaseError):
     """Fix user name and password in the url."""
+
+
+class TooManyConnections(DatabaseError):
+    """Run fewer tasks at a time (`max_concurrent`), or raise the limit of the server, the database or the role."""
+
+
+class TimedOut(DatabaseError):
+    """A limit of the server ended a statement or a connection. Raise the limit that the message names."""
+
+
+class ReadOnlyServer(DatabaseError):
+    """The server does not accept changes. Connect to the primary server."""
+
+
+class PoolerRefused(DatabaseError):
+    """A connection pooler is in between. Connect to PostgreSQL itself, or set `pool_mode = session`."""
 
 
 class DatabaseMissing(DatabaseError):

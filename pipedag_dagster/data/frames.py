@@ -31,6 +31,7 @@ _SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}  # every 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _UNKNOWN = "unnamed<oid"
 _kept: dict[str, Any] = {}
+_first: dict[str, str] = {}
 _lock = threading.Lock()
 
 
@@ -138,6 +139,11 @@ def read(uri: str, sql: str) -> pa.Table:
     return table
 
 
+def begin_with(uri: str, statement: str) -> None:
+    """From now on, run this statement first on each connection to `uri`."""
+    _first[uri] = statement
+
+
 def disconnect(uri: str) -> None:
     """Close the connection that is kept for `uri`; the next use opens another one."""
     with _lock:
@@ -166,7 +172,12 @@ def _connect(uri: str) -> Any:
 
             _kept[uri] = adbc.connect(uri)
             atexit.register(disconnect, uri)  # before Python takes the module apart
-        return _kept[uri].adbc_clone()
+        connection = _kept[uri].adbc_clone()
+    if uri in _first:
+        with connection.cursor() as cursor:
+            cursor.execute(_first[uri])
+            cursor.fetchall()
+    return connection
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

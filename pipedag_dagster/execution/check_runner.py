@@ -197,8 +197,8 @@ class Checker:
             f"SELECT row_to_json(b)::text, b.{ROWS}, sum(b.{ROWS}) OVER () FROM (\n{query}\n) AS b "
             f"ORDER BY 2 DESC LIMIT {max(self.preview, 1)}"
         )
-        with self.store.database.transaction() as connection:
-            connection.execute("SET TRANSACTION READ ONLY")
+        database = self.store.database
+        with database.transaction(read_only=True) as connection, database.users_sql(connection):
             rows = connection.execute(counted.encode()).fetchall()
         return (int(rows[0][2]) if rows else 0), [json.loads(row[0]) for row in rows[: self.preview]]
 

@@ -13,13 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
+import sqlalchemy as sa
 
 from pipedag_dagster.errors import ConnectionLost, DatabaseError, RunActive
+from pipedag_dagster.postgres import session
 from pipedag_dagster.postgres.database import Database
 
 log = logging.getLogger(__name__)
 
 _POLL = 0.1  # seconds; a wait in the database could not be interrupted
+_LONG = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,17 @@ class StageLock:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock. `since` is None where this login may not know it."""
+    """Who holds a lock. `since` is None where this login may not know it, `login` where it is our own."""
 
     backend: int
     name: str
     since: datetime.datetime | None = field(compare=False)
+    login: str | None = None
 
     def __str__(self) -> str:
-        return self.name + (f", which holds its lock since {self.since:%Y-%m-%d %H:%M:%S}" if self.since else "")
+        login = f" of login {self.login!r}" if self.login else ""
+        since = f", which holds its lock since {self.since:%Y-%m-%d %H:%M:%S}" if self.since else ""
+        return self.name + login + since
 
 
 @contextmanager
@@ -65,17 +71,19 @@ def hold(
     Args:
         timeout: how many seconds to wait at most.
 
-    Yields a check, to be called before something is made visible: it raises ConnectionLost when the lock was lost
-    together with its connection, because another run may write the stage by now.
+    Yields a check, to be called before something is made visible. It asks the server whether this session still holds
+    the lock, and raises ConnectionLost when it does not: another run may write the stage by now.
 
     Raises:
         RunActive: another run still holds it after `timeout`.
+        PoolerRefused: a pooler lets several clients share one session.
     """
     host = socket.gethostname()
     name = f"pipedag run {run_id[:8]} (process {os.getpid()} on {host}"[:62] + ")"
     with database.connect(name) as connection:
         with database.told():
             connection.execute(_STAY)
+            backend = _backend_without(connection, lock, database)
             started, told = time.monotonic(), None
             while connection.execute(_TAKE, (lock.key,)).fetchone() != (True,):
                 holder = holder_of(connection, lock)
@@ -95,14 +103,61 @@ def hold(
 
         def check() -> None:
             try:
-                connection.execute("SELECT 1")
+                held = connection.execute(_IS_HELD, (lock.key,)).fetchone()
             except psycopg.OperationalError:
-                raise ConnectionLost(
-                    f"The connection that held the lock of {lock.what} was cut, and the lock is lost. Nothing was "
-                    "committed. Run it again: what was staged is reused."
-                ) from None
+                raise _lost(lock, "The server has cut the connection that held the lock") from None
+            if held == (backend, True):
+                return
+            if held is not None and held[0] != backend:
+                raise session.pooler_refused(database.engine.url)
+            raise _lost(lock, "The session no longer holds the lock")
 
+        check()
         yield check
+
+
+def _backend_without(connection: session.Connection, lock: StageLock, database: Database) -> int:
+    """The process of the server that serves this connection. It is new, so it holds no lock.
+
+    Raises:
+        PoolerRefused: it holds the lock: a pooler has given us a connection that another client has used.
+    """
+    row = connection.execute(_IS_HELD, (lock.key,)).fetchone()
+    assert row is not None
+    if row[1]:
+        raise session.pooler_refused(database.engine.url)
+    return int(row[0])
+
+
+def _lost(lock: StageLock, how: str) -> ConnectionLost:
+    return ConnectionLost(
+        f"{how} of {lock.what}, so the lock is lost. Nothing was committed. Run it again: what was staged is reused."
+    )
+
+
+def take_in_transaction(connection: sa.Connection, key: str, what: str, *, shared: bool = False) -> None:
+    """Wait for a lock that lasts until the transaction ends.
+
+    It is never held for long. Anybody who may connect can take it, though, and so block us: a session that holds it
+    for more than a few seconds is named in the log, with what an administrator can do.
+
+    Args:
+        what: the lock, for people.
+    """
+    function = "pg_try_advisory_xact_lock" + ("_shared" if shared else "")
+    query = sa.text(f"SELECT {function}(hashtextextended(:key, 0))")
+    started, pause, warned = time.monotonic(), 0.002, False
+    while not connection.scalar(query, {"key": key}):
+        if not warned and time.monotonic() - started > _LONG:
+            holders = connection.execute(sa.text(_HOLDER.replace("%s", ":key")), {"key": key}).all()
+            for holder in (Holder(*row) for row in holders):
+                log.warning(
+                    "Waiting for %s, which %s holds. If that is no run of yours, an administrator can end it: SELECT "
+                    "pg_terminate_backend(%s)", what, holder, holder.backend
+                )  # fmt: skip
+            warned = True
+        time.sleep(pause)
+        pause = min(pause * 2, _POLL)
 
 
 def take_all(connection: psycopg.Connection[tuple[object, ...]], locks: Iterable[StageLock]) -> None:
@@ -155,11 +210,16 @@ _STAY = (
 
 _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
 
+_LOCKS = """
+    FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended(%s, 0)
+"""
+_IS_HELD = f"SELECT pg_backend_pid(), EXISTS (SELECT {_LOCKS} AND l.pid = pg_backend_pid())"
+
 # It has been idle since it took the lock.
-_HOLDER = """
-    SELECT a.pid, a.application_name, coalesce(a.state_change, a.backend_start)
-    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%s, 0)
+_HOLDER = f"""
+    SELECT h.pid, coalesce(a.application_name, 'a session'), coalesce(a.state_change, a.backend_start),
+        nullif(a.usename, session_user)
+    FROM (SELECT l.pid, l.mode {_LOCKS}) h LEFT JOIN pg_stat_activity a USING (pid)
 """

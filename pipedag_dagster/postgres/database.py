@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.data import frames
 from pipedag_dagster.errors import DatabaseError, DatabaseMissing
-from pipedag_dagster.postgres import embedded
+from pipedag_dagster.postgres import embedded, session
 from pipedag_dagster.postgres.failures import explained, is_missing_database, mapped
 
 STAGING = "SET LOCAL synchronous_commit = off"
@@ -41,6 +40,7 @@ class Database:
         self._role = role
         self._create = create or url == "embedded"
         self._engine: sa.Engine | None = None
+        self._own_path: str | None = None
         self._lock = threading.Lock()
 
     @property
@@ -53,11 +53,11 @@ class Database:
     @property
     def uri(self) -> str:
         """The libpq uri, password included: for drivers, never for people."""
-        return _uri(self.engine)
+        return session.libpq(self.engine.url)
 
     def _open(self) -> sa.Engine:
         url = embedded.start(self._project) if isinstance(self._given, str) else self._given
-        engine = _engine(_with_role(url, self._role).set(drivername="postgresql+psycopg"))
+        engine = _engine(session.with_settings(url, self._role).set(drivername="postgresql+psycopg"), self._role)
         with explained(url):
             try:
                 version = _version(engine)
@@ -93,20 +93,26 @@ class Database:
     def read(self) -> Iterator[sa.Connection]:
         """A connection in a READ ONLY transaction that sees one state of the database throughout."""
         options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
-        with self.told(), self.engine.connect().execution_options(**options) as connection:
-            yield connection
+        with mapped(self.engine.url, read_only=True), self.engine.connect() as connection:
+            yield connection.execution_options(**options)
 
     def told(self) -> AbstractContextManager[None]:
         """Turns what happens to a connection meanwhile into errors that say what to do (see `failures.mapped`)."""
         return mapped(self.engine.url)
 
     @contextmanager
-    def transaction(self, *, staging: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    def transaction(
+        self, *, staging: bool = False, read_only: bool = False
+    ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """As `begin`, but the driver's own connection: for COPY, for the results of statements without parameters
         (`%` means nothing in them) and for the driver's own errors."""
-        with self.begin(staging=staging) as connection:
+        with mapped(self.engine.url, read_only=read_only), self.engine.begin() as connection:
+            if staging:
+                execute(connection, STAGING)
             driver = connection.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
+            if read_only:
+                driver.execute("SET TRANSACTION READ ONLY")
             yield driver
 
     def connect(self, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
@@ -114,7 +120,24 @@ class Database:
         uri = self.uri
         with explained(self.engine.url):
             # It is idle while a stage runs, for hours maybe: a firewall must not take it for dead.
-            return psycopg.connect(uri, autocommit=True, application_name=application_name, keepalives_idle=60)
+            connection = psycopg.connect(uri, autocommit=True, application_name=application_name, keepalives_idle=60)
+            session.prepare(connection, self.engine.url, self._role)
+            return connection
+
+    @contextmanager
+    def users_sql(self, connection: session.Connection) -> Iterator[None]:
+        """Within a transaction: SQL of users, which sees the search path that the login has by itself."""
+        with session.search_path(connection, self.own_search_path):
+            yield
+
+    @property
+    def own_search_path(self) -> str:
+        """See `session.own_search_path`. It is looked up once."""
+        if self._own_path is None:
+            url = self.engine.url
+            with explained(url):
+                self._own_path = session.own_search_path(url)
+        return self._own_path
 
     def same_as(self, other: Database) -> bool:
         """Whether both are one database, so that one statement can read from both."""
@@ -139,7 +162,7 @@ class Database:
         """Close all pooled connections; the next use opens new ones."""
         with self._lock:
             if self._engine is not None:
-                frames.disconnect(_uri(self._engine))
+                frames.disconnect(session.libpq(self._engine.url))
                 self._engine.dispose()
                 self._engine = None
 
@@ -148,15 +171,33 @@ _engines: WeakValueDictionary[sa.URL, sa.Engine] = WeakValueDictionary()
 _engines_lock = threading.Lock()
 
 
-def _engine(url: sa.URL) -> sa.Engine:
+def _engine(url: sa.URL, role: str | None) -> sa.Engine:
     """The pool of this process for a url and role: all instances in one database share it."""
     with _engines_lock:
         engine = _engines.get(url)
         if engine is None:
             # Between the stages of a long run a pooled connection may have been cut: each is tried before it is used.
             engine = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            sa.event.listen(engine, "connect", _preparation(url, role), insert=True)  # before SQLAlchemy's own
             _engines[url] = engine
         return engine
+
+
+def _preparation(url: sa.URL, role: str | None) -> Callable[[session.Connection, object], None]:
+    """What is done with each new connection of a pool."""
+    checked = False
+
+    def prepare(connection: session.Connection, record: object) -> None:
+        nonlocal checked
+        connection.autocommit = True
+        behind_pooler = session.prepare(connection, url, role)
+        connection.autocommit = False
+        if behind_pooler and not checked:
+            session.refuse_shared_backends(url)
+            frames.begin_with(session.libpq(url), session.settings_as_sql(role))
+        checked = True
+
+    return prepare
 
 
 def _forget_connections() -> None:
@@ -168,26 +209,6 @@ def _forget_connections() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_connections)
-
-
-def _with_role(url: sa.URL, role: str | None) -> sa.URL:
-    if role is None:
-        return url
-    given = url.query.get("options") or os.environ.get("PGOPTIONS", "")  # libpq takes one of them
-    escaped = re.sub(r"([\\\s])", r"\\\1", role)
-    before = given if isinstance(given, str) else " ".join(given)
-    return url.update_query_dict({"options": f"{before} -c role={escaped}".lstrip()})
-
-
-def _uri(engine: sa.Engine) -> str:
-    return _libpq(engine.url)
-
-
-def _libpq(url: sa.URL) -> str:
-    # SQLAlchemy leaves a space in the password, which libpq refuses (and shows), and writes a + for one in the query,
-    # which to libpq is a plus.
-    place, mark, query = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
-    return f"{place.replace(' ', '%20')}{mark}{query.replace('+', '%20')}"
 
 
 def execute(connection: sa.Connection, statement: str) -> None:
@@ -203,7 +224,7 @@ def _version(engine: sa.Engine) -> int:
 def _create_database(url: sa.URL) -> None:
     """CREATE DATABASE, from a database that every server has. Two processes may do so at the same time."""
     for maintenance in ("postgres", "template1"):
-        uri = _libpq(url.set(database=maintenance))
+        uri = session.libpq(url.set(database=maintenance))
         try:
             with psycopg.connect(uri, autocommit=True) as connection:
                 name = psycopg.sql.Identifier(str(url.database))

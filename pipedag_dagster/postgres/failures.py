@@ -1,4 +1,4 @@
-"""What the errors of PostgreSQL and its drivers mean, where they are about the database and not about a statement."""
+"""Errors of PostgreSQL and its drivers that are about the database, not about a statement: what they mean to a user."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from pipedag_dagster.errors import (
     DatabaseUnreachable,
     DiskFull,
     LoginRefused,
+    PoolerRefused,
+    ReadOnlyServer,
+    TimedOut,
+    TooManyConnections,
 )
 
 
 @contextmanager
 def explained(url: sa.URL) -> Iterator[None]:
-    """Turn a failed connection into an error that says what to do. No password is ever part of it."""
+    """Turn a failed connection into an error that says what to do.
+
+    The password is in no message: libpq names only user, host, port and database, and `session.libpq` makes sure that
+    it can read the url.
+    """
     try:
         yield
     except (sa.exc.OperationalError, psycopg.OperationalError) as error:
-        place = _place(url)
+        place, reason, state = _place(url), _first_line(error), _sqlstate(error)
         # The cause may hold connection parameters: it is quoted without its chain.
-        reason = _first_line(error, url)
-        state = _sqlstate(error)
         if is_missing_database(error):
             raise DatabaseMissing(
                 f"Database {url.database!r} does not exist at {place}. Create it, or set "
@@ -38,45 +44,94 @@ def explained(url: sa.URL) -> Iterator[None]:
             raise LoginRefused(
                 f"{place} refuses the login of user {url.username!r}: {reason}. Fix user name and password in the url."
             ) from None
-        raise _unreachable(place, reason) from None
-
-
-# A connection that fails has no SQLSTATE.
-_REFUSALS = ("authentication failed", "no password supplied", "FATAL:  role ", "no pg_hba.conf entry")
+        raise (_failure(error, url) or _unreachable(place, reason)) from None
 
 
 @contextmanager
-def mapped(url: sa.URL) -> Iterator[None]:
-    """Turn the loss of a connection in use, and a full disk, into errors that say what to do. Other errors pass."""
+def mapped(url: sa.URL, *, read_only: bool = False) -> Iterator[None]:
+    """Turn what happens to a connection in use (it is lost, the disk is full, a limit is reached) into an error that
+    says what to do. Errors of statements pass.
+
+    Args:
+        read_only: the transaction itself is read-only. A refused write says nothing about the server then.
+    """
     try:
         yield
+    except sa.exc.TimeoutError:
+        raise TooManyConnections(
+            "All connections of this process are in use, and none became free. Lower `max_concurrent` of the instance."
+        ) from None
     except (sa.exc.DBAPIError, psycopg.Error, adbc_driver_manager.Error) as error:
-        failure = _failure(error, url)
+        failure = None if read_only and _sqlstate(error) == "25006" else _failure(error, url)
         if failure is None:
             raise
         raise failure from None
 
 
+def is_about_the_database(error: Exception) -> bool:
+    """Whether `mapped` has words of its own for the error: it is not the fault of the statement."""
+    return _failure(error, sa.URL.create("postgresql")) is not None
+
+
+_AS_BEFORE = "What people see is as it was before."
+_AGAIN = "Run it again: what was staged is reused."
+
+
 def _failure(error: Exception, url: sa.URL) -> DatabaseError | None:
     state, text = _sqlstate(error), str(getattr(error, "orig", None) or error)
-    place, reason = _place(url), _first_line(error, url).removesuffix(".")
+    place, reason = _place(url), _first_line(error).removesuffix(".")
     if state == "53100" or "No space left on device" in text:
         return DiskFull(
-            f"The disk of {place} is full: {reason}. What people see is as it was before. Make room (`pipedag-dagster "
+            f"The disk of {place} is full: {reason}. {_AS_BEFORE} Make room (`pipedag-dagster "
             "gc` drops old versions), and run it again: what was staged is reused."
+        )
+    if state == "53300" or any(word in text for word in _TOO_MANY):
+        return TooManyConnections(
+            f"{place} accepts no more connections: {reason}. {_AS_BEFORE} Lower `max_concurrent` of the instance, or "
+            "raise the limit (max_connections of the server, CONNECTION LIMIT of the database or role). Then run it "
+            "again: what was staged is reused."
+        )
+    if state == "57014":
+        return TimedOut(
+            f"{place} ended a statement: {reason}. {_AS_BEFORE} If it was a limit, raise statement_timeout where it "
+            "was set: in the options of the url, or in PGOPTIONS. If somebody cancelled it, run it again: what was "
+            "staged is reused."
+        )
+    if state in _IDLE:
+        return TimedOut(
+            f"{place} ended a connection of ours: {reason}. {_AS_BEFORE} Raise {_IDLE[state]} where it was set: in "
+            "the options of the url, in PGOPTIONS, or for the role or database. Then run it again: what was staged "
+            "is reused."
+        )
+    if state == "25006":
+        return ReadOnlyServer(
+            f"{place} does not accept changes: {reason}. It may be a standby, or set to read-only. Nothing was "
+            "changed. Name the primary server in the url."
+        )
+    if "unsupported startup parameter" in text:
+        return PoolerRefused(
+            f"{place} is a connection pooler that refuses our settings: {reason}. Connect to PostgreSQL itself. Or use "
+            "the pooler in session mode: in pgbouncer.ini, set pool_mode = session and "
+            "ignore_startup_parameters = options. We then set them by SQL."
         )
     if any(word in text for word in _CONNECTING) or state == "57P03":
         return _unreachable(place, reason)
     if (state is not None and (state.startswith("08") or state in _CUT)) or any(word in text for word in _LOST):
         return ConnectionLost(
-            f"The connection to {place} was cut: {reason}. What people see is one whole version. Run it again: what "
-            "was staged is reused."
+            f"The connection to {place} was cut: {reason}. What people see is one whole version. {_AGAIN}"
         )
     return None
 
 
-_CUT = ("57P01", "57P02", "57P05", "25P03")  # an administrator, a crash, a timeout of idle sessions
-# These have no SQLSTATE: they are of the client.
+_CUT = ("57P01", "57P02")  # by an administrator, by a crash
+_IDLE = {
+    "25P03": "idle_in_transaction_session_timeout",
+    "25P04": "transaction_timeout",
+    "57P05": "idle_session_timeout",
+}
+# A connection that fails has no SQLSTATE. These words are those of libpq, or of a server that speaks English.
+_REFUSALS = ("authentication failed", "no password supplied", "FATAL:  role ", "no pg_hba.conf entry")
+_TOO_MANY = ("too many clients", "remaining connection slots", "too many connections", "no more connections allowed")
 _CONNECTING = ("connection failed", "Connection refused", "connection to server")
 _LOST = (
     "server closed the connection",
@@ -104,9 +159,8 @@ def _place(url: sa.URL) -> str:
     return url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
 
 
-def _first_line(error: Exception, url: sa.URL) -> str:
-    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-    return reason.replace(url.password, "***") if url.password else reason
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
 
 
 def _sqlstate(error: Exception) -> str | None:
@@ -115,5 +169,6 @@ def _sqlstate(error: Exception) -> str | None:
 
 
 def is_missing_database(error: Exception) -> bool:
+    """Whether a connection failed because there is no such database."""
     text = str(getattr(error, "orig", None) or error)
     return _sqlstate(error) == "3D000" or ('database "' in text and "does not exist" in text)

@@ -18,6 +18,8 @@ from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
 from pipedag_dagster.names import StageSchemas, physical_name, quote, table_name
 from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.failures import is_about_the_database
+from pipedag_dagster.postgres.session import search_path
 from pipedag_dagster.versions import write_table, write_view
 from pipedag_dagster.versions.write_table import Connection, Constraints, Made
 from pipedag_dagster.versions.write_view import Place
@@ -41,11 +43,10 @@ def run(
     # A connection of its own: what a script sets, and its temporary tables, end with it.
     with database.told(), database.connect("pipedag script") as connection, connection.transaction():
         connection.execute(f"CREATE SCHEMA {quote(scratch)}".encode())
-        before = _set_search_path(connection, quote(scratch))
-        for text in texts:
-            _execute(connection, text.replace(SCRIPT_SCHEMA, quote(scratch)), text, what)
+        with search_path(connection, f"{quote(scratch)}, {database.own_search_path}"):
+            for text in texts:
+                _execute(connection, text.replace(SCRIPT_SCHEMA, quote(scratch)), text, what)
         _refuse_foreign_writes(connection, database, scratch, what)
-        connection.execute("SELECT set_config('search_path', %s, true)", (before,))
         found = _found(connection, scratch, what)
         names = {name: physical_name(name) for name, _ in found}
         made = {}
@@ -62,14 +63,6 @@ def run(
     return made
 
 
-def _set_search_path(connection: Connection, first: str) -> str:
-    """Put a schema first. Returns the search path as it was."""
-    row = connection.execute("SELECT current_setting('search_path')").fetchone()
-    assert row is not None
-    connection.execute("SELECT set_config('search_path', %s, true)", (f"{first}, {row[0]}",))
-    return str(row[0])
-
-
 def _execute(connection: Connection, text: str, shown: str, what: str) -> None:
     # A statement at the end, because EXECUTE refuses SELECT … INTO when it is the last one.
     execute = sql.SQL("BEGIN EXECUTE {}; END").format(sql.Literal(f"{text}\n;SELECT 1")).as_string(connection)
@@ -78,6 +71,8 @@ def _execute(connection: Connection, text: str, shown: str, what: str) -> None:
     except (psycopg.OperationalError, psycopg.InterfaceError):
         raise
     except psycopg.Error as error:
+        if is_about_the_database(error):
+            raise
         said = error.diag.message_primary or str(error)
         if isinstance(error, psycopg.errors.FeatureNotSupported) and "EXECUTE" in said:
             said = f"a script is one transaction, and cannot end it ({said})"

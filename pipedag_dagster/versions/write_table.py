@@ -20,6 +20,7 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import DatabaseError, UnstorableResult
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.versions.content_hash import CONTENT, row_hash
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -89,7 +90,7 @@ def from_query(
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
     with database.transaction(staging=True) as connection:
-        with explained(what, name, query):
+        with explained(what, name, query), database.users_sql(connection):
             # Without parameters the driver leaves % signs alone.
             rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
         return measure(connection, schema, name, constraints, what, rows, hash_rows)
@@ -115,9 +116,8 @@ def from_elsewhere(
         UnstorableResult: one of the databases refuses, or the result breaks a constraint.
     """
     table = quote(schema, name)
-    with source.transaction() as reader, database.transaction(staging=True) as writer:
+    with source.transaction(read_only=True) as reader, database.transaction(staging=True) as writer:
         with explained(what, name, query):
-            reader.execute("SET TRANSACTION READ ONLY")
             writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
             with (
                 reader.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as out,
@@ -205,6 +205,8 @@ def explained(what: str, physical: str, query: str | None = None) -> Iterator[No
             "Table(…). Fix the task or the declaration."
         ) from error
     except psycopg.Error as error:
+        if is_about_the_database(error):
+            raise
         said = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
         said = said.replace(physical, what.rpartition(".")[2])
         raise UnstorableResult(f"{what}: {said}" + (f"\nin the query:\n{query.strip()}" if query else "")) from error

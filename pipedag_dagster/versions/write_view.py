@@ -26,7 +26,8 @@ def make(database: Database, schema: str, name: str, query: str, what: str, plac
         UnstorableResult: the database refuses the query, or it reads what moves or is another instance's.
     """
     with database.transaction() as connection, write_table.explained(what, name, query):
-        connection.execute(f"CREATE VIEW {quote(schema, name)} AS\n{query}".encode())
+        with database.users_sql(connection):
+            connection.execute(f"CREATE VIEW {quote(schema, name)} AS\n{query}".encode())
         return measure(connection, schema, name, what, place)
 
 

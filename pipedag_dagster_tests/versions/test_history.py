@@ -221,7 +221,7 @@ def test_drop_takes_exactly_what_the_mark_names(
 @pytest.mark.parametrize(
     ("made", "named"),
     [
-        ("CREATE VIEW public.theirs AS SELECT a FROM full_raw.x", "view theirs"),
+        ("CREATE VIEW public.theirs AS SELECT a FROM full_raw.x", "view public.theirs"),
         ("CREATE TABLE full_raw.mine (a int)", "table full_raw.mine"),
         ("CREATE FUNCTION full_raw.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "function full_raw.f()"),
     ],
