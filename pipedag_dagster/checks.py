@@ -32,6 +32,7 @@ from psycopg import sql
 
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.names import asset_name, quote, stage_name
+from pipedag_dagster.options import known_options
 
 Severity: TypeAlias = Literal["ERROR", "WARN"]
 ROWS = "pipedag_rows"
@@ -198,6 +199,7 @@ class Options(TypedDict, total=False):
     name: str
 
 
+@known_options(*Options.__optional_keys__)
 def unique(*columns: str, **options: Unpack[Options]) -> Check:
     """No two rows have the same value, or the same combination of values. NULL equals nothing.
 
@@ -212,6 +214,7 @@ def unique(*columns: str, **options: Unpack[Options]) -> Check:
     )
 
 
+@known_options(*Options.__optional_keys__)
 def not_null(*columns: str, **options: Unpack[Options]) -> Check:
     """Each of the columns has a value in every row."""
     return NotNull(
@@ -221,6 +224,7 @@ def not_null(*columns: str, **options: Unpack[Options]) -> Check:
     )
 
 
+@known_options(*Options.__optional_keys__)
 def primary_key(*columns: str, **options: Unpack[Options]) -> Check:
     """Unique and not NULL. It costs nothing where `Table(…, primary_key=…)` makes the database enforce it."""
     return PrimaryKey(
@@ -230,6 +234,7 @@ def primary_key(*columns: str, **options: Unpack[Options]) -> Check:
     )
 
 
+@known_options(*Options.__optional_keys__)
 def min_rows(rows: int, **options: Unpack[Options]) -> Check:
     """The table has at least so many rows. Mind that small instances have fewer than full."""
     if not isinstance(rows, int) or rows < 1:
@@ -238,6 +243,7 @@ def min_rows(rows: int, **options: Unpack[Options]) -> Check:
     return MinRows(rows=rows, description=description, **_named("min_rows", (), options))
 
 
+@known_options(*Options.__optional_keys__)
 def accepted_values(column: str, values: Sequence[Any], **options: Unpack[Options]) -> Check:
     """The column has only these values. NULL is none: `not_null` says that there must be one."""
     if isinstance(values, str) or not values:
@@ -250,6 +256,7 @@ def accepted_values(column: str, values: Sequence[Any], **options: Unpack[Option
     )
 
 
+@known_options(*Options.__optional_keys__)
 def references(
     columns: str | Sequence[str],
     target: str,
@@ -293,6 +300,7 @@ Function: TypeAlias = Callable[[Any], Any]
 def check(fn: Function, /) -> FunctionCheck: ...
 @overload
 def check(*, input_type: type = ..., **options: Unpack[Options]) -> Callable[[Function], FunctionCheck]: ...
+@known_options(*Options.__optional_keys__)
 def check(fn: Function | None = None, /, *, input_type: type = sa.Table, **options: Unpack[Options]) -> Any:
     """Make a check of a function that gets the table and returns the rows that are bad.
 

@@ -13,6 +13,8 @@ from typing import Any, Self
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.config.layers import merge
 from pipedag_dagster.errors import ConfigError
+from pipedag_dagster.graph.instance import Instance
+from pipedag_dagster.options import known_options
 from pipedag_dagster.versions.table_store import TableStore
 
 _current: ContextVar[ConfigContext | None] = ContextVar("config", default=None)
@@ -25,7 +27,7 @@ class Store:
     table_store: TableStore
 
 
-class ConfigContext:
+class ConfigContext(Instance):
     """One instance of a pipeline: its configuration, and the store that holds its tables.
 
     `with config:` makes it the current one, which `ConfigContext.get()` returns. Nothing connects to the database
@@ -130,6 +132,7 @@ class PipedagConfig:
         cfg.attrs["copy_filter_cnt"]
     """
 
+    @known_options()
     def __init__(self, path: str | Path | None = None) -> None:
         self.files = ConfigFiles(find_config() if path is None else path)
 
@@ -147,6 +150,7 @@ class PipedagConfig:
     def instance_names(self) -> tuple[str, ...]:
         return self.files.instance_names
 
+    @known_options()
     def get(self, instance: str, per_user: bool = False) -> ConfigContext:
         """The configuration of one instance.
 

@@ -8,7 +8,8 @@ what to type next; a docstring here is the remedy in one line.
     │   ├── UnknownInstance     choose one of the instances that exist
     │   └── MissingVariable     set the environment variable, or write the attribute file
     ├── WiringError             fix the flow: names, cycles, the way tasks are called
-    ├── InvalidName             choose another name for a stage or table
+    │   ├── UnknownOption       fix the name of the option (a TypeError, too)
+    │   └── InvalidName         choose another name for a stage or table
     ├── DatabaseError           look at the database
     │   ├── DatabaseUnreachable start it, or fix host and port
     │   ├── ConnectionLost      run it again: what was staged is reused
@@ -81,6 +82,10 @@ class MissingVariable(ConfigError):
 
 class WiringError(PipedagError):
     """Fix the flow: it cannot be run as it is wired."""
+
+
+class UnknownOption(WiringError, TypeError):
+    """Fix the name of the option: nobody reads it."""
 
 
 class InvalidName(WiringError):

@@ -1,4 +1,4 @@
-"""What people should know of the tables that a task makes. It changes nothing that is made."""
+"""How a task describes its tables to people: texts, owners, tags, checks. None of it changes the tables."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Columns: TypeAlias = Mapping[str, str]
 """Descriptions of columns, by name."""
 
 
-class AboutOptions(TypedDict, total=False):
-    """What `@materialize` takes to describe the tables of a task."""
+class DescriptionOptions(TypedDict, total=False):
+    """The options of `@materialize` that describe the tables of a task."""
 
     owners: Sequence[str]
     tags: Mapping[str, str]
@@ -26,10 +26,10 @@ class AboutOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class About:
-    """The options of a task that describe its tables.
+class TableDescription:
+    """The description of the tables of a task.
 
-    `description`, `columns` and `checks` are those of each table, by name; under None, those of every table.
+    `description`, `columns` and `checks` are by the name of a table; under None, they are for every table.
     """
 
     owners: tuple[str, ...] = ()
@@ -40,33 +40,37 @@ class About:
     checks: Mapping[str | None, tuple[Check, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, task: str, **given: Unpack[AboutOptions]) -> About:
-        """From what `@materialize` was given.
+    def of(cls, task: str, **options: Unpack[DescriptionOptions]) -> TableDescription:
+        """The description that the options of the task `task` give.
 
         Raises:
-            WiringError: one of them is not what it must be.
+            WiringError: an option has a value that it cannot have.
         """
-        owners, kinds = given.get("owners", ()), given.get("kinds", ())
-        for option, listed in (("owners", owners), ("kinds", kinds)):
-            if isinstance(listed, str):
-                raise WiringError(f"Task {task!r}: {option} must be a list, as in {option}=[{listed!r}].")
-        columns: Any = given.get("columns", {})
+        owners, kinds, tags = options.get("owners", ()), options.get("kinds", ()), options.get("tags", {})
+        for option, value in (("owners", owners), ("kinds", kinds)):
+            if isinstance(value, str):
+                raise WiringError(f"Task {task!r}: {option} must be a list, as in {option}=[{value!r}].")
+        if not isinstance(tags, Mapping):
+            raise WiringError(f'Task {task!r}: tags must be a dict, as in tags={{"layer": "raw"}}, not {tags!r}.')
+        columns: Any = options.get("columns", {})
         if _are_columns(columns):
             columns = {None: columns}
-        about = cls(
+        described = cls(
             tuple(owners),
-            dict(given.get("tags", {})),
+            dict(tags),
             frozenset(kinds),
-            _by_table(task, "description", given.get("description"), lambda one: isinstance(one, str)),
+            _by_table(task, "description", options.get("description"), lambda text: isinstance(text, str)),
             _by_table(task, "columns", columns, _are_columns),
-            _by_table(task, "checks", given.get("checks"), _are_checks),
+            _by_table(task, "checks", options.get("checks"), _are_checks),
         )
-        for table in about.checks:
-            names = [check.name for check in about.checks_of(table)]
+        for table in described.checks:
+            names = [check.name for check in described.checks_of(table)]
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice:
-                raise WiringError(f"Task {task!r}: two checks are called {twice!r}. Give one of them another name='…'.")
-        return about
+                raise WiringError(
+                    f"Task {task!r}: two checks have the name {twice!r}. Give one of them another one: name='…'."
+                )
+        return described
 
     def description_of(self, table: str) -> str | None:
         return self.description.get(table, self.description.get(None))
@@ -78,35 +82,37 @@ class About:
         own = self.checks.get(table, ()) if table else ()
         return (*self.checks.get(None, ()), *own)
 
-    def refuse_unknown(self, what: str, tables: Iterable[str]) -> None:
+    def refuse_unknown_tables(self, task: str, tables: Iterable[str]) -> None:
         """
         Raises:
-            WiringError: it describes a table that the task does not make.
+            WiringError: the description names a table that the task does not make.
         """
         known = set(tables)
         for option in ("description", "columns", "checks"):
             for table in getattr(self, option):
                 if table is not None and table not in known:
-                    raise WiringError(f"{what}: {option}= names the table {table!r}.{did_you_mean(table, known)}")
+                    raise WiringError(
+                        f"{task}: {option}= names the table {table!r}, which the task does not make."
+                        f"{did_you_mean(table, known)}"
+                    )
 
 
-def _by_table(task: str, option: str, given: Any, right: Callable[[Any], bool]) -> dict[str | None, Any]:
-    if given is None or (not isinstance(given, str) and len(given) == 0):
+def _by_table(task: str, option: str, value: Any, is_valid: Callable[[Any], bool]) -> dict[str | None, Any]:
+    if value is None or (not isinstance(value, str) and len(value) == 0):
         return {}
-    found = given if isinstance(given, Mapping) else {None: given}
-    for value in found.values():
-        if not right(value):
-            raise WiringError(f"Task {task!r}: {option}={given!r} is not understood. {_EXAMPLES[option]}")
-    values = {name if name is None else asset_name(name): value for name, value in found.items()}
-    return {name: tuple(value) if option == "checks" else value for name, value in values.items()}
+    by_table = value if isinstance(value, Mapping) else {None: value}
+    if not all(is_valid(part) for part in by_table.values()):
+        raise WiringError(f"Task {task!r}: {option}={value!r} is not valid. {_EXAMPLES[option]}")
+    by_table = {table if table is None else asset_name(table): part for table, part in by_table.items()}
+    return {table: tuple(part) if option == "checks" else part for table, part in by_table.items()}
 
 
-def _are_columns(given: Any) -> bool:
-    return isinstance(given, Mapping) and all(isinstance(text, str) for text in given.values())
+def _are_columns(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
 
 
-def _are_checks(given: Any) -> bool:
-    return isinstance(given, Sequence) and all(isinstance(check, Check) for check in given)
+def _are_checks(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(check, Check) for check in value)
 
 
 _EXAMPLES = {

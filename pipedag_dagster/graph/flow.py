@@ -6,21 +6,24 @@ its asset and the graph is checked; afterwards it does not change.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import graphlib
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import Token
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from pipedag_dagster.errors import WiringError, did_you_mean
+from pipedag_dagster.graph import nested
+from pipedag_dagster.graph.instance import Instance
+from pipedag_dagster.graph.nested import Path
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
-from pipedag_dagster.graph.task import Task, Wire, wiring
+from pipedag_dagster.graph.task import Handle, Task, Wire, wiring
 from pipedag_dagster.names import asset_name, stage_name
+from pipedag_dagster.options import caller, known_options
 
-Path: TypeAlias = tuple[int | str, ...]
-"""Where something is in a nested value: positions, and keys of dicts or fields. () is the value itself."""
+__all__ = ["FlowGraph", "Output", "Path", "Slot", "Stage", "TaskCall", "map_outputs", "outputs_in"]
+
+_open_flow: ContextVar[FlowGraph | None] = ContextVar("open_flow", default=None)
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,11 @@ class TaskCall:
         return f"{self.stage.name}.{self.name}"
 
 
-class Output:
-    """What a task call will return. Pass it to other tasks; take parts of it by `[…]`, fields of a dataclass also by
-    `.name`, or by unpacking."""
+class Output(Handle):
+    """The result of a task call, which does not exist yet.
+
+    Pass it to other tasks. Take parts of it by `[…]` or by unpacking, and fields of a dataclass also by `.name`.
+    """
 
     def __init__(self, call: TaskCall, path: Path = ()) -> None:
         self.call = call
@@ -87,9 +92,7 @@ class Output:
             return self._declared(key)
         if not declared:
             if not self.path and isinstance(key, int):
-                raise WiringError(
-                    f"{call} is not known to return several tables: write @materialize(outputs=[…]) or nout=…"
-                )
+                raise self._not_several()
             key = asset_name(key) if isinstance(key, str) else key
             call._asked[(*self.path, key)] = None
         return Output(call, (*self.path, key))
@@ -98,17 +101,15 @@ class Output:
         call, outputs = self.call, self.call.task.outputs
         if isinstance(key, str):
             if outputs is None:
-                raise WiringError(f"{call} has nout={call.task.nout}: take its outputs by number, not by name.")
+                raise WiringError(f"{call} has nout={call.task.nout}. Take its outputs by number, not by name.")
             key = asset_name(key)
             if key not in outputs:
                 raise WiringError(f"{call} has no output {key!r}.{did_you_mean(key, outputs)}")
             return Output(call, (outputs.index(key),) if len(outputs) > 1 else ())
         if call.count is None:
-            raise WiringError(
-                f"{call} is not known to return several tables: write @materialize(outputs=[…]) or nout=…"
-            )
+            raise self._not_several()
         if not -call.count <= key < call.count:
-            raise WiringError(f"{call} has no output {key}: it has {call.count}, from 0 on.")
+            raise WiringError(f"{call} has no output {key}. It has {call.count}: 0 to {call.count - 1}.")
         return Output(call, (key % call.count,))
 
     def __getattr__(self, name: str) -> Output:
@@ -118,15 +119,16 @@ class Output:
 
     def __iter__(self) -> Iterator[Output]:
         if self.path or self.call.count is None:
-            raise WiringError(
-                f"{self} cannot be unpacked: it is not known to return several tables. "
-                "Write @materialize(outputs=[…]) or nout=…"
-            )
+            raise WiringError(f"{self} cannot be unpacked. {self._not_several()}")
         return (Output(self.call, (position,)) for position in range(self.call.count))
+
+    def _not_several(self) -> WiringError:
+        advice = "Write @materialize(outputs=[…]), or nout=…"
+        return WiringError(f"{self.call} has not declared that it returns several tables. {advice}")
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The known outputs that this one is, is a part of, or has as parts."""
+        """The known outputs that overlap with this one: itself, its parts, or the output that it is a part of."""
         path = self.path
         return tuple(slot for slot in self.call.slots if all(a == b for a, b in zip(slot.path, path, strict=False)))
 
@@ -136,40 +138,12 @@ class Output:
 
 def outputs_in(value: Any) -> Iterator[Output]:
     """All outputs in nested lists, tuples, dicts and dataclasses."""
-    if isinstance(value, Output):
-        yield value
-    else:
-        for part in _parts(value):
-            yield from outputs_in(part)
+    return nested.find(value, Output)
 
 
 def map_outputs(value: Any, read: Callable[[Output], Any]) -> Any:
-    """`value` with what `read` makes of the outputs in it; what has none of them is the same object."""
-    if isinstance(value, Output):
-        return read(value)
-    if not any(True for _ in outputs_in(value)):
-        return value
-    if isinstance(value, dict):
-        return {key: map_outputs(part, read) for key, part in value.items()}
-    parts = [map_outputs(part, read) for part in _parts(value)]
-    if isinstance(value, list):
-        return parts
-    if isinstance(value, tuple):
-        return value._make(parts) if hasattr(value, "_make") else tuple(parts)
-    made = copy.copy(value)
-    for one, part in zip(dataclasses.fields(value), parts, strict=True):
-        object.__setattr__(made, one.name, part)
-    return made
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    if isinstance(value, list | tuple):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, one.name) for one in dataclasses.fields(value)]
-    return ()
+    """`value` with `read` called on the outputs in it. What has no outputs is the same object."""
+    return nested.replace(value, Output, read)
 
 
 class _Wired:
@@ -196,30 +170,37 @@ class Stage(_Wired):
         name: letters, digits and `_`, case-insensitive.
 
     Raises:
-        WiringError: it is opened outside of a flow, or the flow has a stage of this name.
+        WiringError: it is opened outside of a flow, or a second time, or the flow has another stage of this name.
     """
 
     flow: FlowGraph
 
+    @known_options()
     def __init__(self, name: str) -> None:
         self.name = stage_name(name)
         self.calls: list[TaskCall] = []
+        self._opened_at: str | None = None
 
     @property
     def current_name(self) -> str:
-        """In a `RawSql` script, what stands for the schema that it writes to (as in pydiverse.pipedag)."""
+        """The placeholder for the script's own schema in a `RawSql` (a name from pydiverse.pipedag)."""
         return SCRIPT_SCHEMA
 
     transaction_name = current_name
 
     def __enter__(self) -> Self:
-        flow = getattr(wiring.get(), "__self__", None)
-        flow = flow.flow if isinstance(flow, Stage) else flow
-        if not isinstance(flow, FlowGraph):
+        flow = _open_flow.get()
+        if flow is None:
             raise WiringError(f"Stage {self.name!r} is opened outside of a flow: write `with Flow(…):` around it.")
+        if self._opened_at is not None:
+            raise WiringError(
+                f"Stage {self.name!r} is opened a second time, in flow {flow.name!r}. It belongs to flow "
+                f"{self.flow.name!r} ({self._opened_at}). Make a new one: `with Stage({self.name!r}):`."
+            )
         if any(other.name == self.name for other in flow.stages):
             raise WiringError(f"Flow {flow.name!r} has two stages {self.name!r}. Give one of them another name.")
         self.flow = flow
+        self._opened_at = caller()
         flow.stages.append(self)
         return super().__enter__()
 
@@ -227,24 +208,13 @@ class Stage(_Wired):
         number = sum(call.task.name == task.name for call in self.calls) + 1
         call = TaskCall(task, self, task.name if number == 1 else f"{task.name}_{number}", {})
         if task.from_source:
-            if len(args) != 1 or not hasattr(type(args[0]), "store"):
-                raise WiringError(
-                    f"{call}: call it as {task.name}(source_cfg, stage=stage, …), with the configuration of the "
-                    "instance to copy from as its only positional argument."
-                )
-            call.source = args[0]
-            call.source_stage = kwargs.get("stage", self)
-            unknown = set(kwargs) - {"stage", *task.pass_args}
-            missing = set(task.pass_args) - set(kwargs) - {"stage"}
-            if unknown or missing:
-                raise WiringError(f"{call}: pass_args is {list(task.pass_args)}, but was called with {sorted(kwargs)}.")
-            call.arguments = {"stage": self} | kwargs
-            call.arguments = {name: call.arguments[name] for name in task.pass_args}
+            self._bind_source(call, args, kwargs)
         else:
             try:
                 bound = task.signature.bind(*args, **kwargs)
             except TypeError as error:
-                raise WiringError(f"{call}: {error}. It is {task.name}{task.signature}.") from error
+                hint = _misspelt(kwargs, task)
+                raise WiringError(f"{call}: {error}.{hint} It is {task.name}{task.signature}.") from error
             bound.apply_defaults()
             call.arguments = dict(bound.arguments)
         for needed in call.inputs:
@@ -253,17 +223,52 @@ class Stage(_Wired):
         self.calls.append(call)
         return Output(call)
 
+    def _bind_source(self, call: TaskCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The arguments of a task under `@input_stage_versions`."""
+        task = call.task
+        if len(args) != 1 or not isinstance(args[0], Instance):
+            raise WiringError(
+                f"{call}: call it as {task.name}(source_cfg, stage=stage, …). The instance to copy from is its only "
+                "positional argument."
+            )
+        call.source = args[0]
+        call.source_stage = kwargs.get("stage", self)
+        unknown = set(kwargs) - {"stage", *task.pass_args}
+        missing = set(task.pass_args) - set(kwargs) - {"stage"}
+        if unknown or missing:
+            raise WiringError(f"{call}: pass_args is {list(task.pass_args)}, but it is called with {sorted(kwargs)}.")
+        arguments = {"stage": self} | kwargs
+        call.arguments = {name: arguments[name] for name in task.pass_args}
+
     def __repr__(self) -> str:
         return f"<stage {self.name}>"
+
+
+def _misspelt(kwargs: dict[str, Any], task: Task) -> str:
+    known = task.signature.parameters
+    return next((did_you_mean(name, known, otherwise="") for name in kwargs if name not in known), "")
 
 
 class FlowGraph(_Wired):
     """A flow without the means to run it (see `pipedag_dagster.Flow`)."""
 
+    @known_options()
     def __init__(self, name: str = "flow") -> None:
         self.name = name
         self.stages: list[Stage] = []
         self._others: dict[str, Stage] = {}
+        self._opened_at: str | None = None
+        self._outer: Token[FlowGraph | None] | None = None
+
+    def __enter__(self) -> Self:
+        if self._opened_at is not None:
+            raise WiringError(
+                f"Flow {self.name!r} is opened a second time. It was wired in {self._opened_at} and does not change "
+                f"any more. Make a new one: `with Flow({self.name!r}) as flow:`."
+            )
+        self._opened_at = caller()
+        self._outer = _open_flow.set(self)
+        return super().__enter__()
 
     @property
     def stage_names(self) -> list[str]:
@@ -271,7 +276,7 @@ class FlowGraph(_Wired):
         return list(dict.fromkeys([*(stage.name for stage in self.stages), *self._others]))
 
     def external(self, table: str) -> Output:
-        """A table that no task of the flow makes: that of a plain Dagster asset, or of another flow of the instance.
+        """A table that no task of the flow makes: a plain Dagster asset, or a table of another flow of the instance.
 
         Args:
             table: `"stage.table"`.
@@ -291,7 +296,7 @@ class FlowGraph(_Wired):
         for call in stage.calls:
             if call.assets == [asset_name(name)]:
                 return Output(call)
-        call = TaskCall(Task(_made_elsewhere, outputs=[name]), stage, asset_name(name), {})
+        call = TaskCall(Task(_made_elsewhere, {"outputs": [name]}), stage, asset_name(name), {})
         call.slots = (Slot(call.name, ()),)
         stage.calls.append(call)
         return Output(call)
@@ -301,6 +306,8 @@ class FlowGraph(_Wired):
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         super().__exit__(kind, error, traceback)
+        assert self._outer is not None
+        _open_flow.reset(self._outer)
         if error is None:
             for stage in self.stages:
                 _name_outputs(stage)
@@ -324,7 +331,7 @@ class FlowGraph(_Wired):
 
 
 def _made_elsewhere() -> None:
-    """Stands for what makes the tables of `FlowGraph.external`."""
+    """Stands for the code that makes the tables of `FlowGraph.external`."""
 
 
 def _name_outputs(stage: Stage) -> None:
@@ -344,8 +351,8 @@ def _name_outputs(stage: Stage) -> None:
             continue
         if call.task.from_source:
             raise WiringError(
-                f"{call}: which tables it copies is not known before it runs. "
-                'Ask for them (tbls["orders"]) or declare them: outputs=[…].'
+                f"{call}: nobody knows before it runs which tables it copies. "
+                'Declare them with outputs=[…], or ask for them: tbls["orders"].'
             )
         paths: list[Path] = [()] if call.count is None else [(number,) for number in range(call.count)]
         call.slots = tuple(Slot(_free_name(call, owner), path) for path in paths)
@@ -361,8 +368,12 @@ def _free_name(call: TaskCall, owner: dict[str, TaskCall]) -> str:
 
 
 def _in_order(stages: Iterable[Stage]) -> Iterable[Stage]:
-    """The stages, each after those that it reads. A cycle is refused: Dagster would split one of its stages
-    into two steps, and so into two transactions."""
+    """The stages, each after the stages that it reads.
+
+    Raises:
+        WiringError: the stages need each other in a circle. Dagster would split one of them into two steps, and so
+            into two transactions.
+    """
     graph = {
         stage: [needed.call.stage for call in stage.calls for needed in call.inputs if needed.call.stage is not stage]
         for stage in stages

@@ -1,4 +1,4 @@
-"""What a task returns: data or a query, with a name and the properties of the table to be; or what is no table."""
+"""What a task returns: tables, with their names and properties, and other things that a stage can hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql.util import ClauseAdapter
+
+from pipedag_dagster.options import known_options
 
 
 class Table:
@@ -26,6 +28,7 @@ class Table:
         Table(list, name='Orders', primary_key=('id',))
     """
 
+    @known_options()
     def __init__(
         self,
         obj: Any,
@@ -59,13 +62,14 @@ class Blob:
 
     Args:
         obj: the object.
-        name: its name in the stage, case-insensitive. Without it, it is named after its asset.
+        name: its name in the stage, case-insensitive. Without a name, it is called like its asset.
 
     Example:
         >>> Blob({1, 2}, "model")
         Blob(set, name='model')
     """
 
+    @known_options()
     def __init__(self, obj: Any, name: str | None = None) -> None:
         self.obj = obj
         self.name = name
@@ -78,8 +82,8 @@ class RawSql:
     """An SQL script. The tables and views that it makes become tables of the stage, under their own names.
 
     It runs in one transaction, in an empty schema of its own, which is first in the search path: write
-    `CREATE TABLE orders …`. `{name}` stands for an input: the table that the task gets as the argument `name` (and
-    `{name.key}` for a part of it). `{schema}` stands for the script's own schema.
+    `CREATE TABLE orders …`. `{name}` stands for an input: the table that the task gets as the argument `name`;
+    `{name.key}` is a part of it. `{schema}` stands for the script's own schema.
 
     Args:
         sql: the script, or a list of scripts that run one after the other. The database splits it into statements.
@@ -90,6 +94,7 @@ class RawSql:
         RawSql('CREATE TABLE large AS SELECT * FROM {orders} WHERE amoun…')
     """
 
+    @known_options()
     def __init__(self, sql: str | Sequence[str], name: str | None = None) -> None:
         self.scripts = (sql,) if isinstance(sql, str) else tuple(sql)
         self.name = name
@@ -100,20 +105,23 @@ class RawSql:
 
 
 class View:
-    """A query that is not stored: the stage has a view of it. What it reads is kept as long as the view is.
+    """A query whose result is not stored: the stage has a view of it. The tables that it reads are kept as long as the
+    view is.
 
     Args:
-        src: a query, or a table of the task's inputs, or a list of these: their rows together (`UNION ALL`).
+        src: a query, or a table that the task takes as `sa.Table`. Of a list of them, the view has all rows
+            (`UNION ALL`).
         name: as for `Table`.
         columns: only these columns; a dict renames them: `{"new": "old"}`.
-        sort_by: the column, or the columns, by which it is sorted: names, or expressions like `t.c.id.desc()`.
-        limit: at most so many rows.
+        sort_by: one or more columns to sort by: names, or expressions like `t.c.id.desc()`.
+        limit: the greatest number of rows.
 
     Example:
         >>> View(sa.text("SELECT 1 AS x"), "one").name
         'one'
     """
 
+    @known_options()
     def __init__(
         self,
         src: Any,
@@ -131,7 +139,7 @@ class View:
 
     @property
     def query(self) -> sa.ClauseElement:
-        """The query as one SELECT; texts stay as they are where nothing is done with them."""
+        """The query as one SELECT. A text is returned unchanged if there are no columns, sorting or limit to apply."""
         sources = list(self.src) if isinstance(self.src, list | tuple) else [self.src]
         if len(sources) == 1 and self.columns is None and self.sort_by is None and self.limit is None:
             query: sa.ClauseElement = sources[0]
@@ -164,11 +172,11 @@ def _selectable(source: Any) -> sa.FromClause:
     if isinstance(source, sa.SelectBase):
         return source.subquery()
     raise TypeError(
-        f"View: {type(source).__name__} cannot be combined, sorted or renamed. Write sa.select(…), or take an input "
-        "as sa.Table."
+        f"View: an object of the class {type(source).__name__} cannot be combined, sorted or renamed. Write "
+        "sa.select(…), or take the input as sa.Table."
     )
 
 
 def _column(rows: sa.FromClause, column: Any) -> Any:
-    # Expressions are about the sources: what is selected from are their rows together.
+    # Expressions name columns of the sources; the SELECT reads from their union.
     return rows.c[column] if isinstance(column, str) else ClauseAdapter(rows).traverse(column)

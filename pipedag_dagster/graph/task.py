@@ -6,23 +6,25 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Unpack, overload
+from typing import Any, Unpack, cast, overload
 
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.graph.description import About, AboutOptions
+from pipedag_dagster.graph.description import DescriptionOptions, TableDescription
+from pipedag_dagster.graph.nested import parts
 from pipedag_dagster.names import asset_name, table_name
+from pipedag_dagster.options import defined_at, refuse_unknown
 
 READABLE = "pd.DataFrame, sa.Table, pa.Table, pl.DataFrame, pl.LazyFrame"
 
 
-def readable(kind: object) -> bool:
+def readable(input_type: object) -> bool:
     """Whether tables can be read as this class. Classes of optional libraries are known by name."""
-    if not isinstance(kind, type):
+    if not isinstance(input_type, type):
         return False
-    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-    return issubclass(kind, sa.FromClause) or name in (
+    name = f"{input_type.__module__.partition('.')[0]}.{input_type.__name__}"
+    return issubclass(input_type, sa.FromClause) or name in (
         "pandas.DataFrame",
         "pyarrow.Table",
         "polars.DataFrame",
@@ -35,6 +37,32 @@ wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
 """What a call of a task does: set by an open `Flow` or `Stage`. None: the plain function is called."""
 
 
+class Handle:
+    """What the call of a task returns while a flow is open: it stands for tables that do not exist yet."""
+
+
+class _Options(DescriptionOptions, total=False):
+    outputs: Sequence[str] | None
+    input_type: type | None
+    cache: Callable[..., Any] | None
+    lazy: bool
+    version: str | None
+    allow_fresh_input: bool
+
+
+class TaskOptions(_Options, total=False):
+    """The options of `@materialize`."""
+
+    nout: int | None
+    input: bool
+
+
+class CopyOptions(_Options, total=False):
+    """The options of `@input_stage_versions`."""
+
+    pass_args: Sequence[str]
+
+
 class Task:
     """A function under `@materialize` or `@input_stage_versions`.
 
@@ -43,67 +71,83 @@ class Task:
     """
 
     def __init__(
-        self,
-        fn: Callable[..., Any],
-        *,
-        nout: int | None = None,
-        outputs: Sequence[str] | None = None,
-        input: bool = False,
-        version: str | None = None,
-        cache: Callable[..., Any] | None = None,
-        lazy: bool = False,
-        input_type: type | None = None,
-        from_source: bool = False,
-        pass_args: Sequence[str] = (),
-        allow_fresh_input: bool = False,
-        **about: Unpack[AboutOptions],
+        self, fn: Callable[..., Any], options: TaskOptions | CopyOptions, *, from_source: bool = False
     ) -> None:
+        if not callable(fn):
+            raise WiringError(f'@materialize takes a function, not {fn!r}. Write its options by name: version="1.0".')
+        name = getattr(fn, "__name__", type(fn).__name__)
+        known = CopyOptions.__optional_keys__ if from_source else TaskOptions.__optional_keys__
+        refuse_unknown(f"Task {name!r} ({defined_at(fn)})", options, known)
+        given = cast("dict[str, Any]", options)
         functools.update_wrapper(self, fn)
         self.fn = fn
-        name = getattr(fn, "__name__", type(fn).__name__)
+        self.outputs: tuple[str, ...] | None = given.get("outputs")
         # Tables without a name of their own are named after the task.
-        self.name = asset_name(name) if outputs is None else table_name(name)
-        for option, given in (("outputs", outputs), ("pass_args", pass_args)):
-            if isinstance(given, str):
-                raise WiringError(f"Task {self.name!r}: {option} must be a list, as in {option}=[{given!r}].")
-        self.outputs = None if outputs is None else tuple(asset_name(name) for name in outputs)
-        self.nout = nout
-        self.input = input
-        self.version = version
-        self.cache = cache
-        self.lazy = lazy
-        self.input_type = input_type
+        self.name = asset_name(name) if self.outputs is None else table_name(name)
+        self.nout: int | None = given.get("nout")
+        self.input: bool = given.get("input", False)
+        self.version: str | None = given.get("version")
+        self.cache: Callable[..., Any] | None = given.get("cache")
+        self.lazy: bool = given.get("lazy", False)
+        self.input_type: type | None = given.get("input_type")
+        self.allow_fresh_input: bool = given.get("allow_fresh_input", False)
         self.from_source = from_source
-        self.allow_fresh_input = allow_fresh_input
-        self.pass_args = tuple(pass_args)
+        self.pass_args: tuple[str, ...] = given.get("pass_args", ())
         self.signature = inspect.signature(fn)
-        self.about = About.of(self.name, **about)
-        self._check()
+        self._check_lists()
+        self.outputs = None if self.outputs is None else tuple(asset_name(output) for output in self.outputs)
+        self.pass_args = tuple(self.pass_args)
+        described = {key: value for key, value in given.items() if key in DescriptionOptions.__optional_keys__}
+        self.about = TableDescription.of(self.name, **cast("DescriptionOptions", described))
+        self._check_outputs()
+        self._check_values()
 
-    def _check(self) -> None:
+    def _check_lists(self) -> None:
+        for option in ("outputs", "pass_args"):
+            value = getattr(self, option)
+            if isinstance(value, str):
+                raise self._error(f"{option} must be a list, as in {option}=[{value!r}].")
+
+    def _check_outputs(self) -> None:
+        nout, outputs = self.nout, self.outputs
+        if outputs is not None:
+            if not outputs or len(set(outputs)) < len(outputs):
+                raise self._error("outputs must be different table names, at least one.")
+            if nout is not None and nout != len(outputs):
+                raise self._error(f"nout={nout}, but outputs names {len(outputs)} tables. Leave nout out.")
+        if nout is not None and (type(nout) is not int or nout < 1):
+            raise self._error(f"nout must be a whole number of at least 1, not {nout!r}.")
+
+    def _check_values(self) -> None:
         if self.input_type is not None and not readable(self.input_type):
-            raise WiringError(f"Task {self.name!r}: input_type={self.input_type!r} is not known. Known: {READABLE}.")
-        if isinstance(self.version, bool) or not isinstance(self.version, str | None):
-            raise WiringError(f'Task {self.name!r}: version must be a text, as in version="1.0".')
-        if self.outputs is not None:
-            if not self.outputs or len(set(self.outputs)) < len(self.outputs):
-                raise WiringError(f"Task {self.name!r}: outputs must be different table names, at least one.")
-            if self.nout is not None and self.nout != len(self.outputs):
-                raise WiringError(
-                    f"Task {self.name!r}: nout={self.nout}, but outputs names {len(self.outputs)} tables. "
-                    "Leave nout out."
-                )
-        if self.nout is not None and self.nout < 1:
-            raise WiringError(f"Task {self.name!r}: nout must be at least 1.")
+            raise self._error(f"tables cannot be read as input_type={self.input_type!r}. Known: {READABLE}.")
+        if not isinstance(self.version, str | None):
+            raise self._error(f'version must be a text, as in version="1.0", not {self.version!r}.')
+        if self.cache is not None and not callable(self.cache):
+            raise self._error(f"cache must be a function, not {self.cache!r}.")
+        for option in ("input", "lazy", "allow_fresh_input"):
+            if not isinstance(getattr(self, option), bool):
+                raise self._error(f"{option} must be True or False, not {getattr(self, option)!r}.")
         if self.lazy and self.version is not None:
-            raise WiringError(
-                f"Task {self.name!r}: a lazy task always runs, because what it returns is compared; "
-                "leave version= out, or lazy=True."
+            raise self._error(
+                "a lazy task always runs, because what it returns is compared. Leave out version= or lazy=True."
             )
+
+    def _error(self, message: str) -> WiringError:
+        return WiringError(f"Task {self.name!r}: {message}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         wire = wiring.get()
-        return self.fn(*args, **kwargs) if wire is None else wire(self, args, kwargs)
+        if wire is not None:
+            return wire(self, args, kwargs)
+        for value in (*args, *kwargs.values()):
+            handle = next((part for part in (value, *parts(value)) if isinstance(part, Handle)), None)
+            if handle is not None:
+                raise self._error(
+                    f"it is called with {handle!r} after the flow was closed. "
+                    "Move the call into a stage: `with Flow(…):`, `with Stage(…):`."
+                )
+        return self.fn(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
@@ -112,19 +156,8 @@ class Task:
 @overload
 def materialize(fn: Callable[..., Any], /) -> Task: ...
 @overload
-def materialize(
-    *,
-    nout: int | None = None,
-    outputs: Sequence[str] | None = None,
-    input: bool = False,
-    version: str | None = None,
-    cache: Callable[..., Any] | None = None,
-    lazy: bool = False,
-    input_type: type | None = None,
-    allow_fresh_input: bool = False,
-    **about: Unpack[AboutOptions],
-) -> Callable[[Callable[..., Any]], Task]: ...
-def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+def materialize(**options: Unpack[TaskOptions]) -> Callable[[Callable[..., Any]], Task]: ...
+def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]) -> Any:
     """Make a task of a function: what it returns is materialized as tables of its stage.
 
     Args:
@@ -133,26 +166,27 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         outputs: the names of the tables it returns, in order (a tuple or list) or by name (a dict).
             Recommended: Dagster then knows the tables by their names before the task has run.
         input: the task brings data in from outside. Small instances (`copy_filtered_input: true`) do not run
-            it: they copy a sample of what their `copy_source` has committed.
+            it: they copy a sample of the tables that their `copy_source` has committed.
         version: pins the code version by hand. Without it, the code is fingerprinted.
         cache: a function that tells whether outside data changed. It gets those arguments of the task that
             it names, and returns any value with a stable content; another value means fresh input.
         lazy: the task runs every time, because it only builds a query (or a plan of polars), which is compared.
         input_type: how inputs arrive: `pd.DataFrame`, `sa.Table` (an alias to build queries on), also
             `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`.
-        allow_fresh_input: the task may take fresh input in also where `cache_validation.mode` is
+        allow_fresh_input: the task may read fresh input even where `cache_validation.mode` is
             `assert_no_fresh_input`.
         description: of the table, in Markdown; without it, the docstring.
-        owners: who is to be asked: e-mail addresses, and teams as `"team:sales"`.
-        tags, kinds: as Dagster has them.
+        owners: whom to ask about the tables: e-mail addresses, and teams as `"team:sales"`.
+        tags, kinds: shown by Dagster.
         columns: descriptions of columns by name.
-        checks: what must be true of the table (see `pipedag_dagster.checks`).
+        checks: conditions that the table must meet (see `pipedag_dagster.checks`).
 
-    The last five are shown in Dagster; changing them makes nothing run. For a task with several tables,
-    `description`, `columns` and `checks` may be given by table: `checks={"orders": [unique("id")]}`.
+    Changing one of the last six reruns nothing. For a task with several tables, `description`, `columns` and
+    `checks` may be given by table: `checks={"orders": [unique("id")]}`.
 
     Raises:
-        WiringError: the options contradict each other.
+        UnknownOption: there is no option of this name.
+        WiringError: an option has a value that it cannot have, or the options contradict each other.
 
     Example:
         >>> @materialize(version="1.0")
@@ -161,46 +195,32 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         >>> answer()
         42
     """
-    return Task(fn) if fn is not None else functools.partial(Task, **options)
+    if fn is not None:
+        return Task(fn, options)
+    return lambda function: Task(function, options)
 
 
-def input_stage_versions(
-    *,
-    outputs: Sequence[str] | None = None,
-    input_type: type | None = None,
-    cache: Callable[..., Any] | None = None,
-    pass_args: Sequence[str] = (),
-    lazy: bool = False,
-    version: str | None = None,
-    allow_fresh_input: bool = False,
-    **about: Unpack[AboutOptions],
-) -> Callable[[Callable[..., Any]], Task]:
+def input_stage_versions(**options: Unpack[CopyOptions]) -> Callable[[Callable[..., Any]], Task]:
     """Make a task that fills a stage from another instance: copying by hand.
 
-    It is called as `task(source_cfg, stage=stage, **kwargs)`, where `source_cfg` is the configuration of the
-    instance to copy from. The function (and its cache function) is called as
+    It is called as `task(source_cfg, stage=stage, **kwargs)`, where `source_cfg` is the instance to copy from. The
+    function (and its cache function) is called as
     `fn(tbls, source_tbls, source_cfg, **{name: … for name in pass_args})`:
 
     - `tbls`: the tables of this stage that this run has staged so far, by name; usually none.
     - `source_tbls`: the tables of the same stage that the source has committed, by name, without those that
-      other tasks of this stage make. They are pinned: one stage version, whatever the source does meanwhile.
+      other tasks of this stage make. They are pinned: they all come from one stage version, even if the source
+      commits meanwhile.
 
-    It returns a dict of tables. Ask the handle for what later tasks need: `tbls["orders"]`.
+    It returns a dict of tables. Ask the handle for the tables that later tasks need: `tbls["orders"]`.
 
     Args:
-        pass_args: which of the keyword arguments of the call the function gets.
+        pass_args: the keyword arguments of the call that are passed to the function.
         outputs, input_type, cache, lazy, version, allow_fresh_input: as for `materialize`.
         description, owners, tags, kinds, columns, checks: as for `materialize`.
+
+    Raises:
+        UnknownOption: there is no option of this name.
+        WiringError: an option has a value that it cannot have.
     """
-    return functools.partial(
-        Task,
-        outputs=outputs,
-        input_type=input_type,
-        cache=cache,
-        pass_args=pass_args,
-        lazy=lazy,
-        version=version,
-        allow_fresh_input=allow_fresh_input,
-        from_source=True,
-        **about,
-    )
+    return lambda function: Task(function, options, from_source=True)

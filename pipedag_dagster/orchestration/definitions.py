@@ -12,6 +12,7 @@ import dagster as dg
 from pipedag_dagster.context import ConfigContext, PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, WiringError
 from pipedag_dagster.graph.flow import FlowGraph
+from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.asset_checks import refuse_wrong_references
 from pipedag_dagster.orchestration.assets import stage_assets
 from pipedag_dagster.orchestration.attrs import Build, built
@@ -26,6 +27,7 @@ from pipedag_dagster.orchestration.tags import INSTANCE_TAG
 from pipedag_dagster.orchestration.translator import PipedagTranslator
 
 
+@known_options()
 def build_definitions(
     build: Build | None = None,
     config: str | Path | PipedagConfig | None = None,

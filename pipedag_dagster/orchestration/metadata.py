@@ -11,7 +11,7 @@ import dagster as dg
 from pipedag_dagster.catalog.catalog import Column, StageVersion, TableVersion
 from pipedag_dagster.data import json_values
 from pipedag_dagster.execution.stage_run import Outcome, StageResult
-from pipedag_dagster.graph.description import About
+from pipedag_dagster.graph.description import TableDescription
 from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -37,7 +37,7 @@ def of_version(number: int, previous: int) -> Metadata:
     return {"pipedag/stage_version": Value.int(number), "pipedag/previous_stage_version": Value.int(previous)}
 
 
-def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, About | None]]) -> dict[str, Metadata]:
+def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, TableDescription | None]]) -> dict[str, Metadata]:
     """What tables are, by asset: their name, size, columns, query and first rows."""
     listed = list(tables)
     readable = [table for table, _ in listed if table.kind in ("table", "view")]
@@ -53,7 +53,7 @@ def of_rollback(store: TableStore, after: StageVersion, before: StageVersion) ->
 
 
 def _of_table(
-    store: TableStore, table: TableVersion, about: About | None, head: Sequence[Sequence[str | None]] | None
+    store: TableStore, table: TableVersion, about: TableDescription | None, head: Sequence[Sequence[str | None]] | None
 ) -> Metadata:
     where = f"{store.database.engine.url.database}.{store.schemas(table.stage).current}.{table.name}"
     descriptions = about.columns_of(table.asset) if about else {}

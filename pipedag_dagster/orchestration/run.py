@@ -17,6 +17,7 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.execution.outputs import CallOutputs
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
+from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import define, job_name
 from pipedag_dagster.orchestration.resources import cache_mode, caller_releases, release
@@ -115,6 +116,7 @@ class Flow(FlowGraph):
         name: of the flow.
     """
 
+    @known_options()
     def run(
         self,
         config: ConfigContext | None = None,

@@ -84,7 +84,7 @@ def asset_specs(
         WiringError: Dagster does not allow what a task says, or the translator has changed what must stay.
     """
     for call in stage.calls:
-        call.task.about.refuse_unknown(str(call), call.assets)
+        call.task.about.refuse_unknown_tables(str(call), call.assets)
         for slot in call.slots:
             props = _props(instance, call, slot.asset)
             try:

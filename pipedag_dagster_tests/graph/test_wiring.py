@@ -74,8 +74,8 @@ def test_arguments_that_do_not_fit_are_refused_where_the_task_is_called() -> Non
     with Flow(), Stage("raw"):
         with pytest.raises(WiringError, match=r"raw\.load: missing a required argument: 'path'.*It is load\(path: "):
             load()
-        with pytest.raises(WiringError, match=r"raw\.load: got an unexpected keyword argument 'size'"):
-            load("here", size=3)
+        with pytest.raises(WiringError, match=r"raw\.load: unexpected keyword argument 'limt'\. Did you mean 'limit'"):
+            load("here", limt=3)
 
 
 def test_an_output_of_another_flow_is_refused() -> None:
@@ -92,7 +92,41 @@ def test_outputs_in_lists_and_dicts_are_inputs_too() -> None:
     assert [output.call.name for output in raw.calls[-1].inputs] == ["clean", "clean_2"]
 
 
+def test_a_call_with_an_output_after_the_flow_is_closed_is_refused() -> None:
+    with Flow(), Stage("raw"):
+        orders = clean()
+    for call in (lambda: clean(orders), lambda: clean([orders]), lambda: load(path=orders)):
+        with pytest.raises(WiringError, match=r"called with raw\.clean after the flow was closed\. Move the call into"):
+            call()
+
+
 # Stages
+
+
+def test_a_stage_belongs_to_one_flow() -> None:
+    raw = Stage("raw")
+    with Flow("first"), raw:
+        clean()
+    expected = r"Stage 'raw' is opened a second time, in flow 'second'\. It belongs to flow 'first' \(.*test_wiring"
+    with pytest.raises(WiringError, match=expected), Flow("second"), raw:
+        pass
+    assert names(raw) == [["clean"]]
+
+
+def test_a_stage_is_opened_once() -> None:
+    with Flow("shop"):
+        with Stage("raw") as raw:
+            clean()
+        with pytest.raises(WiringError, match=r"Stage 'raw' is opened a second time.*Make a new one"), raw:
+            pass
+
+
+def test_a_flow_is_wired_once() -> None:
+    with Flow("shop") as flow, Stage("raw"):
+        clean()
+    with pytest.raises(WiringError, match=r"Flow 'shop' is opened a second time\. It was wired in .*test_wiring\.py:"):
+        flow.__enter__()
+    assert flow.stage_names == ["raw"]
 
 
 def test_two_stages_of_one_name_are_refused_whatever_their_case() -> None:
@@ -179,15 +213,15 @@ def test_an_undeclared_dict_has_the_tables_that_are_asked_for() -> None:
 
 
 def test_numbered_outputs_are_not_taken_by_name() -> None:
-    with Flow(), Stage("raw"), pytest.raises(WiringError, match=r"nout=2: take its outputs by number, not by name"):
+    with Flow(), Stage("raw"), pytest.raises(WiringError, match=r"nout=2\. Take its outputs by number, not by name"):
         split()["left"]
 
 
 def test_one_table_has_no_parts() -> None:
     with Flow(), Stage("raw"):
-        with pytest.raises(WiringError, match=r"raw\.clean cannot be unpacked: .*outputs=\[…\]\) or nout="):
+        with pytest.raises(WiringError, match=r"raw\.clean cannot be unpacked\. .*outputs=\[…\]\), or nout="):
             [*clean()]
-        with pytest.raises(WiringError, match=r"raw\.clean_2 is not known to return several tables.*nout="):
+        with pytest.raises(WiringError, match=r"raw\.clean_2 has not declared that it returns several tables.*nout="):
             clean()[0]
         with pytest.raises(WiringError, match=r"raw\.split\[1\] cannot be unpacked"):
             [*split()[1]]
@@ -199,7 +233,7 @@ def test_unpacking_into_more_names_than_there_are_outputs_is_an_error() -> None:
 
 
 def test_a_number_beyond_the_outputs_is_refused() -> None:
-    with Flow(), Stage("raw"), pytest.raises(WiringError, match=r"raw\.split has no output 2: it has 2, from 0 on"):
+    with Flow(), Stage("raw"), pytest.raises(WiringError, match=r"raw\.split has no output 2\. It has 2: 0 to 1"):
         split()[2]
 
 
@@ -224,9 +258,15 @@ def test_a_table_of_a_flow_is_found_by_stage_and_name() -> None:
         ({"outputs": "orders"}, r"outputs must be a list, as in outputs=\['orders'\]"),
         ({"outputs": [""]}, r"A table needs a name"),
         ({"outputs": ["x" * 64]}, r"has 64 bytes; PostgreSQL allows 63"),
-        ({"nout": 0}, r"nout must be at least 1"),
-        ({"lazy": True, "version": "1.0"}, r"a lazy task always runs.*leave version= out, or lazy=True"),
+        ({"nout": 0}, r"nout must be a whole number of at least 1, not 0"),
+        ({"lazy": True, "version": "1.0"}, r"a lazy task always runs.*Leave out version= or lazy=True"),
         ({"version": 1.0}, r'version must be a text, as in version="1\.0"'),
+        ({"version": True}, r"version must be a text"),
+        ({"nout": "2"}, r"nout must be a whole number of at least 1, not '2'"),
+        ({"cache": "source_version"}, r"cache must be a function, not 'source_version'"),
+        ({"input": "yes"}, r"input must be True or False, not 'yes'"),
+        ({"lazy": 1}, r"lazy must be True or False, not 1"),
+        ({"tags": ["raw"]}, r"tags must be a dict"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_at_the_function(options: Any, message: str) -> None:
@@ -311,7 +351,7 @@ def test_a_copying_task_takes_the_source_and_what_pass_args_names(instances: Ins
         copy(source, stage=raw, attrs={"rows": 3})["orders"]
         with pytest.raises(WiringError, match=r"call it as copy\(source_cfg, stage=stage, …\)"):
             copy(stage=raw, attrs={})
-        with pytest.raises(WiringError, match=r"pass_args is \['attrs', 'stage'\], but was called with \['stage'\]"):
+        with pytest.raises(WiringError, match=r"pass_args is \['attrs', 'stage'\], but it is called with \['stage'\]"):
             copy(source, stage=raw)
         with pytest.raises(WiringError, match=r"pass_args is .* called with \['attrs', 'rows', 'stage'\]"):
             copy(source, stage=raw, attrs={}, rows=3)
@@ -320,7 +360,7 @@ def test_a_copying_task_takes_the_source_and_what_pass_args_names(instances: Ins
 
 def test_a_copying_task_whose_tables_nobody_names_is_refused(instances: Instances) -> None:
     source = instances().get("full")
-    expected = r'raw\.copy: which tables it copies is not known.*tbls\["orders"\].*outputs='
+    expected = r'raw\.copy: nobody knows before it runs which tables it copies\..*outputs=.*tbls\["orders"\]'
     with pytest.raises(WiringError, match=expected), Flow(), Stage("raw") as raw:
         copy(source, stage=raw, attrs={})
 
@@ -329,7 +369,7 @@ def test_a_copying_task_needs_the_configuration_of_an_instance_as_its_source() -
     with (
         Flow(),
         Stage("raw") as raw,
-        pytest.raises(WiringError, match=r"raw\.copy: .*with the configuration of the instance"),
+        pytest.raises(WiringError, match=r"raw\.copy: .*The instance to copy from is its only positional"),
     ):
         copy("full", stage=raw, attrs={})
 

@@ -12,7 +12,7 @@ import pipedag_dagster
 
 PACKAGE = Path(pipedag_dagster.__file__).parent
 LAYERS = [
-    {"digest", "errors", "logs", "names"},
+    {"errors", "names", "logs", "digest", "options"},
     {"config", "checks"},
     {"graph"},
     {"fingerprint"},
