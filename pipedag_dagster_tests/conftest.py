@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_dagster import PipedagConfig
+from pipedag_dagster.cli.main import main
+from pipedag_dagster_tests.helpers import SECRET, SIZES, Connection, Instances, libpq
+from pipedag_dagster_tests.helpers.command_line import MODULES, Command, Done, write_shop
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
 os.environ.pop("DAGSTER_HOME", None)
@@ -53,9 +57,6 @@ def database_url(server_url: sa.URL) -> Iterator[sa.URL]:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-SECRET = "hush-hush"
-"""The password of every test's database, which trusts everybody. It must not be in any message."""
-
 ANY = """\
 name: shop
 table_store:
@@ -63,15 +64,17 @@ table_store:
     url: "{url}"
     schema_prefix: "{{instance_id}}_"
 """
-SIZES = {
-    "full": "",
-    "midi": "attrs: {copy_filtered_input: true, copy_source: full, copy_filter_cnt: 2}\n",
-    "mini": "attrs: {copy_filtered_input: true, copy_source: full, copy_filter_cnt: 1}\n",
-}
 
 
 @pytest.fixture
-def instances(tmp_path: Path, database_url: sa.URL) -> Callable[..., PipedagConfig]:
+def connection(database_url: sa.URL) -> Iterator[Connection]:
+    """Somebody else, who works on the same database."""
+    with psycopg.connect(libpq(database_url), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def instances(tmp_path: Path, database_url: sa.URL) -> Instances:
     """Write `instances/` for the test's database and read it: full, midi (2 rows) and mini (1 row).
 
     `instances(midi="fail_fast: true")` replaces or adds the file of an instance; `any=` adds to what all share.
@@ -96,3 +99,34 @@ def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
         yield instance
+
+
+@pytest.fixture
+def project(instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small shop as files (`helpers/command_line.py`). Its folder is the working directory of the test."""
+    instances()
+    write_shop(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for module in MODULES:
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def command(project: Path, capfd: pytest.CaptureFixture[str]) -> Command:
+    """`command("run", "full")` in the project, in this process. It checks that the password is not printed."""
+
+    def run(*arguments: str) -> Done:
+        capfd.readouterr()
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        assert SECRET not in out + err
+        return Done(code, out, err)
+
+    return run

@@ -8,119 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from pipedag_dagster import PipedagConfig
-from pipedag_dagster.cli.main import cli, main
-from pipedag_dagster_tests.conftest import SECRET
+from pipedag_dagster.cli.main import cli
+from pipedag_dagster_tests.helpers import SECRET
+from pipedag_dagster_tests.helpers.command_line import Command
 
 SEED = Path(__file__).parents[1] / "examples" / "seed"
-
-FLOW = """\
-import os
-import time
-
-import pandas as pd
-import sqlalchemy as sa
-
-from pipedag_dagster import Flow, Stage, Table, materialize
-
-
-@materialize(input=True, outputs=["orders", "customers"], version="1.0")
-def load():
-    orders = pd.DataFrame({"id": [1, 2, 3], "customer": [1, 1, 2], "amount": [5, 7, 9]})
-    return Table(orders, primary_key="id"), pd.DataFrame({"id": [1, 2]})
-
-
-@materialize(lazy=True, input_type=sa.Table)
-def revenue(orders):
-    total = sa.func.sum(orders.c.amount).label("revenue")
-    return sa.select(orders.c.customer, total).group_by(orders.c.customer)
-
-
-def sort(frame):
-    if os.environ.get("SHOP_BROKEN"):
-        raise ValueError("this is broken")
-    time.sleep(float(os.environ.get("SHOP_SLOW", 0)))
-    return frame.sort_values("revenue", ascending=False)
-
-
-@materialize(input_type=pd.DataFrame)
-def ranking(revenue):
-    return sort(revenue)
-
-
-def build(instance):
-    with Flow("shop") as flow:
-        with Stage("raw"):
-            orders, customers = load()
-        with Stage("report"):
-            ranking(revenue(orders))
-    return flow
-"""
-DEFINITIONS = """\
-from pathlib import Path
-
-from pipedag_dagster import build_definitions
-from shop_flow import build
-
-folder = Path(__file__).parent / "instances"
-full, midi, mini = (build_definitions(build, folder, instance=name) for name in ("full", "midi", "mini"))
-"""
-WORKSPACE = """\
-load_from:
-  - python_module: {module_name: shop_definitions, attribute: full, location_name: full}
-  - python_module: {module_name: shop_definitions, attribute: midi, location_name: midi}
-  - python_file: {relative_path: shop_definitions.py, attribute: mini, location_name: mini}
-"""
-
-
-@pytest.fixture
-def project(instances: Callable[..., PipedagConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small project, which is the working directory of the test."""
-    instances()
-    for file, text in {"shop_flow.py": FLOW, "shop_definitions.py": DEFINITIONS, "workspace.yaml": WORKSPACE}.items():
-        (tmp_path / file).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    for module in ("shop_flow", "shop_definitions"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    return tmp_path
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def command(project: Path, capfd: pytest.CaptureFixture[str]) -> Command:
-    """`command("run", "full")` in the project, in this process. It checks that the password is not printed."""
-
-    def run(*arguments: str) -> Done:
-        capfd.readouterr()
-        code = 0
-        try:
-            main(arguments)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capfd.readouterr()
-        assert SECRET not in out + err
-        return Done(code, out, err)
-
-    return run
 
 
 def rows(summary: str) -> dict[str, list[str]]:

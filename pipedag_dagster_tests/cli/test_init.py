@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.init import init, next_steps
 from pipedag_dagster.errors import FilesInTheWay, InvalidName
+from pipedag_dagster_tests.helpers import Instances
 
 pytest_plugins = ["pytester"]
 BIN = Path(sys.executable).parent
@@ -93,7 +93,7 @@ def test_it(pipeline_instance):
 )
 def test_the_instance_is_that_of_the_option_or_of_the_configuration(
     pytester: pytest.Pytester,
-    instances: Callable[..., PipedagConfig],
+    instances: Instances,
     options: list[str],
     ini: str,
     expected: str,
@@ -105,7 +105,7 @@ def test_the_instance_is_that_of_the_option_or_of_the_configuration(
     result.stdout.fnmatch_lines([f"*instance {expected} of shop*"])
 
 
-def test_an_unknown_instance_is_named(pytester: pytest.Pytester, instances: Callable[..., PipedagConfig]) -> None:
+def test_an_unknown_instance_is_named(pytester: pytest.Pytester, instances: Instances) -> None:
     pytester.makepyfile(TEST)
     pytester.makeini(f"[pytest]\npipeline_config = {instances().path}\n")
     result = pytester.runpytest("--pipeline-instance", "mdi")

@@ -59,7 +59,7 @@ ROUND_TRIPS = {
     "int64": (pa.array([-(2**63), 2**63 - 1], pa.int64()), "BIGINT", "Int64"),
     "small uint64": (pa.array([0, 2**63 - 1], pa.uint64()), "BIGINT", "Int64"),
     "large uint64": (pa.array([0, 2**64 - 1], pa.uint64()), "NUMERIC(20, 0)", "object"),
-    "float16": (pa.array([1.5, -math.inf], pa.float16()), "REAL", "float32"),
+    "float16": (pa.array(np.array([1.5, -math.inf], np.float16)), "REAL", "float32"),
     "float32": (pa.array([1.5, math.inf], pa.float32()), "REAL", "float32"),
     "float64": (pa.array([5e-324, 1.7976931348623157e308, -math.inf]), "DOUBLE PRECISION", "float64"),
     "bool": (pa.array([True, False]), "BOOLEAN", "boolean"),

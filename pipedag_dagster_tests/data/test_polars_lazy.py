@@ -15,11 +15,11 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, materialize
+from pipedag_dagster import ConfigContext, Flow, Stage, Table, materialize
 from pipedag_dagster.data import frames
 from pipedag_dagster.fingerprint.code_text import difference
+from pipedag_dagster_tests.helpers import Instances
 
-Instances = Callable[..., PipedagConfig]
 Function = Callable[..., Any]
 
 PLAIN = "orders.filter(pl.col('amount') > 1)"

@@ -96,6 +96,9 @@ def test_a_change_of_the_source_reaches_the_small_instances(program: ModuleType,
         with StageLockContext():
             result, out1, out2 = run(program, project, instance)
             program.check_result(result, out1, out2, head=rows)
+        with PipedagConfig(project / "pipedag.yaml").get(instance).store.table_store.database.read() as connection:
+            values = connection.scalars(sa.text(f"SELECT a FROM {instance}_stage_1.dfa ORDER BY a")).all()
+            assert values == [5, 6, 7][:rows]
 
 
 def test_the_password_is_in_no_log_and_no_error(project: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from pipedag_dagster.errors import ConfigError, NotMaterialized, TaskFailed, Uns
 from pipedag_dagster.execution import returned as results
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
-from pipedag_dagster_tests.execution.test_outputs import Line, orders, same
-
-Instances = Callable[..., PipedagConfig]
+from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers.two_tasks import Line, orders, same
 
 
 class Model:
@@ -171,7 +169,7 @@ def test_a_killed_process_leaves_the_old_blob_visible(config: PipedagConfig, bas
         "from pipedag_dagster import *\n"
         "from pipedag_dagster.versions import commit\n"
         "commit.commit = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from pipedag_dagster_tests.execution.test_outputs import Line\n"
+        "from pipedag_dagster_tests.helpers.two_tasks import Line\n"
         "line = Line(PipedagConfig(sys.argv[1]).get('full'), lambda: Blob('new'), generation=2)\n"
         "line.run()\n"
     )

@@ -1,4 +1,4 @@
-"""A task runs only when its result could differ (design D3), and the run says why."""
+"""A task runs only when its result could differ, and the run says why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Result, Stage, Table, input_stage_versions, materialize
+from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, input_stage_versions, materialize
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.errors import FreshInput, TaskFailed
@@ -29,59 +29,8 @@ from pipedag_dagster.execution.cache_key import CacheWarning
 from pipedag_dagster.execution.stage_run import run_stage
 from pipedag_dagster.graph.task import Task
 from pipedag_dagster.orchestration.definitions import define
-
-Instances = Callable[..., PipedagConfig]
-
-
-@dataclass
-class Shop:
-    """A pipeline whose outside world, code and queries a test can change between runs."""
-
-    config: ConfigContext
-    rows: list[int] = field(default_factory=lambda: [3, 1, 2])
-    fresh: Any = "monday"
-    load_version: str | None = "1.0"
-    clean_version: str = "1.0"
-    factor: int = 2
-    where: int = 0
-    ran: list[str] = field(default_factory=list)
-
-    def flow(self) -> Flow:
-        @materialize(outputs=["orders"], cache=lambda: self.fresh, version=self.load_version)
-        def load() -> pd.DataFrame:
-            self.ran.append("load")
-            return pd.DataFrame({"amount": self.rows})
-
-        @materialize(lazy=True, input_type=sa.Table)
-        def large(orders: sa.Alias) -> sa.Select[Any]:
-            return sa.select(orders).where(orders.c.amount > self.where)
-
-        @materialize(version=self.clean_version)
-        def total(large: pd.DataFrame, factor: int) -> pd.DataFrame:
-            self.ran.append("total")
-            return pd.DataFrame({"total": [int(large["amount"].sum()) * factor]})
-
-        @materialize(version="1.0")
-        def report(total: pd.DataFrame) -> pd.DataFrame:
-            self.ran.append("report")
-            return total
-
-        with Flow("shop") as flow:
-            with Stage("raw"):
-                orders = load()
-            with Stage("report"):
-                report(total(large(orders), self.factor))
-        return flow
-
-    def run(self, **options: Any) -> dict[str, str]:
-        """Run it; what was done about each table."""
-        self.ran.clear()
-        result = self.flow().run(self.config, fail_fast=True, **options)
-        return reasons(result)
-
-
-def reasons(result: Result) -> dict[str, str]:
-    return {record.asset: record.reason for record, _ in result.tables}
+from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers.changing_shop import CACHED, Shop, reasons
 
 
 @pytest.fixture
@@ -90,9 +39,6 @@ def shop(instances: Instances) -> Shop:
     shop.run()
     assert shop.ran == ["load", "total", "report"]
     return shop
-
-
-CACHED = dict.fromkeys(("orders", "large", "total", "report"), "cached")
 
 
 def test_the_first_run_says_that_everything_is_new(instances: Instances) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 import polars as pl
-import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
@@ -30,9 +28,9 @@ from pipedag_dagster.checks import (
 )
 from pipedag_dagster.cli.main import main
 from pipedag_dagster.errors import ChecksFailed, WiringError
-from pipedag_dagster_tests.launching import failure, launch, materializations
+from pipedag_dagster_tests.helpers import Connection, Instances
+from pipedag_dagster_tests.helpers.launching import failure, launch, materializations
 
-Write = Callable[..., PipedagConfig]
 Build = Callable[[ConfigContext], Flow]
 Evaluations = Mapping[str, dg.AssetCheckEvaluation]
 
@@ -77,12 +75,6 @@ def shop(
     return build
 
 
-@pytest.fixture
-def connection(database_url: sa.URL) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connected:
-        yield connected
-
-
 def run(build: Build, config: PipedagConfig, instance: str = "full", **options: Any) -> Evaluations:
     """Run it, and give what became of the checks, by name."""
     context = config.get(instance)
@@ -125,22 +117,15 @@ CASES = {
 }
 
 
-def test_a_check_counts_the_bad_rows_and_names_some(instances: Write) -> None:
-    found = run(shop(*(named(one, case) for case, (one, *_) in CASES.items())), instances())
-    for case, (_, bad, message) in CASES.items():
-        evaluation = found[identifier(case)]
-        assert evaluation.passed == (bad == 0), case
-        assert evaluation.metadata.get("pipedag/bad_rows") == dg.MetadataValue.int(bad), case
-        if message is not None:
-            assert words(evaluation.description) == words(message), case
-
-
-def named(one: Check, case: str) -> Check:
-    return dataclasses.replace(one, name=identifier(case))
-
-
-def identifier(case: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", case)
+@pytest.mark.parametrize(("one", "bad", "message"), CASES.values(), ids=CASES)
+def test_a_check_counts_the_bad_rows_and_names_some(
+    instances: Instances, one: Check, bad: int, message: str | None
+) -> None:
+    (evaluation,) = run(shop(one), instances()).values()
+    assert evaluation.passed == (bad == 0)
+    assert evaluation.metadata.get("pipedag/bad_rows") == dg.MetadataValue.int(bad)
+    if message is not None:
+        assert words(evaluation.description) == words(message)
 
 
 def words(message: str | None) -> list[str]:
@@ -148,20 +133,17 @@ def words(message: str | None) -> list[str]:
     return sorted(re.split("[ ,]+", message or ""))
 
 
-def test_a_function_on_data_returns_the_bad_rows(instances: Write) -> None:
-    def first_two(kind: type) -> Check:
-        @check(input_type=kind, name=f"{kind.__module__.partition('.')[0]}_{kind.__name__}")
-        def first_two(orders: Any) -> Any:
-            assert isinstance(orders, kind)
-            return orders.slice(0, 2) if kind is pa.Table else orders.head(2)
+@pytest.mark.parametrize("frame_type", [pd.DataFrame, pl.DataFrame, pa.Table])
+def test_a_function_on_data_returns_the_bad_rows(instances: Instances, frame_type: type) -> None:
+    @check(input_type=frame_type)
+    def first_two(orders: Any) -> Any:
+        assert isinstance(orders, frame_type)
+        return orders.slice(0, 2) if frame_type is pa.Table else orders.head(2)
 
-        return first_two
-
-    found = run(shop(*map(first_two, (pd.DataFrame, pl.DataFrame, pa.Table))), instances())
-    assert len(found) == 3
-    for each in found.values():
-        assert not each.passed
-        assert (each.description or "").startswith("2 of 5 rows refused: id=1 customer=10 amount=1.0 state=open, id=2")
+    (evaluation,) = run(shop(first_two), instances()).values()
+    assert not evaluation.passed
+    said = "2 of 5 rows refused: id=1 customer=10 amount=1.0 state=open, id=2"
+    assert (evaluation.description or "").startswith(said)
 
 
 def test_a_check_is_called_as_the_plain_function_to_test_it() -> None:
@@ -169,7 +151,7 @@ def test_a_check_is_called_as_the_plain_function_to_test_it() -> None:
     assert "amount <" in str(no_negative_amounts(table))
 
 
-def test_the_query_of_a_failed_check_finds_the_bad_rows(instances: Write, connection: psycopg.Connection[Any]) -> None:
+def test_the_query_of_a_failed_check_finds_the_bad_rows(instances: Instances, connection: Connection) -> None:
     for found in run(shop(unique("id"), no_negative_amounts), instances()).values():
         text = found.metadata["pipedag/query"].value
         assert '"full_raw"."orders"' in text, "what people see, not a physical table"
@@ -195,13 +177,12 @@ BROKEN: dict[str, tuple[Check, str]] = {
 }
 
 
-def test_a_check_that_cannot_be_evaluated_has_failed_and_says_why(instances: Write) -> None:
-    found = run(shop(*(named(one, case) for case, (one, _) in BROKEN.items())), instances())
-    for case, (_, said) in BROKEN.items():
-        evaluation = found[identifier(case)]
-        assert not evaluation.passed
-        assert (evaluation.description or "").startswith("could not be evaluated: "), case
-        assert said in (evaluation.description or ""), case
+@pytest.mark.parametrize(("one", "said"), BROKEN.values(), ids=BROKEN)
+def test_a_check_that_cannot_be_evaluated_has_failed_and_says_why(instances: Instances, one: Check, said: str) -> None:
+    (evaluation,) = run(shop(one), instances()).values()
+    assert not evaluation.passed
+    assert (evaluation.description or "").startswith("could not be evaluated: ")
+    assert said in (evaluation.description or "")
 
 
 def nothing() -> None:
@@ -239,7 +220,7 @@ def test_what_is_declared_wrong_is_refused_where_it_is_declared(wrong: Callable[
     ],
 )
 def test_a_table_that_is_not_there_is_refused_when_definitions_are_loaded(
-    instances: Write, by_table: Mapping[str, Sequence[Check]], said: str
+    instances: Instances, by_table: Mapping[str, Sequence[Check]], said: str
 ) -> None:
     with pytest.raises(WiringError, match=re.escape(said)):
         build_definitions(shop(by_table=by_table), instances(), instance="full")
@@ -251,7 +232,7 @@ GOOD = ORDERS.assign(id=range(5))
 
 
 def test_a_blocking_check_keeps_the_old_version_visible(
-    instances: Write, dagster: dg.DagsterInstance, connection: psycopg.Connection[Any]
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     config, blocking = instances(), unique("id", blocking=True)
 
@@ -283,7 +264,7 @@ def test_a_blocking_check_keeps_the_old_version_visible(
     assert connection.execute(query.encode()).fetchall() == [(2, 2)]
 
 
-def test_what_was_staged_is_used_again_when_the_check_is_mended(instances: Write) -> None:
+def test_what_was_staged_is_used_again_when_the_check_is_fixed(instances: Instances) -> None:
     config = instances()
     context = config.get("full")
     flow = shop(unique("id", blocking=True))(context)
@@ -301,7 +282,7 @@ def test_what_was_staged_is_used_again_when_the_check_is_mended(instances: Write
 
 
 def test_a_new_blocking_check_of_what_is_committed_keeps_the_next_stages_from_running(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     config = instances()
     assert launch(build_definitions(shop(), config, instance="full"), dagster).success
@@ -311,7 +292,7 @@ def test_a_new_blocking_check_of_what_is_committed_keeps_the_next_stages_from_ru
 
 
 def test_a_check_that_does_not_block_is_reported_and_the_run_goes_on(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     result = launch(build_definitions(shop(unique("id"), no_negative_amounts), instances(), instance="full"), dagster)
     assert result.success
@@ -328,7 +309,7 @@ def test_a_check_that_does_not_block_is_reported_and_the_run_goes_on(
 # ---- what is evaluated, and when -------------------------------------------------------------------------------
 
 
-def test_what_the_database_enforces_is_not_evaluated(instances: Write) -> None:
+def test_what_the_database_enforces_is_not_evaluated(instances: Instances) -> None:
     checks = (primary_key("id"), unique("id"), unique("id", "state"), not_null("id"), not_null("amount"))
     found = run(shop(*checks, orders=GOOD, primary_key="id", non_nullable="amount"), instances())
     assert {name: each.metadata["pipedag/how"].value for name, each in found.items()} == dict.fromkeys(
@@ -336,7 +317,7 @@ def test_what_the_database_enforces_is_not_evaluated(instances: Write) -> None:
     )
 
 
-def test_the_result_for_a_table_that_did_not_change_is_remembered(instances: Write, tmp_path: Path) -> None:
+def test_the_result_for_a_table_that_did_not_change_is_remembered(instances: Instances, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
 
     @check(input_type=pd.DataFrame)
@@ -354,7 +335,7 @@ def test_the_result_for_a_table_that_did_not_change_is_remembered(instances: Wri
         assert second[name].metadata["pipedag/bad_rows_sample"] == before.metadata["pipedag/bad_rows_sample"]
 
 
-def test_a_reference_is_evaluated_again_when_the_other_table_changed(instances: Write) -> None:
+def test_a_reference_is_evaluated_again_when_the_other_table_changed(instances: Instances) -> None:
     def build(names: list[int]) -> Build:
         @materialize(outputs=["customers"], version=str(names))
         def load() -> pd.DataFrame:
@@ -379,14 +360,16 @@ def test_a_reference_is_evaluated_again_when_the_other_table_changed(instances: 
     assert "customer=2" in (run(build([1]), config)["references_customer"].description or "")
 
 
-def test_a_selection_evaluates_the_checks_of_what_is_selected(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_a_selection_evaluates_the_checks_of_what_is_selected(
+    instances: Instances, dagster: dg.DagsterInstance
+) -> None:
     by_table = {"orders": [min_rows(1)], "customers": [primary_key("id")]}
     definitions = build_definitions(shop(by_table=by_table), instances(), instance="full")
     result = launch(definitions, dagster, "full", "full/raw/customers")
     assert [each.check_name for each in result.get_asset_check_evaluations()] == ["primary_key_id"]
 
 
-def test_a_check_can_be_launched_alone_on_what_is_committed(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_a_check_can_be_launched_alone_on_what_is_committed(instances: Instances, dagster: dg.DagsterInstance) -> None:
     config = instances()
     definitions = build_definitions(shop(min_rows(1), unique("id")), config, instance="full")
     assert launch(definitions, dagster).success
@@ -402,7 +385,7 @@ def test_a_check_can_be_launched_alone_on_what_is_committed(instances: Write, da
 # ---- small instances, confidential data ------------------------------------------------------------------------
 
 
-def test_on_a_small_instance_a_reference_says_that_the_table_is_a_sample(instances: Write) -> None:
+def test_on_a_small_instance_a_reference_says_that_the_table_is_a_sample(instances: Instances) -> None:
     build, config = shop(references("customer", "raw.customers.id")), instances()
     run(build, config)
     definitions = build_definitions(build, config, instance="mini")
@@ -416,7 +399,7 @@ def test_on_a_small_instance_a_reference_says_that_the_table_is_a_sample(instanc
     assert found.metadata["pipedag/sample_of"].value == dg.AssetKey(["full", "raw", "orders"])
 
 
-def test_with_preview_0_no_value_of_a_row_is_shown_anywhere(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_with_preview_0_no_value_of_a_row_is_shown_anywhere(instances: Instances, dagster: dg.DagsterInstance) -> None:
     secret = ORDERS.assign(state="confidential", customer=777_777)
     config = instances(any="preview: 0\n")
     checks = (unique("state", blocking=True), references("customer", "raw.customers.id", blocking=True))
@@ -449,7 +432,7 @@ full = build_definitions(build, "instances", instance="full")
 
 
 def test_the_summary_of_a_run_says_which_checks_failed_and_why(
-    instances: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     instances()
     (tmp_path / "checked_shop.py").write_text(DEFINITIONS)

@@ -35,9 +35,7 @@ from pipedag_dagster.errors import (
     UnstorableResult,
 )
 from pipedag_dagster.orchestration.run import execute
-from pipedag_dagster_tests.conftest import SECRET
-
-Instances = Callable[..., PipedagConfig]
+from pipedag_dagster_tests.helpers import SECRET, Instances
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,11 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Result, Stage, materialize
+from pipedag_dagster import ConfigContext, Flow, Result, Stage, materialize
 from pipedag_dagster.catalog import catalog
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.fingerprint.code_text import difference, masked
-
-Instances = Callable[..., PipedagConfig]
+from pipedag_dagster_tests.helpers import Instances
 
 CODE = '''
 import pandas as pd

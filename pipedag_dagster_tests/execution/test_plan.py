@@ -7,7 +7,7 @@ import itertools
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,12 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, input_stage_versions, materialize
+from pipedag_dagster import ConfigContext, Flow, Stage, input_stage_versions, materialize
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.execution.plan import Fate, Planned, plan
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import shop as torture
-
-Instances = Callable[..., PipedagConfig]
 
 CODE = """
 import pandas as pd

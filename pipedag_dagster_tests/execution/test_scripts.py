@@ -15,7 +15,6 @@ from pipedag_dagster import (
     Blob,
     ConfigContext,
     Flow,
-    PipedagConfig,
     RawSql,
     Result,
     Stage,
@@ -28,8 +27,8 @@ from pipedag_dagster import (
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
+from pipedag_dagster_tests.helpers import Instances
 
-Instances = Callable[..., PipedagConfig]
 Query = Callable[[str], list[Any]]
 
 

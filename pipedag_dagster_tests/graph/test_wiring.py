@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pipedag_dagster import Flow, PipedagConfig, Stage, build_definitions, input_stage_versions, materialize
+from pipedag_dagster import Flow, Stage, build_definitions, input_stage_versions, materialize
 from pipedag_dagster.errors import InvalidName, WiringError
 from pipedag_dagster.graph.flow import Output
-
-Instances = Callable[..., PipedagConfig]
+from pipedag_dagster_tests.helpers import Instances
 
 
 @materialize

@@ -15,7 +15,6 @@ import sqlglot.lineage
 from pipedag_dagster import (
     ConfigContext,
     Flow,
-    PipedagConfig,
     PipedagTranslator,
     Stage,
     Table,
@@ -26,9 +25,8 @@ from pipedag_dagster import (
 from pipedag_dagster.catalog.catalog import Column, TableVersion
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.execution.column_lineage import column_origins
-from pipedag_dagster_tests.launching import launch, materializations, metadata
-
-Write = Callable[..., PipedagConfig]
+from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers.launching import launch, materializations, metadata
 
 ORDERS = pd.DataFrame({"id": [1, 2], "customer": [7, 8], "Note": ["a|b", None]})
 
@@ -78,7 +76,7 @@ def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
 # ---- what the code says ----------------------------------------------------------------------------------------
 
 
-def test_owners_tags_kinds_and_descriptions_are_those_of_the_task(instances: Write) -> None:
+def test_owners_tags_kinds_and_descriptions_are_those_of_the_task(instances: Instances) -> None:
     found = specs(build_definitions(build, instances(), instance="full"))
     for name, description in (("raw/orders", "What is sold."), ("raw/customers", "Who buys.")):
         assert found[name].owners == ["team:sales", "ann@example.com"]
@@ -88,7 +86,7 @@ def test_owners_tags_kinds_and_descriptions_are_those_of_the_task(instances: Wri
     assert found["report/copied"].owners == []
 
 
-def test_what_dagster_does_not_allow_names_the_table(instances: Write) -> None:
+def test_what_dagster_does_not_allow_names_the_table(instances: Instances) -> None:
     def wrong(instance: ConfigContext) -> Flow:
         @materialize(owners=["sales"])
         def orders() -> None: ...
@@ -101,7 +99,9 @@ def test_what_dagster_does_not_allow_names_the_table(instances: Write) -> None:
         build_definitions(wrong, instances(), instance="full")
 
 
-def test_changing_what_is_said_about_a_table_makes_nothing_run(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_changing_what_is_said_about_a_table_makes_nothing_run(
+    instances: Instances, dagster: dg.DagsterInstance
+) -> None:
     def flow(**about: Any) -> Callable[[ConfigContext], Flow]:
         @materialize(**about)
         def numbers() -> pd.DataFrame:
@@ -126,7 +126,7 @@ def test_changing_what_is_said_about_a_table_makes_nothing_run(instances: Write,
 
 
 def test_column_lineage_leads_through_stages_and_to_the_instance_that_was_copied_from(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     config = instances()
     assert launch(build_definitions(build, config, instance="full"), dagster).success
@@ -149,7 +149,7 @@ def test_column_lineage_leads_through_stages_and_to_the_instance_that_was_copied
 
 
 def test_column_lineage_is_kept_and_not_parsed_again(
-    instances: Write, dagster: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    instances: Instances, dagster: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definitions = build_definitions(build, instances(), instance="full")
     first = launch(definitions, dagster)
@@ -200,7 +200,7 @@ def test_the_origins_of_columns_are_found_or_left_out(query: str, expected: dict
     assert {name: {f"{origin[2]}.{origin[3]}" for origin in origins} for name, origins in found.items()} == expected
 
 
-def test_columns_have_types_keys_and_descriptions(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_columns_have_types_keys_and_descriptions(instances: Instances, dagster: dg.DagsterInstance) -> None:
     schemas = metadata(launch(build_definitions(build, instances(), instance="full"), dagster), "dagster/column_schema")
     assert [(one.name, one.type, one.description) for one in schemas["full/raw/orders"].columns] == [
         ("id", "bigint", "The number | of the order."),
@@ -215,7 +215,7 @@ def test_columns_have_types_keys_and_descriptions(instances: Write, dagster: dg.
 
 
 def test_size_seconds_rows_and_versions_are_numbers_that_dagster_plots(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     result = launch(build_definitions(build, instances(), instance="full"), dagster)
     numbers = (dg.IntMetadataValue, dg.FloatMetadataValue)
@@ -225,7 +225,7 @@ def test_size_seconds_rows_and_versions_are_numbers_that_dagster_plots(
 
 
 def test_the_query_is_shown_in_short_lines_and_means_the_same(
-    instances: Write, dagster: dg.DagsterInstance, database_url: sa.URL
+    instances: Instances, dagster: dg.DagsterInstance, database_url: sa.URL
 ) -> None:
     many = ", ".join(f"concat('a, b', {number}, '(') AS \"column, {number}\"" for number in range(20))
 
@@ -249,7 +249,7 @@ def test_the_query_is_shown_in_short_lines_and_means_the_same(
 
 
 def test_a_preview_shows_values_as_they_are_and_lets_them_do_nothing(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     nasty = ["a|b", "line\nbreak", "<script>alert(1)</script>", "![x](http://e.vil/x.png)", "`*_~", "\\", "x" * 500]
 
@@ -273,7 +273,7 @@ def test_a_preview_shows_values_as_they_are_and_lets_them_do_nothing(
     assert len(rows[-1]) < 200
 
 
-def test_preview_0_shows_no_row(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_preview_0_shows_no_row(instances: Instances, dagster: dg.DagsterInstance) -> None:
     result = launch(build_definitions(build, instances(any="preview: 0\n"), instance="full"), dagster)
     assert result.success
     assert all("pipedag/preview" not in found.metadata for found in materializations(result).values())
@@ -283,7 +283,7 @@ def test_preview_0_shows_no_row(instances: Write, dagster: dg.DagsterInstance) -
 # ---- the translator --------------------------------------------------------------------------------------------
 
 
-def test_a_translator_changes_what_dagster_shows(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_a_translator_changes_what_dagster_shows(instances: Instances, dagster: dg.DagsterInstance) -> None:
     upstream = dg.AssetKey(["crm", "export"])
 
     class Ours(PipedagTranslator):
@@ -316,7 +316,7 @@ def test_a_translator_changes_what_dagster_shows(instances: Write, dagster: dg.D
     ],
 )
 def test_a_translator_keeps_keys_and_dependencies(
-    instances: Write, change: Callable[[dg.AssetSpec], dg.AssetSpec], said: str
+    instances: Instances, change: Callable[[dg.AssetSpec], dg.AssetSpec], said: str
 ) -> None:
     class Theirs(PipedagTranslator):
         def get_asset_spec(self, props: TableProps) -> dg.AssetSpec:

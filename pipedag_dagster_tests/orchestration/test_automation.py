@@ -21,9 +21,8 @@ from pipedag_dagster import (
     materialize,
 )
 from pipedag_dagster.errors import ConfigError, TaskFailed
-from pipedag_dagster_tests.conftest import SECRET
+from pipedag_dagster_tests.helpers import SECRET, Instances
 
-Write = Callable[..., PipedagConfig]
 MIDI = "attrs: {copy_filtered_input: true, copy_source: full}\n"
 WORLD: dict[str, Any] = {}
 
@@ -100,7 +99,7 @@ class Watch:
 
 
 @pytest.fixture
-def shop(instances: Write, dagster: dg.DagsterInstance) -> Callable[..., Watch]:
+def shop(instances: Instances, dagster: dg.DagsterInstance) -> Callable[..., Watch]:
     def make(instance: str = "midi", sensor: str = "refresh", **files: str) -> Watch:
         config = instances(**({"midi": MIDI + "refresh: on_source"} | files))
         return Watch(build_definitions(build, config, instance=instance), f"{instance}_{sensor}", dagster)
@@ -122,7 +121,7 @@ def ids(config: PipedagConfig, instance: str = "midi", table: str = "orders") ->
 
 
 def test_an_instance_follows_each_change_of_its_source_also_back_and_forth(
-    shop: Callable[..., Watch], instances: Write
+    shop: Callable[..., Watch], instances: Instances
 ) -> None:
     watch, config = shop(), instances(midi=MIDI + "refresh: on_source")
     run(config)
@@ -137,14 +136,14 @@ def test_an_instance_follows_each_change_of_its_source_also_back_and_forth(
         assert "Nothing has changed" in (watch.tick() or "")
 
 
-def test_the_first_tick_compares_with_what_the_instance_has(shop: Callable[..., Watch], instances: Write) -> None:
+def test_the_first_tick_compares_with_what_the_instance_has(shop: Callable[..., Watch], instances: Instances) -> None:
     watch, config = shop(), instances(midi=MIDI + "refresh: on_source")
     run(config)
     run(config, "midi")
     assert watch.tick() == "Nothing has changed (full/raw: 1)."
 
 
-def test_what_does_not_change_the_inputs_starts_nothing(shop: Callable[..., Watch], instances: Write) -> None:
+def test_what_does_not_change_the_inputs_starts_nothing(shop: Callable[..., Watch], instances: Instances) -> None:
     watch, config = shop(), instances(midi=MIDI + "refresh: on_source")
     run(config)
     watch.tick()
@@ -162,7 +161,7 @@ def test_a_source_that_never_ran_is_no_failure_and_says_what_to_do(shop: Callabl
 
 
 def test_a_database_that_is_away_is_no_failure_and_no_secret(
-    instances: Write, dagster: dg.DagsterInstance, database_url: sa.URL
+    instances: Instances, dagster: dg.DagsterInstance, database_url: sa.URL
 ) -> None:
     config = instances(midi=MIDI + "refresh: on_source")
     file = config.path / "__any__.yaml"
@@ -174,7 +173,7 @@ def test_a_database_that_is_away_is_no_failure_and_no_secret(
 
 
 def test_a_run_that_failed_is_not_repeated_before_the_source_commits_again(
-    shop: Callable[..., Watch], instances: Write, monkeypatch: pytest.MonkeyPatch
+    shop: Callable[..., Watch], instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch, config = shop(), instances(midi=MIDI + "refresh: on_source")
     run(config)
@@ -193,7 +192,7 @@ def test_a_run_that_failed_is_not_repeated_before_the_source_commits_again(
     assert ids(config) == [7]
 
 
-def test_half_a_stage_is_never_seen(shop: Callable[..., Watch], instances: Write) -> None:
+def test_half_a_stage_is_never_seen(shop: Callable[..., Watch], instances: Instances) -> None:
     """The sensor is asked while full is in the middle of its stage: one input is staged, the other one is not yet."""
     watch, config = shop(), instances(midi=MIDI + "refresh: on_source")
     run(config)
@@ -217,7 +216,7 @@ def test_half_a_stage_is_never_seen(shop: Callable[..., Watch], instances: Write
     assert (ids(config), ids(config, table="customers")) == ([8], [9])
 
 
-def test_a_copy_by_hand_is_followed_too(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_a_copy_by_hand_is_followed_too(instances: Instances, dagster: dg.DagsterInstance) -> None:
     @input_stage_versions(input_type=sa.Table, pass_args=["stage"], lazy=True)
     def copy(
         tbls: dict[str, sa.Alias], source_tbls: dict[str, sa.Alias], source: ConfigContext, *, stage: Stage
@@ -252,7 +251,7 @@ def test_a_copy_by_hand_is_followed_too(instances: Write, dagster: dg.DagsterIns
 
 
 def test_an_instance_runs_when_a_cache_function_returns_another_value_also_back_and_forth(
-    shop: Callable[..., Watch], instances: Write
+    shop: Callable[..., Watch], instances: Instances
 ) -> None:
     watch, config = shop("full", "poll", full="poll: 60"), instances(full="poll: 60")
     assert watch.tick() is None, "the first tick: full has nothing yet"
@@ -280,7 +279,7 @@ def test_a_cache_function_that_fails_fails_the_tick_but_does_not_hide_a_change(s
     assert watch.tick() == "failed", "the run was launched, and shows what is wrong"
 
 
-def test_to_poll_where_there_is_nothing_to_ask_is_refused(instances: Write) -> None:
+def test_to_poll_where_there_is_nothing_to_ask_is_refused(instances: Instances) -> None:
     config = instances(midi=MIDI + "poll: 60", any="")
 
     def only_inputs(instance: ConfigContext) -> Flow:
@@ -295,7 +294,7 @@ def test_to_poll_where_there_is_nothing_to_ask_is_refused(instances: Write) -> N
 # ---- schedules and jobs ----------------------------------------------------------------------------------------
 
 
-def test_a_schedule_has_its_cron_and_time_zone_and_is_off_until_it_is_asked_for(instances: Write) -> None:
+def test_a_schedule_has_its_cron_and_time_zone_and_is_off_until_it_is_asked_for(instances: Instances) -> None:
     config = instances(
         full='schedule: "0 6 * * 1-5"',
         midi=MIDI + 'schedule: {cron: "@daily", timezone: Europe/Berlin, default_status: running}',
@@ -311,12 +310,12 @@ def test_a_schedule_has_its_cron_and_time_zone_and_is_off_until_it_is_asked_for(
     assert midi.job_name == "midi"
 
 
-def test_without_a_word_in_the_yaml_there_is_no_schedule_and_no_sensor(instances: Write) -> None:
+def test_without_a_word_in_the_yaml_there_is_no_schedule_and_no_sensor(instances: Instances) -> None:
     repository = build_definitions(build, instances(), instance="full").get_repository_def()
     assert (repository.schedule_defs, repository.sensor_defs) == ([], [])
 
 
-def test_sensors_are_off_until_they_are_asked_for_and_look_as_often_as_they_say(instances: Write) -> None:
+def test_sensors_are_off_until_they_are_asked_for_and_look_as_often_as_they_say(instances: Instances) -> None:
     config = instances(
         full="poll: {interval: 600, default_status: running}",
         midi=MIDI + "refresh: on_source",
@@ -335,7 +334,9 @@ def test_sensors_are_off_until_they_are_asked_for_and_look_as_often_as_they_say(
     ]
 
 
-def test_there_is_a_job_for_the_instance_and_one_for_each_stage(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_there_is_a_job_for_the_instance_and_one_for_each_stage(
+    instances: Instances, dagster: dg.DagsterInstance
+) -> None:
     definitions = build_definitions(build, instances(), instance="full")
     assert [job.name for job in definitions.jobs or ()] == ["full", "full_raw", "full_report"]
     done = definitions.resolve_job_def("full_raw").execute_in_process(instance=dagster)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from dagster.components.testing import create_defs_folder_sandbox
 from pipedag_dagster import PipedagConfig, PipelineComponent
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.errors import ConfigError, UnknownInstance
+from pipedag_dagster_tests.helpers import Instances
 
 QUICKSTART = "pipedag_dagster.examples.quickstart.flow:build"
 
 
 @pytest.fixture
-def config(instances: Callable[..., PipedagConfig]) -> PipedagConfig:
+def config(instances: Instances) -> PipedagConfig:
     return instances()
 
 

@@ -6,14 +6,13 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psycopg
 import pytest
 import sqlalchemy as sa
 from dagster._core.remote_representation.external_data import RepositorySnap
@@ -21,13 +20,10 @@ from dagster._serdes import serialize_value
 
 from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, build_definitions, materialize
 from pipedag_dagster.errors import ConfigError, InvalidName, NotMaterialized, WiringError
-from pipedag_dagster_tests.conftest import SECRET
-from pipedag_dagster_tests.launching import failure, launch, materializations, metadata
+from pipedag_dagster_tests.helpers import SECRET, Connection, Instances
+from pipedag_dagster_tests.helpers.launching import failure, launch, materializations, metadata
 
 NUMBERS = pd.DataFrame({"a": [1, 2, 3], "word": ["x", None, "z"]})
-
-Write = Callable[..., PipedagConfig]
-Connection = psycopg.Connection[Any]
 
 
 @materialize(input=True, outputs=["dfa", "dfb"], version="1")
@@ -60,12 +56,6 @@ def build(instance: ConfigContext) -> Flow:
     return flow
 
 
-@pytest.fixture
-def connection(database_url: sa.URL) -> Iterator[Connection]:
-    with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connected:
-        yield connected
-
-
 def visible(connection: Connection, schema: str) -> list[str]:
     query = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s ORDER BY 1"
     return [row[0] for row in connection.execute(query, [schema])]
@@ -79,7 +69,7 @@ def specs(definitions: dg.Definitions) -> dict[tuple[str, ...], dg.AssetSpec]:
 # ---- the definitions -------------------------------------------------------------------------------------------
 
 
-def test_a_stage_is_a_group_and_a_step_and_a_table_is_an_asset(instances: Write) -> None:
+def test_a_stage_is_a_group_and_a_step_and_a_table_is_an_asset(instances: Instances) -> None:
     definitions = build_definitions(build, instances(), instance="full")
     assert {key: spec.group_name for key, spec in specs(definitions).items()} == {
         ("full", "stage_1", "dfa"): "stage_1",
@@ -94,7 +84,7 @@ def test_a_stage_is_a_group_and_a_step_and_a_table_is_an_asset(instances: Write)
     assert job.executor_def is dg.in_process_executor
 
 
-def test_dependencies_are_those_of_the_wiring_within_and_across_stages(instances: Write) -> None:
+def test_dependencies_are_those_of_the_wiring_within_and_across_stages(instances: Instances) -> None:
     found = specs(build_definitions(build, instances(), instance="full"))
     assert {key[1:]: [dep.asset_key.path[1:] for dep in spec.deps] for key, spec in found.items()} == {
         ("stage_1", "dfa"): [],
@@ -105,7 +95,7 @@ def test_dependencies_are_those_of_the_wiring_within_and_across_stages(instances
     }
 
 
-def test_a_copied_table_depends_on_that_of_its_source_in_another_code_location(instances: Write) -> None:
+def test_a_copied_table_depends_on_that_of_its_source_in_another_code_location(instances: Instances) -> None:
     definitions = build_definitions(build, instances(), instance="midi")
     found = specs(definitions)
     assert [dep.asset_key for dep in found["midi", "stage_1", "dfa"].deps] == [dg.AssetKey(["full", "stage_1", "dfa"])]
@@ -116,7 +106,7 @@ def test_a_copied_table_depends_on_that_of_its_source_in_another_code_location(i
     assert not graph.get(dg.AssetKey(["full", "stage_1", "dfa"])).is_materializable
 
 
-def test_code_version_description_and_kinds_tell_what_makes_a_table(instances: Write) -> None:
+def test_code_version_description_and_kinds_tell_what_makes_a_table(instances: Instances) -> None:
     config = instances()
     full, midi = (specs(build_definitions(build, config, instance=name)) for name in ("full", "midi"))
     assert all(spec.code_version for spec in (full | midi).values())
@@ -131,7 +121,7 @@ def test_code_version_description_and_kinds_tell_what_makes_a_table(instances: W
 
 
 def test_two_flows_share_one_code_location(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     def both(instance: ConfigContext) -> list[Flow]:
         with Flow("other") as other, Stage("raw"):
@@ -144,12 +134,12 @@ def test_two_flows_share_one_code_location(
     assert visible(connection, "full_raw") == ["dfa", "dfb"]
 
 
-def test_two_flows_with_a_stage_of_one_name_are_refused(instances: Write) -> None:
+def test_two_flows_with_a_stage_of_one_name_are_refused(instances: Instances) -> None:
     with pytest.raises(WiringError, match="'stage_1'"):
         build_definitions(lambda instance: [build(instance), build(instance)], instances(), instance="full")
 
 
-def test_names_that_the_database_would_cut_are_refused_before_anything_runs(instances: Write) -> None:
+def test_names_that_the_database_would_cut_are_refused_before_anything_runs(instances: Instances) -> None:
     def long(instance: ConfigContext) -> Flow:
         with Flow("shop") as flow, Stage("s" * 50):
             load()
@@ -160,7 +150,7 @@ def test_names_that_the_database_would_cut_are_refused_before_anything_runs(inst
 
 
 def test_an_instance_id_may_have_characters_that_dagster_does_not_allow_in_names(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     definitions = build_definitions(build, instances(full="instance_id: full-1"), instance="full")
     assert launch(definitions, dagster, "full_1").success
@@ -169,7 +159,7 @@ def test_an_instance_id_may_have_characters_that_dagster_does_not_allow_in_names
 
 
 def test_a_user_can_have_an_instance_of_ones_own(
-    instances: Write, dagster: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    instances: Instances, dagster: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("USER", "ann.b")
     monkeypatch.setenv("LOGNAME", "ann.b")
@@ -187,7 +177,7 @@ def test_a_user_can_have_an_instance_of_ones_own(
 
 
 def test_row_count_table_name_and_columns_are_those_of_the_table(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     result = launch(build_definitions(build, instances(), instance="full"), dagster)
     assert metadata(result, "dagster/row_count") == {
@@ -209,12 +199,12 @@ def test_row_count_table_name_and_columns_are_those_of_the_table(
     assert "SELECT" in metadata(launch_words(instances, dagster), "pipedag/query")["full/stage_2/words"]
 
 
-def launch_words(instances: Write, dagster: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def launch_words(instances: Instances, dagster: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     return launch(build_definitions(build, instances(), instance="full"), dagster, "full", "full/stage_2/words")
 
 
 def test_a_second_run_reports_every_table_again_as_cached_with_its_data_version(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     definitions = build_definitions(build, instances(), instance="full")
     first, second = (launch(definitions, dagster) for _ in range(2))
@@ -228,7 +218,7 @@ def test_a_second_run_reports_every_table_again_as_cached_with_its_data_version(
     assert len(versions[0]) == 5
 
 
-def test_a_step_runs_when_all_that_it_reads_was_cached(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_a_step_runs_when_all_that_it_reads_was_cached(instances: Instances, dagster: dg.DagsterInstance) -> None:
     def changed(instance: ConfigContext) -> Flow:
         @materialize(input_type=sa.Table, lazy=True)
         def words(df: sa.Alias) -> sa.Select[Any]:
@@ -255,7 +245,7 @@ def test_a_step_runs_when_all_that_it_reads_was_cached(instances: Write, dagster
 
 
 def test_a_task_that_fails_late_leaves_no_materialization_and_no_visible_table(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     @materialize
     def late(df: pd.DataFrame) -> pd.DataFrame:
@@ -275,7 +265,7 @@ def test_a_task_that_fails_late_leaves_no_materialization_and_no_visible_table(
 
 
 def test_a_commit_that_fails_leaves_no_materialization_and_no_visible_table(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     connection.execute(
         "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no commit today'; END $$"
@@ -291,7 +281,7 @@ def test_a_commit_that_fails_leaves_no_materialization_and_no_visible_table(
 
 
 def test_nothing_stays_pinned_after_a_run_whether_it_succeeds_or_fails(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     config = instances()
 
@@ -316,7 +306,7 @@ def test_nothing_stays_pinned_after_a_run_whether_it_succeeds_or_fails(
 
 
 def test_a_launch_of_one_table_runs_only_that_and_reads_the_rest_as_committed(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     config = instances()
     launch(build_definitions(build, config, instance="full"), dagster)
@@ -341,7 +331,7 @@ def test_a_launch_of_one_table_runs_only_that_and_reads_the_rest_as_committed(
 
 
 def test_a_launch_of_one_table_whose_input_was_never_committed_says_so(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     result = launch(build_definitions(build, instances(), instance="full"), dagster, "full", "full/stage_1/doubled")
     assert not result.success
@@ -350,7 +340,7 @@ def test_a_launch_of_one_table_whose_input_was_never_committed_says_so(
     assert visible(connection, "full_stage_1") == []
 
 
-def test_a_cache_mode_can_be_chosen_for_one_run(instances: Write, dagster: dg.DagsterInstance) -> None:
+def test_a_cache_mode_can_be_chosen_for_one_run(instances: Instances, dagster: dg.DagsterInstance) -> None:
     definitions = build_definitions(build, instances(), instance="full")
     launch(definitions, dagster)
     forced = launch(definitions, dagster, resource={"cache_validation_mode": "force_cache_invalid"})
@@ -359,7 +349,7 @@ def test_a_cache_mode_can_be_chosen_for_one_run(instances: Write, dagster: dg.Da
 
 
 def test_a_cache_mode_that_does_not_exist_is_refused_with_the_one_that_was_meant(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     config = instances()
     mistyped = launch(
@@ -372,7 +362,7 @@ def test_a_cache_mode_that_does_not_exist_is_refused_with_the_one_that_was_meant
 
 
 def test_the_run_config_that_the_launchpad_offers_can_be_launched_as_it_is(
-    instances: Write, dagster: dg.DagsterInstance
+    instances: Instances, dagster: dg.DagsterInstance
 ) -> None:
     definitions = build_definitions(build, instances(), instance="full")
     job = definitions.resolve_job_def("full")
@@ -384,7 +374,7 @@ def test_the_run_config_that_the_launchpad_offers_can_be_launched_as_it_is(
 
 
 def test_a_run_cannot_be_told_to_be_one_of_another_instance(
-    instances: Write, dagster: dg.DagsterInstance, connection: Connection
+    instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
     definitions = build_definitions(build, instances(), instance="full")
     result = launch(definitions, dagster, resource={"instance": "mini"})
@@ -433,7 +423,7 @@ def full_job():
 
 
 @pytest.fixture
-def project(instances: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def project(instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A project in a folder of its own, which is the working directory."""
     instances()
     (tmp_path / "dagster_project.py").write_text(PROJECT)
@@ -488,7 +478,7 @@ def test_the_command_line_of_dagster_materializes_an_instance_and_one_of_its_sta
 
 
 def test_no_password_is_in_what_dagster_stores_or_shows(
-    instances: Write, dagster: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]
+    instances: Instances, dagster: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = instances()
     assert SECRET in (config.path / "__any__.yaml").read_text()

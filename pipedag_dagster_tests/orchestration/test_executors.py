@@ -22,7 +22,6 @@ from pipedag_dagster import (
     ConfigContext,
     Flow,
     InstanceResource,
-    PipedagConfig,
     Stage,
     Table,
     TableIOManager,
@@ -31,14 +30,14 @@ from pipedag_dagster import (
 )
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.orchestration.executors import release_ended
-from pipedag_dagster_tests.shop_project import Project, kill, redis, running, wait_for
+from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers.gated_project import Project, kill, redis, running, wait_for
 
-Write = Callable[..., PipedagConfig]
 MINI = "attrs: {copy_filtered_input: true, copy_source: full}\n"
 
 
 @pytest.fixture
-def project(instances: Write, tmp_path: Path) -> Project:
+def project(instances: Instances, tmp_path: Path) -> Project:
     instances(any="executor: multiprocess\nkeep_versions: 1\n", mini=MINI)
     return Project(tmp_path)
 
@@ -85,7 +84,7 @@ executor:
 
 
 @pytest.fixture
-def celery(instances: Write, tmp_path: Path) -> Iterator[Project]:
+def celery(instances: Instances, tmp_path: Path) -> Iterator[Project]:
     pytest.importorskip("dagster_celery", reason="pip install 'pipedag_dagster[celery]'")
     with redis(tmp_path) as broker:
         text = CELERY.format(broker=broker, timeout=5)
@@ -157,7 +156,7 @@ def test_a_celery_worker_that_is_killed_in_the_middle(celery: Project, query: Ca
 
 
 def test_dask_runs_what_was_selected_and_nothing_else(
-    instances: Write, tmp_path: Path, query: Callable[[str], list[Any]]
+    instances: Instances, tmp_path: Path, query: Callable[[str], list[Any]]
 ) -> None:
     """dagster-dask forgets the selection of the run on the way to the step."""
     pytest.importorskip("dagster_dask", reason="pip install 'pipedag_dagster[dask]'")
@@ -184,7 +183,7 @@ def nothing(instance: ConfigContext) -> Flow:
     return flow
 
 
-def executor_of(instances: Write, text: str) -> dg.ExecutorDefinition:
+def executor_of(instances: Instances, text: str) -> dg.ExecutorDefinition:
     definitions = build_definitions(nothing, instances(any=text), instance="full")
     executor = definitions.resolve_job_def("full").executor_def
     assert executor is not None
@@ -207,7 +206,7 @@ def executor_of(instances: Write, text: str) -> dg.ExecutorDefinition:
         ),
     ],
 )
-def test_an_executor_is_that_of_dagster(instances: Write, text: str, module: str, name: str) -> None:
+def test_an_executor_is_that_of_dagster(instances: Instances, text: str, module: str, name: str) -> None:
     pytest.importorskip(module)
     assert executor_of(instances, text).name == name
 
@@ -222,7 +221,7 @@ def test_an_executor_is_that_of_dagster(instances: Write, text: str, module: str
     ],
 )
 def test_an_option_that_the_executor_does_not_have_is_refused_when_loaded(
-    instances: Write, options: str, module: str, says: str
+    instances: Instances, options: str, module: str, says: str
 ) -> None:
     pytest.importorskip(module)
     with pytest.raises(ConfigError) as error:
@@ -231,14 +230,16 @@ def test_an_option_that_the_executor_does_not_have_is_refused_when_loaded(
     assert f"{Path('instances') / '__any__.yaml'}:6: " in str(error.value)
 
 
-def test_an_executor_that_is_not_installed_says_what_to_type(instances: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_executor_that_is_not_installed_says_what_to_type(
+    instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "dagster_celery", None)  # as if it were not there
     with pytest.raises(ConfigError, match=r"pip install 'pipedag_dagster\[celery\]'"):
         executor_of(instances, "executor: celery\n")
 
 
 def test_the_password_of_a_broker_is_in_nothing_that_dagster_shows(
-    instances: Write, monkeypatch: pytest.MonkeyPatch
+    instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("dagster_celery")
     monkeypatch.setenv("BROKER_PASSWORD", "hush-broker")
@@ -249,7 +250,7 @@ def test_the_password_of_a_broker_is_in_nothing_that_dagster_shows(
 
 
 def test_what_a_killed_run_has_pinned_is_given_up_when_dagster_knows_that_it_has_ended(
-    instances: Write, tmp_path: Path, query: Callable[[str], list[Any]]
+    instances: Instances, tmp_path: Path, query: Callable[[str], list[Any]]
 ) -> None:
     context = instances(mini=MINI).get("full")
     store = context.store.table_store

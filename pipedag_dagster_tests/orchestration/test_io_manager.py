@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
@@ -25,12 +24,13 @@ from pipedag_dagster import (
     materialize,
 )
 from pipedag_dagster.errors import NotMaterialized, UnstorableResult, WiringError
+from pipedag_dagster_tests.helpers import Connection, Instances
 
 ORDERS = pd.DataFrame({"id": [1, 2, 3], "customer": ["ann", None, "bob"]})
 
 
 @pytest.fixture
-def config(instances: Callable[..., PipedagConfig]) -> PipedagConfig:
+def config(instances: Instances) -> PipedagConfig:
     return instances()
 
 
@@ -47,13 +47,7 @@ def run(config: PipedagConfig) -> Callable[..., dg.ExecuteInProcessResult]:
     return materialize
 
 
-@pytest.fixture
-def connection(database_url: sa.URL) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connected:
-        yield connected
-
-
-def visible(connection: psycopg.Connection[Any], schema: str) -> list[str]:
+def visible(connection: Connection, schema: str) -> list[str]:
     query = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s ORDER BY 1"
     return [row[0] for row in connection.execute(query, [schema])]
 
@@ -64,7 +58,7 @@ def orders() -> pd.DataFrame:
 
 
 def test_an_asset_becomes_the_table_of_its_name_in_the_stage_of_its_group(
-    run: Callable[..., Any], connection: psycopg.Connection[Any]
+    run: Callable[..., Any], connection: Connection
 ) -> None:
     result = run(orders)
     assert connection.execute("SELECT * FROM full_raw.orders ORDER BY id").fetchall() == [
@@ -94,7 +88,7 @@ def test_each_asset_is_one_commit_that_keeps_the_other_tables(run: Callable[...,
 
 
 def test_a_table_object_brings_its_key_and_its_indexes(
-    run: Callable[..., Any], config: PipedagConfig, connection: psycopg.Connection[Any]
+    run: Callable[..., Any], config: PipedagConfig, connection: Connection
 ) -> None:
     @dg.asset(io_manager_key="io_manager", group_name="raw")
     def keyed() -> Table:
@@ -144,9 +138,7 @@ def test_an_input_arrives_as_its_annotation_says(run: Callable[..., Any], kind: 
         pd.testing.assert_frame_equal(value.astype({"id": "int64", "customer": object}), ORDERS, check_dtype=False)
 
 
-def test_a_query_on_an_input_runs_inside_the_database(
-    run: Callable[..., Any], connection: psycopg.Connection[Any]
-) -> None:
+def test_a_query_on_an_input_runs_inside_the_database(run: Callable[..., Any], connection: Connection) -> None:
     @dg.asset(io_manager_key="io_manager", group_name="report")
     def named(orders: sa.Alias) -> sa.Select[Any]:
         return sa.select(orders.c.id).where(orders.c.customer.is_not(None))
@@ -155,9 +147,7 @@ def test_a_query_on_an_input_runs_inside_the_database(
     assert connection.execute("SELECT id FROM full_report.named ORDER BY id").fetchall() == [(1,), (3,)]
 
 
-def test_an_asset_that_returns_none_has_stored_its_data_itself(
-    run: Callable[..., Any], connection: psycopg.Connection[Any]
-) -> None:
+def test_an_asset_that_returns_none_has_stored_its_data_itself(run: Callable[..., Any], connection: Connection) -> None:
     @dg.asset(io_manager_key="io_manager", group_name="raw")
     def elsewhere() -> None:
         return None
@@ -166,7 +156,7 @@ def test_an_asset_that_returns_none_has_stored_its_data_itself(
     assert visible(connection, "full_raw") == []
 
 
-def test_an_empty_frame_is_a_table_without_rows(run: Callable[..., Any], connection: psycopg.Connection[Any]) -> None:
+def test_an_empty_frame_is_a_table_without_rows(run: Callable[..., Any], connection: Connection) -> None:
     @dg.asset(io_manager_key="io_manager", group_name="raw")
     def empty() -> pd.DataFrame:
         return ORDERS.head(0)
@@ -214,13 +204,13 @@ def total(dfa: pd.DataFrame) -> pd.DataFrame:
     return dfa.sum().to_frame("total")
 
 
-def test_a_plain_asset_reads_a_table_of_a_stage(config: PipedagConfig, connection: psycopg.Connection[Any]) -> None:
+def test_a_plain_asset_reads_a_table_of_a_stage(config: PipedagConfig, connection: Connection) -> None:
     together(config, total)
     assert connection.execute("SELECT * FROM full_stage_1.total").fetchall() == [(3,)]
 
 
 def test_the_table_of_a_plain_asset_survives_the_commit_of_the_stage(
-    config: PipedagConfig, connection: psycopg.Connection[Any]
+    config: PipedagConfig, connection: Connection
 ) -> None:
     together(config, total)
     together(config, selection=[dg.AssetKey(["full", "stage_1", "dfa"])], mode="force_cache_invalid")
@@ -243,7 +233,7 @@ def refused(run: Callable[..., Any], *assets: Any, selection: Any = None) -> Pip
 
 
 def test_what_a_table_cannot_hold_is_refused_and_nothing_is_committed(
-    run: Callable[..., Any], connection: psycopg.Connection[Any]
+    run: Callable[..., Any], connection: Connection
 ) -> None:
     @dg.asset(io_manager_key="io_manager", group_name="raw")
     def number():  # type: ignore[no-untyped-def]

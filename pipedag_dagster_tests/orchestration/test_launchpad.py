@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 
 from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, build_definitions, materialize
 from pipedag_dagster.errors import ConfigError
+from pipedag_dagster_tests.helpers import Instances
 
-Write = Callable[..., PipedagConfig]
 MINI = """\
 attrs:
   copy_filtered_input: true
@@ -56,7 +55,7 @@ def build(instance: ConfigContext) -> Flow:
 
 
 @pytest.fixture
-def config(instances: Write) -> PipedagConfig:
+def config(instances: Instances) -> PipedagConfig:
     config = instances(mini=MINI)
     full = config.get("full")
     assert build(full).run(config=full).successful
@@ -141,7 +140,7 @@ def test_in_python_a_flow_is_built_with_other_attrs(config: PipedagConfig) -> No
         config.get("mini").with_attrs({"copy_filter_cnt": 0})
 
 
-def test_a_number_of_rows_that_would_have_no_effect_is_refused(instances: Callable[..., PipedagConfig]) -> None:
+def test_a_number_of_rows_that_would_have_no_effect_is_refused(instances: Instances) -> None:
     sampled = "attrs: {copy_filtered_input: true, copy_source: full}\nsample: {rows: 5}\n"
     with pytest.raises(ConfigError, match=r"copy_filter_cnt: has no effect, because sample.rows is set"):
         instances(mini=sampled).get("mini").with_attrs({"copy_filter_cnt": 4})
@@ -196,7 +195,7 @@ def test_a_run_is_tagged_with_its_instance_and_the_stage_versions_it_read_and_wr
     assert len(found) == 1, "which run has made a version can be asked"
 
 
-def test_an_instance_without_attrs_has_none_to_choose(instances: Write) -> None:
+def test_an_instance_without_attrs_has_none_to_choose(instances: Instances) -> None:
     job = build_definitions(build, instances(), instance="full").resolve_job_def("full")
     with pytest.raises(dg.DagsterInvalidConfigError):
         dg.validate_run_config(job, {"resources": {"instance": {"config": {"attrs": {"factor": 1}}}}})

@@ -15,12 +15,11 @@ import sqlalchemy as sa
 
 from pipedag_dagster import Flow, PipedagConfig, PipedagError, Stage, Table, build_definitions, materialize
 from pipedag_dagster.errors import NotMaterialized, UnstorableResult, WiringError
-
-Connection = psycopg.Connection[Any]
+from pipedag_dagster_tests.helpers import Instances
 
 
 @pytest.fixture
-def config(instances: Callable[..., PipedagConfig]) -> PipedagConfig:
+def config(instances: Instances) -> PipedagConfig:
     return instances()
 
 

@@ -11,13 +11,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster import PipedagConfig
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster.orchestration.workspace import locations, refuse_shared_keys
-from pipedag_dagster_tests.shop_project import Project, running, wait_for
+from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers.gated_project import Project, running, wait_for
 
-Write = Callable[..., PipedagConfig]
 MINI = "attrs: {copy_filtered_input: true, copy_source: full}\n"
 LOCATION = "  - python_module: {{module_name: {module}, attribute: {name}, location_name: {module}_{name}}}\n"
 
@@ -36,7 +35,7 @@ def query(database_url: sa.URL) -> Iterator[Callable[[str], list[Any]]]:
 
 
 def test_the_daemon_runs_mini_when_the_command_line_has_committed_full(
-    instances: Write, tmp_path: Path, query: Callable[[str], list[Any]]
+    instances: Instances, tmp_path: Path, query: Callable[[str], list[Any]]
 ) -> None:
     instances(mini=MINI + "refresh: {interval: 1, default_status: running}\n")
     project = Project(tmp_path)

@@ -24,7 +24,7 @@ import yaml
 from dagster import DagsterRunStatus
 from dagster_graphql import DagsterGraphQLClient
 
-from pipedag_dagster_tests.conftest import SECRET
+from pipedag_dagster_tests.helpers import SECRET
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

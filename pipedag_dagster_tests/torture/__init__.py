@@ -1,4 +1,4 @@
-"""The promises P2 to P8, proven by breaking things on purpose.
+"""The promises of docs/store.md, proven by breaking things on purpose.
 
 `make test` runs a short form of each, `make torture` a long one. Both print for each promise how often it was tried
 and how often it was broken.

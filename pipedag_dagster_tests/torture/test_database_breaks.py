@@ -1,5 +1,5 @@
-"""P5, P7: whatever happens to the database in the middle of a run, people see one whole version, the user is told what
-to do, and the next run resumes."""
+"""Nothing half-done: whatever happens to the database in the middle of a run, people see one whole version. The error
+says what to do, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ import sqlalchemy as sa
 from pipedag_dagster import Flow, PipedagConfig, Result, Stage, materialize
 from pipedag_dagster.errors import ConnectionLost, DatabaseError, DatabaseUnreachable, DiskFull, SeveralFailed
 from pipedag_dagster.versions.verify import differences
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import Count, count, servers, victim
 from pipedag_dagster_tests.torture.servers import Server
 from pipedag_dagster_tests.torture.test_kill import Ward
-
-Instances = Callable[..., PipedagConfig]
 
 CUT = (
     "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
@@ -71,7 +70,7 @@ def explained(error: BaseException | None) -> bool:
 
 @pytest.fixture(scope="module")
 def cut() -> Count:
-    return count("P5 all connections terminated by the server, at each step")
+    return count("nothing half-done: all connections terminated by the server, at each step")
 
 
 @pytest.mark.parametrize("step", victim.STEPS)
@@ -90,7 +89,7 @@ RESTARTS = ("before an upload", "between tables", "inside the commit, after the 
 
 @pytest.fixture(scope="module")
 def restarts() -> Count:
-    return count("P5 server crashed and restarted in the middle")
+    return count("nothing half-done: server crashed and restarted in the middle")
 
 
 @pytest.mark.parametrize("step", RESTARTS)
@@ -99,7 +98,7 @@ def test_the_server_crashes_and_comes_back(server: Server, files: PipedagConfig,
 
 
 def test_the_server_is_gone_until_somebody_starts_it(server: Server, files: PipedagConfig) -> None:
-    ward = Ward(files, count("P5 server gone in the middle"))
+    ward = Ward(files, count("nothing half-done: server gone in the middle"))
     ward.counted.tries = 1
     generation = next(ward.generations)
     with victim.at("between tables", server.stop):
@@ -173,7 +172,7 @@ def test_a_disk_that_is_full(server: Server, files: PipedagConfig, kind: str) ->
             large(small(), size)
         return flow.run(files.get("full"), fail_fast=False)
 
-    counted = count(f"P5 disk full while a {kind} is stored")
+    counted = count(f"nothing half-done: disk full while a {kind} is stored")
     counted.tries = 1
     store = files.get("full").store.table_store
     try:

@@ -1,4 +1,5 @@
-"""P5, P7: a run that is killed at any instant leaves the old or the new stage version, whole; the next one finishes."""
+"""Nothing half-done: a run that is killed at any instant leaves the old or the new stage version, whole. The next run
+finishes."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -15,9 +15,8 @@ import sqlalchemy as sa
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.verify import differences
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import Count, count, tries, victim
-
-Instances = Callable[..., PipedagConfig]
 
 
 class Ward:
@@ -97,7 +96,7 @@ class Ward:
 
 @pytest.fixture(scope="module")
 def counted() -> Count:
-    return count("P5 killed at a named step: old or new, whole; no lock left; the next run finishes")
+    return count("nothing half-done: killed at a named step, old or new, whole; no lock left; the next run finishes")
 
 
 @pytest.mark.parametrize("step", victim.STEPS)
@@ -109,7 +108,7 @@ def test_killed_at_a_named_step(instances: Instances, counted: Count, step: str)
 
 def test_killed_at_any_time(instances: Instances) -> None:
     """From the start of its process to its end: the later, the likelier, because it commits at the end."""
-    counted = count("P5 the same, killed at a random time")
+    counted = count("nothing half-done: the same, killed at a random time")
     ward = Ward(instances(), counted)
     ward.seconds()  # the first process imports what the others share
     chance = random.Random(0)
@@ -121,7 +120,7 @@ def test_killed_at_any_time(instances: Instances) -> None:
 
 
 def test_what_a_killed_run_has_staged_is_used_by_the_next(instances: Instances) -> None:
-    counted = count("P7 what a killed run has staged is not made again")
+    counted = count("resumed: what a killed run has staged is not made again")
     files = instances()
     victim.run(str(files.path), 1)
     for generation in range(2, 2 + tries(2, 50)):

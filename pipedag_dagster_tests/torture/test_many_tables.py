@@ -1,4 +1,4 @@
-"""D2: a stage of thousands of tables does not fill PostgreSQL's table of locks.
+"""Many tables: a stage of thousands of tables does not fill PostgreSQL's table of locks.
 
 The server of these tests has a table of locks that is much smaller than usual, so that some hundred tables are many.
 3,000 tables on a server as it comes: see docs/store.md.
@@ -73,5 +73,5 @@ def test_a_stage_with_very_many_tables(server: Server) -> None:
     assert (freed.versions, freed.stays) == (0, ())
     assert removal.drop(store).tables == 2 * tables
     assert removal.holdings(store).schemas == ()
-    counted = count("D2 stages of very many tables: committed, cleaned up, dropped")
+    counted = count("many tables: committed, cleaned up, dropped")
     counted.tries, counted.note = tables, "tables"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-import psycopg
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,6 +23,7 @@ from pipedag_dagster.errors import NotMaterialized, TaskFailed
 from pipedag_dagster.orchestration.run import rollback
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
+from pipedag_dagster_tests.helpers import Connection, Instances
 from pipedag_dagster_tests.torture import Count, count, shop, tries, victim
 from pipedag_dagster_tests.torture.shop import SAMPLE, STAGES, Tables, World
 
@@ -55,11 +53,11 @@ class Shown:
 class Machine(RuleBasedStateMachine):
     """Runs, changes, failures, kills, rollbacks, clean-ups and drops on `full` and `midi`, in any order."""
 
-    def __init__(self, files: PipedagConfig, outsider: psycopg.Connection[tuple[int, ...]], counted: Count) -> None:
+    def __init__(self, files: PipedagConfig, connection: Connection, counted: Count) -> None:
         super().__init__()
         self.path = str(files.path)
         self.contexts: dict[str, ConfigContext] = {name: files.get(name) for name in ("full", "midi")}
-        self.outsider = outsider
+        self.outsider = connection
         self.counted = counted
         self.world = World()
         self.shown = {(name, stage): Shown() for name in self.contexts for stage in STAGES}
@@ -198,20 +196,12 @@ class Machine(RuleBasedStateMachine):
             context.store.table_store.close()
 
 
-@pytest.fixture
-def outsider(database_url: sa.URL) -> Iterator[psycopg.Connection[tuple[int, ...]]]:
-    with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connection:
-        yield connection
-
-
-def test_the_database_equals_the_model(
-    instances: Callable[..., PipedagConfig], outsider: psycopg.Connection[tuple[int, ...]]
-) -> None:
-    counted = count("P2-P8 after any sequence of runs, changes, faults and rollbacks: as the model says")
+def test_the_database_equals_the_model(instances: Instances, connection: Connection) -> None:
+    counted = count("all: after any sequence of runs, changes, faults and rollbacks: as the model says")
     files = instances(full="fail_fast: false\n")
 
     def machine() -> Machine:
-        return Machine(files, outsider, counted)
+        return Machine(files, connection, counted)
 
     run_state_machine_as_test(
         machine,

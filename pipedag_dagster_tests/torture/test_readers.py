@@ -1,4 +1,5 @@
-"""P3: whoever reads a stage while it commits again and again sees one version of it, at once, and never an error."""
+"""Always whole: whoever reads a stage while it commits again and again sees one version of it, at once, and never an
+error."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ import sqlalchemy as sa
 from pipedag_dagster import InstanceResource, PipedagConfig, TableIOManager
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster_tests.helpers import Connection, Instances
 from pipedag_dagster_tests.torture import LONG, count, readers, tries, victim
 from pipedag_dagster_tests.torture.readers import STAGE, TABLES, Commits, Reads
 
-Instances = Callable[..., PipedagConfig]
-Reader: TypeAlias = psycopg.Connection[Any]
+Reader: TypeAlias = Connection
 
 ISOLATION = ("read committed", "repeatable read")
 SCHEMA = f"full_{STAGE}"
@@ -75,15 +76,15 @@ def test_readers_while_a_stage_commits(
             people.add(one)
     kind = request.node.callspec.id
     slowest = f"p99 {people.p99 * 1000:.0f} ms, slowest {people.slowest * 1000:.0f} ms"
-    report(f"P3 reads of views, {kind}: no error", people.statements, people.errors.total())
-    report(f"P3 reads of views, {kind}: one version", people.statements, people.mixed + people.partial)
-    report(f"P3 reads of views, {kind}: no wait over 100 ms", people.statements, people.lock_waits, slowest)
+    report(f"always whole: reads of views, {kind}: no error", people.statements, people.errors.total())
+    report(f"always whole: reads of views, {kind}: one version", people.statements, people.mixed + people.partial)
+    report(f"always whole: reads of views, {kind}: no wait over 100 ms", people.statements, people.lock_waits, slowest)
     longest = f"longest {max(commits.seconds, default=0):.2f} s"
-    report(f"P3 commits, {kind}: within their patience", len(commits.seconds), commits.late, longest)
+    report(f"always whole: commits, {kind}: within their patience", len(commits.seconds), commits.late, longest)
     wrong = pinned.mixed + pinned.errors.total()
-    report(f"P3 reads of pinned versions, {kind}: one version", pinned.statements, wrong)
+    report(f"always whole: reads of pinned versions, {kind}: one version", pinned.statements, wrong)
     wrong = checks.mixed + checks.errors.total()
-    report(f"P3 check --database, {kind}: one version", checks.statements, wrong)
+    report(f"always whole: check --database, {kind}: one version", checks.statements, wrong)
     assert people.errors == pinned.errors == checks.errors == {}
     assert pinned.mixed == checks.mixed == 0
     assert people.partial == 0

@@ -1,11 +1,11 @@
-"""P7: a stage whose last table fails begins, after the task was fixed, at its last table."""
+"""Resumed: a stage whose last table fails begins, after the task was fixed, at its last table."""
 
 from __future__ import annotations
 
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,9 +13,8 @@ import dagster as dg
 import pytest
 
 from pipedag_dagster import PipedagConfig
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import count
-
-Instances = Callable[..., PipedagConfig]
 
 TABLES = 10
 PROJECT = """\
@@ -88,7 +87,7 @@ EVERYTHING = [*map(str, range(TABLES - 1)), "last"]
 
 
 def test_the_next_run_reuses_nine_of_ten(project: Project) -> None:
-    counted = count("P7 the last of ten fails: nine are reused")
+    counted = count("resumed: the last of ten fails, nine are reused")
     config = PipedagConfig("instances").get("full")
     assert not project.load().build().run(config, fail_fast=False).successful
     assert project.ran() == EVERYTHING
@@ -114,7 +113,7 @@ with dg.DagsterInstance.local_temp("home") as dagster:
 
 
 def test_reexecution_from_failure_in_dagster_reuses_nine_of_ten(project: Project) -> None:
-    counted = count("P7 the same, re-executed from failure in Dagster")
+    counted = count("resumed: the same, re-executed from failure in Dagster")
     (project.folder / "home").mkdir()
     job = dg.reconstructable(project.load().full_job)
     with dg.DagsterInstance.local_temp("home") as dagster, dg.execute_job(job, instance=dagster) as failed:

@@ -1,4 +1,4 @@
-"""D4: one run at a time writes a stage; whoever reads it meanwhile sees one version; nobody else waits."""
+"""One writer: one run at a time writes a stage; whoever reads it meanwhile sees one version; nobody else waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import queue
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,11 +26,10 @@ from pipedag_dagster.postgres import advisory_lock
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.verify import differences
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import shop
 from pipedag_dagster_tests.torture.shop import Tables, World
 from pipedag_dagster_tests.torture.victim import SECONDS, Paused
-
-Instances = Callable[..., PipedagConfig]
 
 OLD, NEW = World(head=1, tail=1), World(head=2, tail=2)
 

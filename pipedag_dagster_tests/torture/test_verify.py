@@ -12,10 +12,9 @@ import sqlalchemy as sa
 from pipedag_dagster import PipedagConfig, input_stage_versions
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.verify import Difference, differences
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import shop
 from pipedag_dagster_tests.torture.shop import World
-
-Instances = Callable[..., PipedagConfig]
 
 
 @pytest.fixture

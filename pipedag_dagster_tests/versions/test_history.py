@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pandas as pd
-import psycopg
 import pytest
-import sqlalchemy as sa
 from click.testing import CliRunner
 
 from pipedag_dagster import PipedagConfig
@@ -21,11 +18,10 @@ from pipedag_dagster.execution.plan import Fate, plan
 from pipedag_dagster.orchestration.run import rollback as roll_back
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
-from pipedag_dagster_tests.cli.test_cli import Command, command, project  # noqa: F401 (fixtures)
-from pipedag_dagster_tests.execution.test_caching import CACHED, Shop
-from pipedag_dagster_tests.versions.test_store import Stage
-
-Instances = Callable[..., PipedagConfig]
+from pipedag_dagster_tests.helpers import Connection, Instances
+from pipedag_dagster_tests.helpers.changing_shop import CACHED, Shop
+from pipedag_dagster_tests.helpers.command_line import Command
+from pipedag_dagster_tests.helpers.stage import Stage
 
 
 def frame(number: int) -> pd.DataFrame:
@@ -37,13 +33,7 @@ def stage(instances: Instances) -> Stage:
     return Stage(instances().get("full").store.table_store)
 
 
-@pytest.fixture
-def outsider(database_url: sa.URL) -> psycopg.Connection[tuple[object, ...]]:
-    """Somebody else on the same database."""
-    return psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True)
-
-
-def schemas(connection: psycopg.Connection[tuple[object, ...]]) -> set[object]:
+def schemas(connection: Connection) -> set[object]:
     query = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public)'"
     return {row[0] for row in connection.execute(query).fetchall()}
 
@@ -115,17 +105,15 @@ def test_a_rollback_waits_for_the_run_that_writes_the_stage(stage: Stage) -> Non
     assert stage.seen() == {"x": [(1,)]}
 
 
-def test_a_rollback_keeps_foreign_views_and_grants(
-    stage: Stage, outsider: psycopg.Connection[tuple[object, ...]]
-) -> None:
+def test_a_rollback_keeps_foreign_views_and_grants(stage: Stage, connection: Connection) -> None:
     stage.commit(x=frame(1))
-    outsider.execute("GRANT USAGE ON SCHEMA full_raw TO PUBLIC")
-    outsider.execute("GRANT SELECT ON full_raw.x TO PUBLIC")
-    outsider.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.x")
+    connection.execute("GRANT USAGE ON SCHEMA full_raw TO PUBLIC")
+    connection.execute("GRANT SELECT ON full_raw.x TO PUBLIC")
+    connection.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.x")
     stage.commit(x=frame(2))
     history.rollback(stage.store, "raw", None, "back")
-    assert outsider.execute("SELECT a FROM public.theirs").fetchall() == [(1,)]
-    granted = outsider.execute("SELECT relacl::text FROM pg_class WHERE oid = 'full_raw.x'::regclass").fetchone()
+    assert connection.execute("SELECT a FROM public.theirs").fetchall() == [(1,)]
+    granted = connection.execute("SELECT relacl::text FROM pg_class WHERE oid = 'full_raw.x'::regclass").fetchone()
     assert granted is not None
     assert "=r/" in str(granted[0])
 
@@ -186,11 +174,9 @@ def test_gc_says_what_it_freed_and_that_pinned_versions_stay(stage: Stage) -> No
     assert differences(stage.store) == []
 
 
-def test_gc_names_the_objects_for_which_something_stays(
-    stage: Stage, outsider: psycopg.Connection[tuple[object, ...]]
-) -> None:
+def test_gc_names_the_objects_for_which_something_stays(stage: Stage, connection: Connection) -> None:
     stage.commit(x=frame(1))
-    outsider.execute("CREATE MATERIALIZED VIEW public.theirs AS SELECT a FROM full_raw.x")
+    connection.execute("CREATE MATERIALIZED VIEW public.theirs AS SELECT a FROM full_raw.x")
     for number in (2, 3, 4):
         stage.commit(x=frame(number))
     stays = removal.gc(stage.store, "gc").stays
@@ -201,17 +187,15 @@ def test_gc_of_an_instance_that_was_never_run(instances: Instances) -> None:
     assert removal.gc(instances().get("full").store.table_store, "gc") == removal.Freed(0, 0, 0, ())
 
 
-def test_drop_takes_exactly_what_the_mark_names(
-    instances: Instances, outsider: psycopg.Connection[tuple[object, ...]]
-) -> None:
+def test_drop_takes_exactly_what_the_mark_names(instances: Instances, connection: Connection) -> None:
     files = instances(full_fresh="")
     full, fresh = (Stage(files.get(name).store.table_store) for name in ("full", "full_fresh"))
     full.commit(x=frame(1))
     fresh.commit(x=frame(2))
-    outsider.execute("CREATE SCHEMA full_mine")
+    connection.execute("CREATE SCHEMA full_mine")
     found = removal.drop(full.store)
     assert found == removal.Holdings(("full_pipedag", "full_raw", "full_raw__versions"), 1, found.bytes)
-    assert schemas(outsider) == {"full_mine", "full_fresh_pipedag", "full_fresh_raw", "full_fresh_raw__versions"}
+    assert schemas(connection) == {"full_mine", "full_fresh_pipedag", "full_fresh_raw", "full_fresh_raw__versions"}
     assert fresh.seen() == {"x": [(2,)]}
     assert differences(fresh.store) == []
     full.commit(x=frame(3))  # it can begin again
@@ -227,15 +211,15 @@ def test_drop_takes_exactly_what_the_mark_names(
     ],
 )
 def test_drop_refuses_when_objects_of_others_are_in_the_way(
-    stage: Stage, outsider: psycopg.Connection[tuple[object, ...]], made: str, named: str
+    stage: Stage, connection: Connection, made: str, named: str
 ) -> None:
     stage.commit(x=frame(1))
-    before = schemas(outsider)
-    outsider.execute(made.encode())
+    before = schemas(connection)
+    connection.execute(made.encode())
     with pytest.raises(InUse) as caught:
         removal.drop(stage.store)
     assert named in str(caught.value)
-    assert schemas(outsider) == before
+    assert schemas(connection) == before
     assert stage.seen()["x"] == [(1,)]
 
 
@@ -270,8 +254,8 @@ def test_drop_of_many_tables_goes_in_batches(stage: Stage, monkeypatch: pytest.M
 
 
 def test_versions_shows_what_a_sample_was_copied_from(
-    command: Command,  # noqa: F811
-    project: Path,  # noqa: F811
+    command: Command,
+    project: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
@@ -284,7 +268,7 @@ def test_versions_shows_what_a_sample_was_copied_from(
     assert "sampled from full 1; full is now at 2; current" in command("versions", "midi", "raw").out
 
 
-def test_drop_asks_first(command: Command, project: Path) -> None:  # noqa: F811
+def test_drop_asks_first(command: Command, project: Path) -> None:
     command("run", "full")
     asked = CliRunner().invoke(cli, ["drop", "full"], input="n\n")
     assert "Drop full: 5 schemas, 4 tables, " in asked.output
@@ -292,7 +276,7 @@ def test_drop_asks_first(command: Command, project: Path) -> None:  # noqa: F811
     assert command("list", "full").out.count("version 1") == 2
 
 
-def test_rollback_gc_and_drop_from_the_command_line(command: Command, project: Path) -> None:  # noqa: F811
+def test_rollback_gc_and_drop_from_the_command_line(command: Command, project: Path) -> None:
     command("run", "full")
     assert "there are: none" in command("rollback", "full", "raw").err
     Stage(PipedagConfig(project / "instances").get("full").store.table_store).commit(orders=frame(1))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,7 @@ from pipedag_dagster.errors import (
     UnstorableResult,
 )
 from pipedag_dagster.postgres.roles import statements
-from pipedag_dagster_tests.conftest import SIZES
-
-Instances = Callable[..., PipedagConfig]
-Connection = psycopg.Connection[Any]
+from pipedag_dagster_tests.helpers import SIZES, Connection, Instances
 
 NAMES = [
     "select",
@@ -89,13 +86,6 @@ PREFIXES = [
 ]
 
 
-@pytest.fixture
-def other(database_url: sa.URL) -> Iterator[Connection]:
-    """Somebody else, who works on the same database."""
-    with connected(database_url) as connection:
-        yield connection
-
-
 def connected(url: sa.URL, **options: Any) -> Connection:
     return psycopg.connect(
         url.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True, **options
@@ -148,25 +138,25 @@ def run(flow: Flow, config: ConfigContext) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, *LONGEST])
 def test_a_table_and_its_columns_may_have_any_name_on_the_source_and_on_the_copy(
-    instances: Instances, other: Connection, name: str
+    instances: Instances, connection: Connection, name: str
 ) -> None:
     config = instances()
     frame = pd.DataFrame({name: [1, 2, 3], f"{name}2"[-60:].lstrip("é名") or "b": ["x", None, "z"]})
     for instance, kept in (("full", 3), ("midi", 2)):
         run(flow_of("raw", frame, name=name, key=name), config.get(instance))
-        columns, found = rows(other, f"{instance}_raw", name.lower())
+        columns, found = rows(connection, f"{instance}_raw", name.lower())
         assert columns == list(frame.columns)
         assert found == [(1, "x"), (2, None), (3, "z")][:kept]
 
 
 @pytest.mark.parametrize("name", [*TOO_LONG, "İ" * 30, "", "a\0b", "\ud800"], ids=ascii)
 def test_a_table_name_that_postgresql_would_cut_or_cannot_hold_is_refused(
-    instances: Instances, other: Connection, name: str
+    instances: Instances, connection: Connection, name: str
 ) -> None:
     config = instances().get("full")
     with pytest.raises(UnstorableResult, match=r"table name .*(allows 63|cannot store)|needs a name"):
         run(flow_of("raw", FRAME, name=name), config)
-    assert not other.execute("SELECT FROM pg_views WHERE schemaname = 'full_raw'").fetchall()
+    assert not connection.execute("SELECT FROM pg_views WHERE schemaname = 'full_raw'").fetchall()
 
 
 @pytest.mark.parametrize("name", [*TOO_LONG, "", "a\0b", "ctid"], ids=ascii)
@@ -176,7 +166,7 @@ def test_a_column_name_that_postgresql_would_cut_or_cannot_hold_is_refused(insta
 
 
 @pytest.mark.parametrize("name", ["50%", ":a", 'say "hi"', "it's", "名前", "a\\b", "%s"])
-def test_queries_read_tables_and_columns_of_any_name(instances: Instances, other: Connection, name: str) -> None:
+def test_queries_read_tables_and_columns_of_any_name(instances: Instances, connection: Connection, name: str) -> None:
     @materialize(lazy=True, input_type=sa.Table)
     def query(table: sa.Alias) -> Table:
         return Table(sa.select((table.c[name] * 2).label(name)).where(table.c[name] > 1), name=f"{name}!")
@@ -192,7 +182,7 @@ def test_queries_read_tables_and_columns_of_any_name(instances: Instances, other
             query(loaded)
     for instance in ("full", "midi"):
         run(flow, instances().get(instance))
-        assert rows(other, f"{instance}_report", f"{name}!") == ([name], [(4,)])
+        assert rows(connection, f"{instance}_report", f"{name}!") == ([name], [(4,)])
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +229,7 @@ SYSTEM = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 def test_every_name_comes_back_or_is_refused(
     one_database: tuple[PipedagConfig, Connection], table: str, column: str
 ) -> None:
-    config, other = one_database
+    config, connection = one_database
     flow = flow_of("raw", pd.DataFrame({column: [7, 8]}), name=table)
     try:
         run(flow, config.get("full"))
@@ -251,7 +241,7 @@ def test_every_name_comes_back_or_is_refused(
     # Always copied again: what an earlier example has left is not what this is about.
     flow.run(config=config.get("midi"), fail_fast=True, cache_validation_mode="force_cache_invalid")
     for schema in ("full_raw", "midi_raw"):
-        assert rows(other, schema, table.lower()) == ([column], [(7,), (8,)])
+        assert rows(connection, schema, table.lower()) == ([column], [(7,), (8,)])
 
 
 # Names of stages, prefixes and instances
@@ -260,10 +250,10 @@ def test_every_name_comes_back_or_is_refused(
 @pytest.mark.parametrize(
     "stage", ["select", "user", "RAW", "input", "config", "default", "public", "information_schema", "x" * 48]
 )
-def test_a_stage_may_have_any_name_of_letters(instances: Instances, other: Connection, stage: str) -> None:
+def test_a_stage_may_have_any_name_of_letters(instances: Instances, connection: Connection, stage: str) -> None:
     for instance in ("full", "midi"):
         run(flow_of(stage, FRAME), instances().get(instance))
-        assert len(rows(other, f"{instance}_{stage.lower()}", "orders")[1]) == {"full": 3, "midi": 2}[instance]
+        assert len(rows(connection, f"{instance}_{stage.lower()}", "orders")[1]) == {"full": 3, "midi": 2}[instance]
 
 
 @pytest.mark.parametrize(
@@ -300,10 +290,12 @@ def test_a_stage_name_that_dagster_or_we_cannot_have_is_refused_when_the_flow_is
         flow_of(stage, FRAME)
 
 
-def test_a_schema_name_over_63_bytes_is_refused_before_anything_runs(instances: Instances, other: Connection) -> None:
+def test_a_schema_name_over_63_bytes_is_refused_before_anything_runs(
+    instances: Instances, connection: Connection
+) -> None:
     with pytest.raises(InvalidName, match=r"'full_x+__versions', which has 64 bytes"):
         run(flow_of("x" * 49, FRAME), instances().get("full"))
-    assert not other.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'full%'").fetchall()
+    assert not connection.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'full%'").fetchall()
 
 
 def prefixed(prefix: str, suffix: str = "") -> str:
@@ -311,16 +303,16 @@ def prefixed(prefix: str, suffix: str = "") -> str:
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_prefix_or_suffix_may_be_any_text(instances: Instances, other: Connection, prefix: str) -> None:
+def test_a_prefix_or_suffix_may_be_any_text(instances: Instances, connection: Connection, prefix: str) -> None:
     small = "attrs: {copy_filtered_input: true, copy_source: full, copy_filter_cnt: 2}\n"
     config = instances(full=prefixed(prefix), midi=small + prefixed("", f"_{prefix[-40:]}"))
     for instance, schema, kept in (("full", f"{prefix}raw", 3), ("midi", f"raw_{prefix[-40:]}", 2)):
         for _ in range(2):  # a first and a second commit
             flow = flow_of("raw", FRAME, key="id")
             flow.run(config=config.get(instance), fail_fast=True, cache_validation_mode="force_cache_invalid")
-        assert rows(other, schema, "orders") == (["id"], [(1,), (2,), (3,)][:kept])
+        assert rows(connection, schema, "orders") == (["id"], [(1,), (2,), (3,)][:kept])
         mark = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
-        [(found,)] = other.execute(mark, [schema]).fetchall()
+        [(found,)] = connection.execute(mark, [schema]).fetchall()
         assert json.loads(found.partition(": ")[2])["instance"] == instance
 
 
@@ -331,9 +323,11 @@ def test_a_prefix_that_no_schema_can_have_is_refused(instances: Instances, prefi
 
 
 @pytest.mark.parametrize("instance_id", ["full-1", "v1.2", "Full", "select", "x" * 40])
-def test_an_instance_id_of_letters_is_taken_as_it_is(instances: Instances, other: Connection, instance_id: str) -> None:
+def test_an_instance_id_of_letters_is_taken_as_it_is(
+    instances: Instances, connection: Connection, instance_id: str
+) -> None:
     run(flow_of("raw", FRAME), instances(full=f"instance_id: {json.dumps(instance_id)}\n").get("full"))
-    assert rows(other, f"{instance_id}_raw", "orders")[1] == [(1,), (2,), (3,)]
+    assert rows(connection, f"{instance_id}_raw", "orders")[1] == [(1,), (2,), (3,)]
 
 
 @pytest.mark.parametrize(
@@ -353,28 +347,28 @@ def test_an_instance_id_that_dagster_cannot_have_is_refused_with_file_and_line(
 
 @pytest.mark.parametrize("first", ["full", "full_fresh"])
 def test_a_prefix_with_a_stage_that_makes_the_schema_of_another_instance_is_refused_either_way(
-    instances: Instances, other: Connection, first: str
+    instances: Instances, connection: Connection, first: str
 ) -> None:
     config = instances(full_fresh="")
     stage = {"full": "fresh_x", "full_fresh": "x"}
     second = "full_fresh" if first == "full" else "full"
     run(flow_of(stage[first], FRAME), config.get(first))
-    before = everything(other)
+    before = everything(connection)
     with pytest.raises(NotOwned) as caught:
         run(flow_of(stage[second], FRAME), config.get(second))
     assert f"{stage[first]!r} of instance {first!r}" in str(caught.value)
     assert f"{stage[second]!r} of instance {second!r}" in str(caught.value)
-    assert everything(other) == before
+    assert everything(connection) == before
     run(flow_of("elsewhere", FRAME), config.get(second))
-    assert [row for row in everything(other) if row in before] == before
+    assert [row for row in everything(connection) if row in before] == before
 
 
 @pytest.mark.parametrize("differs", ["name", "instance_id"])
 def test_two_configurations_with_one_prefix_in_one_database_do_not_share(
-    instances: Instances, other: Connection, tmp_path: Path, differs: str
+    instances: Instances, connection: Connection, tmp_path: Path, differs: str
 ) -> None:
     run(flow_of("raw", FRAME), instances().get("full"))
-    before = everything(other)
+    before = everything(connection)
     text = (tmp_path / "instances" / "__any__.yaml").read_text()
     second = tmp_path / "second"
     second.mkdir()
@@ -389,11 +383,11 @@ def test_two_configurations_with_one_prefix_in_one_database_do_not_share(
         with pytest.raises(NotOwned, match=r"the catalog of instance 'full' of pipeline 'shop' owns it"):
             run(flow_of(stage, FRAME), config)
         assert not config.store.table_store.current([stage])[stage].tables, "nor does it read what is not its own"
-    assert everything(other) == before
+    assert everything(connection) == before
 
 
 def test_two_pipelines_live_side_by_side_in_one_database(
-    instances: Instances, other: Connection, tmp_path: Path
+    instances: Instances, connection: Connection, tmp_path: Path
 ) -> None:
     config = instances()
     text = (tmp_path / "instances" / "__any__.yaml").read_text()
@@ -403,30 +397,30 @@ def test_two_pipelines_live_side_by_side_in_one_database(
     (tmp_path / "bakery" / "full.yaml").write_text("")
     run(flow_of("raw", FRAME), config.get("full"))
     run(flow_of("raw", FRAME * 10), PipedagConfig(tmp_path / "bakery").get("full"))
-    assert rows(other, "full_raw", "orders")[1] == [(1,), (2,), (3,)]
-    assert rows(other, "bakery_full_raw", "orders")[1] == [(10,), (20,), (30,)]
+    assert rows(connection, "full_raw", "orders")[1] == [(1,), (2,), (3,)]
+    assert rows(connection, "bakery_full_raw", "orders")[1] == [(10,), (20,), (30,)]
 
 
 @pytest.mark.parametrize("schema", ["full_raw", "full_raw__versions", "full_raw__next", "full_pipedag"])
 @pytest.mark.parametrize("content", ["", "CREATE TABLE orders (id int)", "CREATE VIEW orders AS SELECT 42 AS id"])
 def test_a_schema_that_was_there_before_is_never_taken_empty_or_not(
-    instances: Instances, other: Connection, schema: str, content: str
+    instances: Instances, connection: Connection, schema: str, content: str
 ) -> None:
-    other.execute(f"CREATE SCHEMA {schema} {content}")
-    before = [row for row in everything(other) if row[0] == schema]
+    connection.execute(f"CREATE SCHEMA {schema} {content}")
+    before = [row for row in everything(connection) if row[0] == schema]
     with pytest.raises(NotOwned, match=rf"Schema '{schema}' .* it was there before"):
         run(flow_of("raw", FRAME), instances().get("full"))
-    assert [row for row in everything(other) if row[0] == schema] == before
-    other.execute(f"DROP SCHEMA {schema} CASCADE")
+    assert [row for row in everything(connection) if row[0] == schema] == before
+    connection.execute(f"DROP SCHEMA {schema} CASCADE")
     run(flow_of("raw", FRAME), instances().get("full"))
-    assert rows(other, "full_raw", "orders")[1] == [(1,), (2,), (3,)]
+    assert rows(connection, "full_raw", "orders")[1] == [(1,), (2,), (3,)]
 
 
 # Where the instances are
 
 
 def test_instances_in_two_databases_need_no_prefix(
-    instances: Instances, database_url: sa.URL, other: Connection, server_url: sa.URL
+    instances: Instances, database_url: sa.URL, connection: Connection, server_url: sa.URL
 ) -> None:
     second = database_url.set(database=f"{database_url.database}_midi")
     base = prefixed("").replace("{args: {", "{args: {create_database_if_not_exists: true, ")
@@ -437,7 +431,7 @@ def test_instances_in_two_databases_need_no_prefix(
         for instance in ("full", "midi"):
             run(flow_of("raw", FRAME, name="100%", key="id"), config.get(instance))
             config.get(instance).store.table_store.close()
-        assert rows(other, "raw", "100%")[1] == [(1,), (2,), (3,)]
+        assert rows(connection, "raw", "100%")[1] == [(1,), (2,), (3,)]
         with connected(second) as connection:
             assert rows(connection, "raw", "100%")[1] == [(1,), (2,)]
     finally:
@@ -449,58 +443,58 @@ def test_instances_in_two_databases_need_no_prefix(
 
 
 @pytest.fixture
-def roles(other: Connection) -> Iterator[dict[str, str]]:
+def roles(connection: Connection) -> Iterator[dict[str, str]]:
     """Names for the roles of full and mini, which go with the test."""
     token = uuid.uuid4().hex[:8]
     names = {"full": f"full_{token}", "mini": f"mini_{token}"}
     yield names
     for name in names.values():
-        if other.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchall():
+        if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchall():
             for statement in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
-                other.execute(sql.SQL(statement).format(sql.Identifier(name)))
+                connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
 
 @pytest.fixture
-def guarded(instances: Instances, other: Connection, roles: dict[str, str]) -> PipedagConfig:
+def guarded(instances: Instances, connection: Connection, roles: dict[str, str]) -> PipedagConfig:
     """full, which has run, and mini, each with a role of its own."""
     small = "attrs: {copy_filtered_input: true, copy_source: full, copy_filter_cnt: 1}\n"
     role = {name: f"table_store: {{args: {{role: {json.dumps(role)}}}}}\n" for name, role in roles.items()}
     config = instances(full=role["full"], mini=small + role["mini"])
-    make_roles(config, other)
+    make_roles(config, connection)
     run(flow_of("raw", FRAME, key="id"), config.get("full"))
-    make_roles(config, other)
+    make_roles(config, connection)
     return config
 
 
-def make_roles(config: PipedagConfig, other: Connection) -> None:
+def make_roles(config: PipedagConfig, connection: Connection) -> None:
     for statement in statements(config.files):
-        other.execute(statement.encode())
+        connection.execute(statement.encode())
 
 
-def owners(other: Connection, like: str) -> set[str]:
+def owners(connection: Connection, like: str) -> set[str]:
     query = """
         SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname LIKE %(like)s UNION
         SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace::regnamespace::text LIKE %(like)s
     """
-    return {row[0] for row in other.execute(query, {"like": like})}
+    return {row[0] for row in connection.execute(query, {"like": like})}
 
 
 def test_everything_that_an_instance_makes_belongs_to_its_role(
-    guarded: PipedagConfig, other: Connection, roles: dict[str, str]
+    guarded: PipedagConfig, connection: Connection, roles: dict[str, str]
 ) -> None:
     run(flow_of("raw", FRAME), guarded.get("mini"))
     for instance, role in roles.items():
-        assert owners(other, f"{instance}\\_%") == {role}
+        assert owners(connection, f"{instance}\\_%") == {role}
 
 
-def test_under_its_role_mini_copies_from_full_again_and_again(guarded: PipedagConfig, other: Connection) -> None:
+def test_under_its_role_mini_copies_from_full_again_and_again(guarded: PipedagConfig, connection: Connection) -> None:
     for factor in (1, 10, 100):
         flow = flow_of("raw", FRAME * factor, key="id")
         run(flow, guarded.get("full"))
-        before = everything(other)
+        before = everything(connection)
         run(flow, guarded.get("mini"))
-        assert rows(other, "mini_raw", "orders")[1] == [(factor,)]
-        assert [row for row in everything(other) if row[0].startswith("full")] == [
+        assert rows(connection, "mini_raw", "orders")[1] == [(factor,)]
+        assert [row for row in everything(connection) if row[0].startswith("full")] == [
             row for row in before if row[0].startswith("full")
         ], "and leaves no pin there"
 
@@ -525,15 +519,17 @@ WRITES = [
 
 @pytest.mark.parametrize("write", WRITES)
 def test_the_role_of_mini_cannot_write_to_full_nor_drop_anything_of_it(
-    guarded: PipedagConfig, other: Connection, write: str
+    guarded: PipedagConfig, connection: Connection, write: str
 ) -> None:
-    before = everything(other)
-    found = other.execute("SELECT c.oid::regclass::text FROM pg_class c WHERE relkind = 'r' AND relname ~ '^orders'")
+    before = everything(connection)
+    found = connection.execute(
+        "SELECT c.oid::regclass::text FROM pg_class c WHERE relkind = 'r' AND relname ~ '^orders'"
+    )
     (physical,) = found.fetchone() or ("",)
     database = guarded.get("mini").store.table_store.database
     with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction() as connection:
         connection.execute(write.format(physical=physical).encode())
-    assert everything(other) == before
+    assert everything(connection) == before
 
 
 def test_mini_reads_full_with_its_own_rights_not_with_those_of_full(
@@ -552,12 +548,12 @@ def test_mini_reads_full_with_its_own_rights_not_with_those_of_full(
 
 @pytest.mark.parametrize("odd", ["{}", "Mini {}", "it's 5% \"\\ {}", " {} ", "größe:;{}", "a\nb{}"])
 def test_every_driver_connects_under_the_role_whatever_it_is_called(
-    instances: Instances, other: Connection, roles: dict[str, str], odd: str
+    instances: Instances, connection: Connection, roles: dict[str, str], odd: str
 ) -> None:
     roles |= {instance: odd.format(name) for instance, name in roles.items()}
     file = {name: f"{SIZES[name]}table_store: {{args: {{role: {json.dumps(role)}}}}}\n" for name, role in roles.items()}
     config = instances(**file)
-    make_roles(config, other)
+    make_roles(config, connection)
     database = config.get("mini").store.table_store.database
     with database.read() as connection:
         assert connection.scalar(sa.text("SELECT current_user")) == roles["mini"]
@@ -571,12 +567,12 @@ def test_every_driver_connects_under_the_role_whatever_it_is_called(
 
 def test_a_role_goes_with_the_options_that_the_url_or_the_environment_has(
     instances: Instances,
-    other: Connection,
+    connection: Connection,
     roles: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     database_url: sa.URL,
 ) -> None:
-    other.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(roles["full"])))
+    connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(roles["full"])))
     for url, environment in (
         (database_url.update_query_dict({"options": "-c work_mem=7MB"}), ""),
         (database_url, "-c work_mem=7MB"),

