@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +16,10 @@ from pipedag_dagster.errors import ConnectionLost, PoolerRefused
 from pipedag_dagster.postgres import advisory_lock, session
 from pipedag_dagster.postgres.advisory_lock import StageLock
 from pipedag_dagster.postgres.database import Database
+from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.postgres.pgbouncer import IGNORE, direct, pgbouncer
 from pipedag_dagster_tests.postgres.test_session import OURS, SHOW
 
-Instances = Callable[..., PipedagConfig]
 LOCK = StageLock("full_raw", "stage 'raw' of instance 'full'", "pipedag-dagster unlock full raw")
 
 

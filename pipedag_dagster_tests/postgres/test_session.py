@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -11,13 +11,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, RawSql, Stage, Table, materialize
+from pipedag_dagster import ConfigContext, Flow, RawSql, Stage, Table, materialize
 from pipedag_dagster.data import frames
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.session import SEARCH_PATH
-
-Instances = Callable[..., PipedagConfig]
+from pipedag_dagster_tests.helpers import Instances
 
 NAME = "Müller – 名前 👍"
 ODD_SETTINGS = {
