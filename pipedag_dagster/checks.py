@@ -28,10 +28,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import sqlalchemy as sa
-from psycopg import sql
 
 from pipedag_dagster.errors import WiringError
-from pipedag_dagster.names import asset_name, quote, stage_name
+from pipedag_dagster.names import asset_name, literal, quote, stage_name
 from pipedag_dagster.options import known_options
 
 Severity: TypeAlias = Literal["ERROR", "WARN"]
@@ -152,7 +151,7 @@ class AcceptedValues(ColumnCheck):
         return f"with another {self.columns[0]} than {', '.join(map(repr, self.values))}"
 
     def _where(self, target: str) -> str:
-        values = ", ".join(sql.Literal(value).as_string() for value in self.values)
+        values = ", ".join(map(literal, self.values))
         return f"{quote('t', self.columns[0])} NOT IN ({values})"
 
 

@@ -16,6 +16,8 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from psycopg import sql
+
 from pipedag_dagster.errors import InvalidName
 
 MAX_BYTES = 63  # PostgreSQL cuts longer identifiers without an error (NAMEDATALEN - 1)
@@ -141,10 +143,12 @@ def quote(*parts: str) -> str:
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
-def literal(text: str) -> str:
-    """An SQL text constant, whatever the server's `standard_conforming_strings` says.
+def literal(value: object) -> str:
+    """An SQL constant. Texts are right whatever the server's `standard_conforming_strings` says.
 
-    >>> literal("it's")
-    "E'it''s'"
+    >>> print(literal("it's"), literal(3), literal(None))
+    E'it''s' 3 NULL
     """
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    if isinstance(value, str):
+        return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+    return sql.Literal(value).as_string()

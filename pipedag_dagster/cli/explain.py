@@ -21,6 +21,7 @@ from pipedag_dagster.execution.plan import plan as what_would_run
 from pipedag_dagster.execution.run_log import SUSPICION, is_suspicious
 from pipedag_dagster.fingerprint.code_text import difference
 from pipedag_dagster.orchestration.resources import validation
+from pipedag_dagster.orchestration.table_names import find_table, label
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -112,7 +113,8 @@ def explain(instance: str, table: str, runs: int, module: str | None, workspace:
     done = store.runs(stage, asset, runs)
     console = Console(highlight=False)
     current = store.current([stage])[stage].tables.get(asset)
-    console.print(_heading(instance, f"{stage}.{asset}", current), soft_wrap=True)
+    shown = f"{stage}.{label(asset, current.name) if current else asset}"
+    console.print(_heading(instance, shown, current), soft_wrap=True)
     for run in done:
         console.print(_run(run), soft_wrap=True)
         diff = difference(store.text(run.old_text), store.text(run.new_text)) if run.old_text else ""
@@ -123,14 +125,16 @@ def explain(instance: str, table: str, runs: int, module: str | None, workspace:
 
 
 def _known(store: TableStore, instance: str, table: str) -> tuple[str, str]:
-    """Stage and asset of a table that runs are remembered of."""
+    """Stage and asset of a table that some run has made."""
     if not store.exists():
         raise NotMaterialized(f"Instance {instance!r} was never run.")
     with store.database.read() as connection:
-        known = {f"{stage}.{asset}": (stage, asset) for stage, asset in store.catalog.assets(connection)}
-    if table.lower() not in known:
+        assets = store.catalog.assets(connection)
+    found = find_table(table, assets, store)
+    if found is None:
+        known = map(".".join, assets)
         raise NotMaterialized(f"No run of {instance!r} has made {table!r}.{did_you_mean(table.lower(), known)}")
-    return known[table.lower()]
+    return found
 
 
 def _heading(instance: str, table: str, current: TableVersion | None) -> str:

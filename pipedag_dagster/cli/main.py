@@ -31,6 +31,7 @@ from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFa
 from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.stage_run import Outcome
 from pipedag_dagster.orchestration.run import Result, execute
+from pipedag_dagster.orchestration.table_names import label
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance, refuse_shared_keys
 from pipedag_dagster.postgres import embedded
 from pipedag_dagster.versions.verify import differences
@@ -255,7 +256,8 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
             grid.add_row(f"[bold cyan]{stage}[/]", "", f"[dim]version {versions[stage].number}[/]", "")
         cached = run.reason == CACHED
         what = "[dim]cached[/]" if cached else f"[green]ran[/]: {escape(run.reason)}"
-        grid.add_row(f"  {escape(table.name)}", _extent(table), what, "" if cached else f"{run.seconds:.2f}")
+        name, duration = escape(label(table.asset, table.name)), "" if cached else f"{run.seconds:.2f}"
+        grid.add_row(f"  {name}", _extent(table), what, duration)
     return grid
 
 
@@ -287,7 +289,8 @@ def _add_instance(tree: Tree, location: Location) -> None:
         leaf = branch.add(f"[cyan]{stage}[/]: [dim]{state}, schema {store.schemas(stage).current}[/]")
         for asset in sorted({*assets, *version.tables}):
             table = version.tables.get(asset)
-            leaf.add(escape(asset) if table is None else f"{escape(table.name)}: [dim]{_extent(table, 'row')}[/]")
+            name = escape(label(asset, table.name if table else asset))
+            leaf.add(name if table is None else f"{name}: [dim]{_extent(table, 'row')}[/]")
 
 
 def _extent(table: TableVersion, noun: str = "") -> str:

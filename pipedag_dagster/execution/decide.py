@@ -138,7 +138,7 @@ class Decider:
         assert source is not None
         store, stage = source.store.table_store, self.stage.name
         originals = self.inputs.of_source(source, call)
-        rows = {asset: self.instance.config.sample_rows(table.name) for asset, table in originals.items()}
+        rows = {asset: self.instance.config.sample_rows(asset, table.name) for asset, table in originals.items()}
         inputs = {f"{source.config.name}: {stage}.{table.asset}": table for table in originals.values()}
         shapes = {  # they may change while the content does not
             f"name and constraints of {asset}": digest(table.name, repr(first_rows.constraints(table)))

@@ -91,7 +91,7 @@ class RawSql:
 
     Example:
         >>> RawSql("CREATE TABLE large AS SELECT * FROM {orders} WHERE amount > 100")
-        RawSql('CREATE TABLE large AS SELECT * FROM {orders} WHERE amoun…')
+        RawSql('CREATE TABLE large AS SELECT * FROM {orders} WHERE amount > …')
     """
 
     @known_options()

@@ -1,6 +1,7 @@
 """Plain Dagster assets on an instance: under its keys, and with copies for those that bring data in on small ones."""
 
 # no postponed annotations here: Dagster looks at those of a step as objects
+import difflib
 import graphlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -10,10 +11,10 @@ import dagster as dg
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import NotMaterialized, WiringError
+from pipedag_dagster.errors import NotMaterialized, WiringError, did_you_mean
 from pipedag_dagster.execution.write_one_table import Content, Slice, newest, write_table
 from pipedag_dagster.orchestration.io_manager import place, table_metadata
-from pipedag_dagster.orchestration.partitions import table_slice
+from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
 from pipedag_dagster.sampling import first_rows
 from pipedag_dagster.versions.write_table import Constraints
 
@@ -38,6 +39,7 @@ def instance_assets(
     taken = set(keys.values())
     for definition in assets:
         for spec in definition.specs:
+            refuse_unknown_metadata(spec)
             keys[spec.key] = _key(instance, *place(spec.key, spec.group_name))
             if keys[spec.key] in taken:
                 raise WiringError(f"Two assets are the table {keys[spec.key].to_user_string()}. Rename one of them.")
@@ -49,6 +51,26 @@ def instance_assets(
         else definition.with_attributes(asset_key_replacements=keys)
         for definition in assets
     ]
+
+
+def refuse_unknown_metadata(spec: dg.AssetSpec) -> None:
+    """
+    Raises:
+        WiringError: the asset has a key of metadata that looks like one of ours, but that nobody reads.
+    """
+    asset = f"Asset {spec.key.to_user_string()}"
+    for key, value in spec.metadata.items():
+        close = difflib.get_close_matches(key, (INPUT, PARTITION), n=1, cutoff=0.8)
+        if key not in (INPUT, PARTITION) and (key.startswith("pipedag/") or close):
+            hint = did_you_mean(key, (INPUT, PARTITION))
+            raise WiringError(f"{asset}: nobody reads the metadata {key!r}.{hint}")
+        if key == INPUT and not isinstance(value, bool):
+            raise WiringError(f"{asset}: the metadata {INPUT!r} must be True or False, not {value!r}.")
+    if PARTITION in spec.metadata and spec.partitions_def is None:
+        raise WiringError(
+            f"{asset}: nobody reads the metadata {PARTITION!r}, because the asset has no partitions. "
+            "Give it partitions_def=…, or remove it."
+        )
 
 
 def refuse_circles(stages: Sequence[dg.AssetsDefinition], plain: Sequence[dg.AssetsDefinition]) -> None:
@@ -156,7 +178,7 @@ def _copy(
 def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion, part: Slice | None) -> Content:
     """The sample of a table of the source; of a partition, those rows of it that are in the sample of the table."""
     origin, store = source.store.table_store, instance.store.table_store
-    rows = instance.config.sample_rows(table.name)
+    rows = instance.config.sample_rows(table.asset, table.name)
     query = first_rows.sample_query(origin.schemas(table.stage).versions, table, rows)
     constraints = first_rows.constraints(table)
     key = None

@@ -23,6 +23,7 @@ from pipedag_dagster.orchestration.keys import identifier
 from pipedag_dagster.orchestration.resources import bound_resource
 from pipedag_dagster.orchestration.schedules import schedules
 from pipedag_dagster.orchestration.sensors import sensors
+from pipedag_dagster.orchestration.table_names import check_samples
 from pipedag_dagster.orchestration.tags import INSTANCE_TAG
 from pipedag_dagster.orchestration.translator import PipedagTranslator
 
@@ -109,6 +110,7 @@ def define(
     resource = bound_resource(context, stages, build)
     tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]
     plain = instance_assets(context, assets, tables)
+    check_samples(context.config, flows, (key.path[-1] for one in plain for key in one.keys))
     of_stages = [stage_assets(context, stage, translator) for stage in stages]
     refuse_circles(of_stages, plain)
     return dg.Definitions(

@@ -37,7 +37,9 @@ def executor(context: ConfigContext) -> dg.ExecutorDefinition:
     inner = _definition(context)
     options = _DEFAULTS.get(chosen.name, {}) | dict(chosen.options)
     if chosen.name == "in_process":
-        return inner.configured(options, name=inner.name) if options else inner
+        configured = inner.configured(options, name=inner.name) if options else inner
+        _validate(context, configured)
+        return configured
 
     def create(init: dg.InitExecutorContext) -> dg.Executor:
         config = init.executor_config

@@ -6,6 +6,7 @@ each dimension.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import dagster as dg
 
 from pipedag_dagster.catalog.catalog import Column
-from pipedag_dagster.errors import WiringError
+from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.execution.write_one_table import Slice
-from pipedag_dagster.names import quote
+from pipedag_dagster.names import literal, quote
 
+PARTITION = "partition_expr"
+"""Metadata of a partitioned asset: `metadata={"partition_expr": "day"}`."""
 _TEXT = ("text", "character")
 
 
@@ -28,29 +31,36 @@ def table_slice(
     Raises:
         WiringError: the asset's metadata has no `partition_expr`, or none for a dimension.
     """
-    expression = metadata.get("partition_expr")
+    expression = metadata.get(PARTITION)
     dimensions = _dimensions(definition)
+    if isinstance(expression, Mapping):
+        for name in expression:
+            if name not in dimensions:
+                hint = did_you_mean(str(name), filter(None, dimensions))
+                raise WiringError(f"Asset {asset}: {PARTITION} names {name!r}, which is not a dimension.{hint}")
     expressions = expression if isinstance(expression, Mapping) else {"": expression}
     missing = [name for name in dimensions if not expressions.get(name)]
     if missing:
         example = "{" + ", ".join(f'"{name}": "column"' for name in dimensions) + "}" if "" not in missing else '"day"'
+        misspelt = difflib.get_close_matches(PARTITION, [key for key in metadata if key != PARTITION], n=1)
+        hint = f" (Its metadata has {misspelt[0]!r}.)" if misspelt else ""
         raise WiringError(
-            f"Asset {asset} is partitioned, but its rows do not tell by what. Write the column, or an SQL expression: "
-            f'metadata={{"partition_expr": {example}}}.'
+            f"Asset {asset} is partitioned, but nothing says which rows belong to a partition. Write the column, or an "
+            f'SQL expression: metadata={{"{PARTITION}": {example}}}.{hint}'
         )
 
     def where(columns: Sequence[Column]) -> str:
         texts = {column.name for column in columns if column.type.startswith(_TEXT)}
         if not isinstance(definition, dg.MultiPartitionsDefinition):
             return _condition(definition, keys, str(expressions[""]), texts)
-        found = []
+        conditions = []
         for key in keys:
             parts = definition.get_partition_key_from_str(key).keys_by_dimension
             of_each = (
                 _condition(part, [parts[name]], str(expressions[name]), texts) for name, part in dimensions.items()
             )
-            found.append(" AND ".join(of_each))
-        return " OR ".join(f"({one})" for one in found) or "false"
+            conditions.append(" AND ".join(of_each))
+        return " OR ".join(f"({condition})" for condition in conditions) or "false"
 
     few = ", ".join(keys[:3]) + (f", … {keys[-1]}" if len(keys) > 3 else "")
     return Slice(f"partition{'s' if len(keys) > 1 else ''} {few}", where)
@@ -63,20 +73,16 @@ def _dimensions(definition: dg.PartitionsDefinition[Any]) -> dict[str, dg.Partit
 
 
 def _condition(definition: dg.PartitionsDefinition[Any], keys: Iterable[str], expression: str, texts: set[str]) -> str:
-    """The condition of one dimension. Literals have no type, so that they take that of the expression."""
-    what = quote(expression) if re.fullmatch(r"[^\W\d]\w*", expression) else f"({expression})"
+    """The condition of one dimension. Literals have no type of their own, so they take the type of the expression."""
+    column = quote(expression) if re.fullmatch(r"[^\W\d]\w*", expression) else f"({expression})"
     if not isinstance(definition, dg.TimeWindowPartitionsDefinition) or expression in texts:
-        listed = ", ".join(map(_literal, keys))
-        return f"{what} IN ({listed})" if listed else "false"
+        listed = ", ".join(map(literal, keys))
+        return f"{column} IN ({listed})" if listed else "false"
     windows: list[list[Any]] = []
-    for window in sorted(map(definition.time_window_for_partition_key, keys), key=lambda one: one.start):
+    for window in sorted(map(definition.time_window_for_partition_key, keys), key=lambda window: window.start):
         if windows and windows[-1][1] == window.start:
             windows[-1][1] = window.end
         else:
             windows.append([window.start, window.end])
-    ranges = [f"{what} >= {_literal(start)} AND {what} < {_literal(end)}" for start, end in windows]
-    return " OR ".join(f"({one})" for one in ranges) or "false"
-
-
-def _literal(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"
+    ranges = [f"{column} >= {literal(str(start))} AND {column} < {literal(str(end))}" for start, end in windows]
+    return " OR ".join(f"({condition})" for condition in ranges) or "false"

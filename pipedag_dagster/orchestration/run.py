@@ -14,7 +14,7 @@ import dagster as dg
 from pipedag_dagster.catalog.catalog import RunTable, StageVersion, TableVersion
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed
+from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed, did_you_mean
 from pipedag_dagster.execution.outputs import CallOutputs
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.options import known_options
@@ -77,11 +77,11 @@ class Result:
         """Each table of the run with what was done about it and why."""
         return self.instance.store.table_store.of_run(self.run_id)
 
-    def get(self, output: Output | TaskCall, as_type: type | None = None) -> Any:
+    def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any:
         """What a task has returned, as the database has it.
 
         Args:
-            output: the handle that the task's call returned while wiring.
+            output: the handle that the task's call returned while wiring; or the name of a table, `"stage.table"`.
             as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame` or `sa.Table`.
 
         Returns:
@@ -91,6 +91,8 @@ class Result:
         Raises:
             NotMaterialized: the run did not make it, or it was dropped since.
         """
+        if isinstance(output, str):
+            return self._read(output, as_type)
         output = Output(output) if isinstance(output, TaskCall) else output
         call = output.call
         made = {
@@ -107,6 +109,14 @@ class Result:
 
         store = self.instance.store.table_store
         return CallOutputs(call, made, missing).read(output, lambda table: store.read(table, as_type))
+
+    def _read(self, name: str, as_type: type | None) -> Any:
+        """The table of a name, in Dagster or in SQL."""
+        tables = {f"{table.stage}.{alias}": table for _, table in self.tables for alias in (table.name, table.asset)}
+        if name.lower() not in tables:
+            hint = did_you_mean(name.lower(), tables)
+            raise NotMaterialized(f"Run {self.run_id[:8]} has no table {name!r}.{hint}")
+        return self.instance.store.table_store.read(tables[name.lower()], as_type)
 
 
 class Flow(FlowGraph):

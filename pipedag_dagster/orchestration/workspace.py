@@ -20,6 +20,7 @@ from pipedag_dagster.config import yaml_file
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, EmptySelection, PipedagError, Problem, UnknownInstance, did_you_mean
 from pipedag_dagster.orchestration.resources import InstanceResource
+from pipedag_dagster.orchestration.table_names import find_table
 
 _PACKAGE = str(Path(__file__).parent.parent)
 
@@ -42,17 +43,20 @@ class Location:
         return [key for assets in own for key in sorted(assets.keys)]
 
     def select(self, text: str | None) -> list[dg.AssetKey]:
-        """The assets that a selection means: a stage, `stage.table`, or Dagster's own syntax (`group:raw`,
-        `+key:"mini/raw/orders"`). All of them without it.
+        """The assets of a selection: a stage, `stage.table` (see `table_names`), or Dagster's own syntax (`group:raw`,
+        `+key:"mini/raw/orders"`). Without a selection, all of them.
 
         Raises:
-            EmptySelection: none. (Dagster's own command line would run everything.)
+            EmptySelection: nothing is selected. (Dagster's own command line would run everything.)
         """
         keys = self.keys()
         if text is None:
             return keys
-        wanted = text.lower().split(".")
-        chosen = [key for key in keys if key.path[1 : 1 + len(wanted)] == wanted]
+        chosen = [key for key in keys if key.path[1] == text.lower()]
+        if not chosen:
+            assets = {(key.path[1], key.path[2]) for key in keys}
+            table = find_table(text, assets, self.instance.store.table_store)
+            chosen = [key for key in keys if tuple(key.path[1:]) == table]
         if not chosen:
             try:
                 selected = dg.AssetSelection.from_string(text).resolve(self.definitions.resolve_asset_graph())

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.errors import ConfigError
-from pipedag_dagster.names import CATALOG, quote
+from pipedag_dagster.names import CATALOG, literal, quote
 
 
 def statements(files: ConfigFiles) -> list[str]:
@@ -44,7 +44,7 @@ def _owner(config: InstanceConfig, role: str) -> list[str]:
     """The role makes schemas in the database; who logs in may take it."""
     name = quote(role)
     made = (
-        f"IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {_text(role)}) THEN CREATE ROLE {name} NOLOGIN; END IF;"
+        f"IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)}) THEN CREATE ROLE {name} NOLOGIN; END IF;"
     )
     lines = [_do(made), _do(f"EXECUTE format('GRANT CREATE ON DATABASE %I TO {_inner(name)}', current_database());")]
     if isinstance(config.url, sa.URL) and config.url.username not in (None, role):
@@ -59,13 +59,14 @@ def _reader(source: InstanceConfig, owner: str, role: str) -> list[str]:
     who, whose = quote(role), quote(owner)
     pins = quote(f"{source.schema_prefix}{CATALOG}{source.schema_suffix}", "pin")
     grant = f"GRANT USAGE ON SCHEMA %1$I TO {_inner(who)}; GRANT SELECT ON ALL TABLES IN SCHEMA %1$I TO {_inner(who)}"
-    there = f"SELECT nspname FROM pg_namespace WHERE nspowner = {_text(whose)}::regrole"
+    there = f"SELECT nspname FROM pg_namespace WHERE nspowner = {literal(whose)}::regrole"
     return [
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {whose} GRANT USAGE ON SCHEMAS TO {who};",
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {whose} GRANT SELECT ON TABLES TO {who};",
         _do(f"FOR s IN {there} LOOP EXECUTE format('{grant}', s); END LOOP;", "s name;"),
         _do(
-            f"IF to_regclass({_text(pins)}) IS NULL THEN RAISE NOTICE 'Run this again after the source has run once.'; "
+            f"IF to_regclass({literal(pins)}) IS NULL "
+            "THEN RAISE NOTICE 'Run this again after the source has run once.'; "
             f"ELSE GRANT INSERT, DELETE ON {pins} TO {who}; END IF;"
         ),
     ]
@@ -73,13 +74,7 @@ def _reader(source: InstanceConfig, owner: str, role: str) -> list[str]:
 
 def _do(body: str, declare: str = "") -> str:
     text = f"DECLARE {declare} BEGIN {body} END" if declare else f"BEGIN {body} END"
-    return f"DO {_text(text)};"
-
-
-def _text(value: str) -> str:
-    """A text literal, whatever `standard_conforming_strings` says."""
-    escaped = value.replace("\\", "\\\\").replace("'", "''")
-    return f"E'{escaped}'"
+    return f"DO {literal(text)};"
 
 
 def _inner(name: str) -> str:

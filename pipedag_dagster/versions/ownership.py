@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import NotOwned
-from pipedag_dagster.names import quote
+from pipedag_dagster.names import literal, quote
 from pipedag_dagster.postgres.database import execute
 
 _MARK = "pipedag_dagster: "
@@ -37,9 +37,8 @@ def claim(connection: sa.Connection, schema: str, owner: Owner) -> bool:
     if found == owner:
         return False
     if found is None and not _exists(connection, schema):
-        mark = (_MARK + json.dumps(asdict(owner))).replace("'", "''")
         execute(connection, f"CREATE SCHEMA {quote(schema)}")
-        execute(connection, f"COMMENT ON SCHEMA {quote(schema)} IS '{mark}'")
+        execute(connection, f"COMMENT ON SCHEMA {quote(schema)} IS {literal(_MARK + json.dumps(asdict(owner)))}")
         return True
     whose = f"{found} owns it" if found else "it was there before and has no mark of ours"
     raise NotOwned(

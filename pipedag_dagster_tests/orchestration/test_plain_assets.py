@@ -228,6 +228,42 @@ def test_a_partitioned_asset_must_say_by_which_column(run: Callable[..., Any], e
     assert said in str(error)
 
 
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"partition_exr": "Color"}, r"nobody reads the metadata 'partition_exr'\. Did you mean 'partition_expr'"),
+        ({"pipedag/inptu": True}, r"nobody reads the metadata 'pipedag/inptu'\. Did you mean 'pipedag/input'"),
+        ({"pipedag/sample": 5}, r"nobody reads the metadata 'pipedag/sample'\."),
+        ({"pipedag/input": "yes"}, r"the metadata 'pipedag/input' must be True or False, not 'yes'"),
+        (
+            {"partition_expr": "Color"},
+            r"nobody reads .* 'partition_expr', because the asset has no partitions",
+        ),
+    ],
+)
+def test_metadata_that_nobody_reads_is_refused(config: PipedagConfig, extra: dict[str, Any], message: str) -> None:
+    asset = dg.asset(group_name="raw", name="paint", metadata=extra)(lambda: None)
+    with pytest.raises(WiringError, match=rf"Asset paint: {message}"):
+        build_definitions(config=config, instance="full", assets=[asset])
+
+
+def test_metadata_of_other_packages_is_left_alone(config: PipedagConfig) -> None:
+    asset = dg.asset(group_name="raw", name="paint", metadata={"owner": "sales", "dagster/uri": "x"})(lambda: None)
+    build_definitions(config=config, instance="full", assets=[asset])
+
+
+def test_a_dimension_that_the_asset_does_not_have_is_refused(run: Callable[..., Any]) -> None:
+    both = dg.MultiPartitionsDefinition({"day": DAYS, "color": COLORS})
+    expressions = {"day": "day::date", "color": "color", "colr": "color"}
+
+    @dg.asset(group_name="raw", partitions_def=both, metadata={"partition_expr": expressions})
+    def paint() -> pd.DataFrame:
+        return pd.DataFrame({"day": ["2026-01-01"], "color": ["red"]})
+
+    error = refused(run, paint, partition=dg.MultiPartitionKey({"day": "2026-01-01", "color": "red"}))
+    assert "partition_expr names 'colr', which is not a dimension. Did you mean 'color'?" in str(error)
+
+
 # ---- data versions ---------------------------------------------------------------------------------------------
 
 
