@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
 from pipedag_dagster.config.section import Keys, one_of
 from pipedag_dagster.errors import did_you_mean
+from pipedag_dagster.frame_types import FrameType
 
 Key: TypeAlias = tuple[str | int, ...]
 ARGS: Key = ("table_store", "args")
@@ -19,15 +20,7 @@ PREFIX: Key = (*ARGS, "schema_prefix")
 ROLE: Key = (*ARGS, "role")
 BASE_PATH: Key = ("blob_store", "args", "base_path")
 
-AUTO_TABLE = (
-    "pandas.DataFrame",
-    "polars.DataFrame",
-    "polars.LazyFrame",
-    "pyarrow.Table",
-    "sqlalchemy.Table",
-    "sqlalchemy.sql.expression.TextClause",
-    "sqlalchemy.sql.expression.Selectable",
-)
+AUTO_TABLE = tuple(name.value for name in FrameType)
 _TABLE_STORES = (
     "pipedag_dagster.PostgresStore",
     "pydiverse.pipedag.backend.table.SQLTableStore",

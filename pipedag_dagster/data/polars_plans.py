@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from pipedag_dagster.data import frames
+from pipedag_dagster.frame_types import FrameType, data_type
 
 # What pickled Python looks like in it, as bytes and as MessagePack's numbers, for the protocols 4 and 5.
 _PICKLED = (b"\x80\x04\x95", b"\x80\x05\x95", b"\xcc\x80\x04\xcc\x95", b"\xcc\x80\x05\xcc\x95", b"cloudpickle")
@@ -17,10 +18,7 @@ _PICKLED = (b"\x80\x04\x95", b"\x80\x05\x95", b"\xcc\x80\x04\xcc\x95", b"\xcc\x8
 
 def is_lazy(value: Any) -> bool:
     """Whether it is a LazyFrame, or the class."""
-    polars = sys.modules.get("polars")  # who has a LazyFrame has imported polars
-    if polars is None or not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
-        return False
-    return isinstance(value, polars.LazyFrame) or (isinstance(value, type) and issubclass(value, polars.LazyFrame))
+    return data_type(value if isinstance(value, type) else type(value)) is FrameType.POLARS_LAZY
 
 
 def shape(uri: str, source: str, mark: str) -> Any:

@@ -9,28 +9,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.data import blobs, json_values
 from pipedag_dagster.errors import InvalidName, UnstorableResult, WiringError, did_you_mean
 from pipedag_dagster.fingerprint.fingerprint import content_hash
+from pipedag_dagster.frame_types import types_of
 from pipedag_dagster.graph.flow import Path, Slot, TaskCall
 from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
 from pipedag_dagster.names import table_name
 from pipedag_dagster.postgres import sql_text
 from pipedag_dagster.versions.write_table import Constraints
 
-# What `auto_table` calls the classes that need no Table(...) around them.
-_AUTO_TABLE: dict[str, type] = {
-    "pandas.DataFrame": pd.DataFrame,
-    "pyarrow.Table": pa.Table,
-    "sqlalchemy.Table": sa.Table,
-    "sqlalchemy.sql.expression.TextClause": sa.TextClause,
-    "sqlalchemy.sql.expression.Selectable": sa.Selectable,
-}
-_POLARS = {"polars.DataFrame", "polars.LazyFrame"}  # optional: known by name
 _SCRIPT = "script:"  # in a shape, until it is known which tables the script makes
 
 _HASHED = 4_000_000
@@ -256,7 +246,7 @@ class _Unpacking:
         return Returned(slot, self._name(named, slot), Constraints(), sql_text.render(query), None, "view")
 
     def _allowed(self, value: Any, slot: Slot) -> Any:
-        if not isinstance(value, Table) and not _is_auto_table(value, self.auto_table):
+        if not isinstance(value, Table) and types_of(value).isdisjoint(self.auto_table):
             raise UnstorableResult(
                 f"{self.call} returned a {type(value).__name__} for {self.call.stage.name}.{slot.asset}, which "
                 f"auto_table in the configuration leaves out ({', '.join(self.auto_table)}). Return Table(…) of it."
@@ -309,7 +299,7 @@ def storable(value: Any, what: str, origin: str = "got") -> Table:
         UnstorableResult: it is something else.
     """
     table = value if isinstance(value, Table) else Table(value)
-    if not _is_data(table.obj):
+    if not types_of(table.obj):
         kind = "None" if table.obj is None else type(table.obj).__name__
         given = f"Table({kind})" if isinstance(value, Table) else kind
         raise UnstorableResult(
@@ -320,17 +310,4 @@ def storable(value: Any, what: str, origin: str = "got") -> Table:
 
 
 def _is_output(value: Any) -> bool:
-    return isinstance(value, Table | Blob | RawSql | View) or _is_data(value)
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, tuple(_AUTO_TABLE.values())) or _polars_name(value) in _POLARS
-
-
-def _is_auto_table(value: Any, allowed: tuple[str, ...]) -> bool:
-    kinds = tuple(_AUTO_TABLE[name] for name in allowed if name in _AUTO_TABLE)
-    return isinstance(value, kinds) or (_polars_name(value) in _POLARS and _polars_name(value) in allowed)
-
-
-def _polars_name(value: Any) -> str:
-    return f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+    return isinstance(value, Table | Blob | RawSql | View) or bool(types_of(value))

@@ -13,7 +13,6 @@ import logging
 import os
 import pathlib
 import re
-import sys
 import threading
 import types
 import uuid
@@ -26,6 +25,8 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+
+from pipedag_dagster.frame_types import FrameType, class_names, data_type
 
 ATOMS = (bool, int, float, complex, str, bytes, range, type(None), type(...), type(NotImplemented))
 _PLAIN = (
@@ -100,13 +101,11 @@ def _of_library(value: Any) -> ValueContent | None:
         return ValueContent("array", (value.dtype.str, str(value.shape), hashlib.sha256(data).hexdigest()))
     if isinstance(value, pa.Table | pa.RecordBatch):
         return ValueContent("arrow", (str(value.schema.remove_metadata()),), [value.to_pandas()])
-    polars = sys.modules.get("polars")  # who has a polars frame has imported polars
-    if not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
-        polars = None
-    if polars and isinstance(value, polars.DataFrame | polars.Series):
-        frame = value if isinstance(value, polars.DataFrame) else value.to_frame()
+    frame_type = data_type(type(value))
+    if frame_type is FrameType.POLARS or "polars.Series" in class_names(type(value)):
+        frame = value if frame_type is FrameType.POLARS else value.to_frame()
         return ValueContent(kind, (str(frame.schema),), [frame.to_arrow().to_pandas()])
-    if polars and isinstance(value, polars.LazyFrame):
+    if frame_type is FrameType.POLARS_LAZY:
         raise Unstable("a LazyFrame, which has no content before it is collected: .collect() it")
     if isinstance(value, sa.Table):
         return ValueContent("table", (str(sa.schema.CreateTable(value).compile(dialect=_DIALECT)),))

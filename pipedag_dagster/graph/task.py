@@ -8,29 +8,12 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Unpack, cast, overload
 
-import sqlalchemy as sa
-
 from pipedag_dagster.errors import WiringError
+from pipedag_dagster.frame_types import READABLE, is_readable
 from pipedag_dagster.graph.description import DescriptionOptions, TableDescription
 from pipedag_dagster.graph.nested import parts
 from pipedag_dagster.names import asset_name, table_name
 from pipedag_dagster.options import defined_at, refuse_unknown
-
-READABLE = "pd.DataFrame, sa.Table, pa.Table, pl.DataFrame, pl.LazyFrame"
-
-
-def readable(input_type: object) -> bool:
-    """Whether tables can be read as this class. Classes of optional libraries are known by name."""
-    if not isinstance(input_type, type):
-        return False
-    name = f"{input_type.__module__.partition('.')[0]}.{input_type.__name__}"
-    return issubclass(input_type, sa.FromClause) or name in (
-        "pandas.DataFrame",
-        "pyarrow.Table",
-        "polars.DataFrame",
-        "polars.LazyFrame",
-    )
-
 
 Wire = Callable[["Task", tuple[Any, ...], dict[str, Any]], Any]
 wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
@@ -119,7 +102,7 @@ class Task:
             raise self._error(f"nout must be a whole number of at least 1, not {nout!r}.")
 
     def _check_values(self) -> None:
-        if self.input_type is not None and not readable(self.input_type):
+        if self.input_type is not None and not is_readable(self.input_type):
             raise self._error(f"tables cannot be read as input_type={self.input_type!r}. Known: {READABLE}.")
         if not isinstance(self.version, str | None):
             raise self._error(f'version must be a text, as in version="1.0", not {self.version!r}.')

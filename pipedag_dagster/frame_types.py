@@ -1,0 +1,75 @@
+"""The types of tables that tasks return and read: the one list of them.
+
+Types are recognized by the names of their classes, so that optional libraries are not imported. To add a type of
+frame: add it here, and teach `data.frames` to convert it to Arrow and back.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class FrameType(enum.StrEnum):
+    """A type of table, by the name that `auto_table` has for it."""
+
+    PANDAS = "pandas.DataFrame"
+    POLARS = "polars.DataFrame"
+    POLARS_LAZY = "polars.LazyFrame"
+    ARROW = "pyarrow.Table"
+    SQL_TABLE = "sqlalchemy.Table"
+    SQL_TEXT = "sqlalchemy.sql.expression.TextClause"
+    SQL_QUERY = "sqlalchemy.sql.expression.Selectable"
+
+
+DATA = frozenset({FrameType.PANDAS, FrameType.POLARS, FrameType.POLARS_LAZY, FrameType.ARROW})
+"""The types that hold rows, or a plan for them. The others are SQL."""
+
+READABLE = "pd.DataFrame, sa.Table, pa.Table, pl.DataFrame, pl.LazyFrame"
+"""The types that `input_type=` takes, for messages."""
+
+# Classes move between the modules of their package, which differ between pandas 2 and 3: the package is enough.
+_BY_CLASS = {f"{name.partition('.')[0]}.{name.rpartition('.')[2]}": name for name in FrameType}
+
+
+def class_names(cls: type) -> list[str]:
+    """The names of a class and its bases, each as `package.Class`.
+
+    >>> class_names(FrameType)[:2]
+    ['pipedag_dagster.FrameType', 'enum.StrEnum']
+    """
+    return [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in cls.__mro__]
+
+
+def types_of(value: object) -> frozenset[FrameType]:
+    """Which types of table a value is an instance of: several for a query that is a table, none for other values.
+
+    >>> import sqlalchemy as sa
+    >>> sorted(types_of(sa.select(sa.literal(1)))), types_of([1, 2])
+    ([<FrameType.SQL_QUERY: 'sqlalchemy.sql.expression.Selectable'>], frozenset())
+    """
+    return frozenset(_BY_CLASS[name] for name in class_names(type(value)) if name in _BY_CLASS)
+
+
+def data_type(cls: object) -> FrameType | None:
+    """The type of frame that a class is, or a base of it is; None for everything else.
+
+    >>> import pandas as pd
+    >>> data_type(pd.DataFrame), data_type(dict)
+    (<FrameType.PANDAS: 'pandas.DataFrame'>, None)
+    """
+    known = (_BY_CLASS.get(name) for name in (class_names(cls) if isinstance(cls, type) else ()))
+    return next((name for name in known if name in DATA), None)
+
+
+def is_sql(cls: object) -> bool:
+    """Whether a class is SQLAlchemy's `FromClause`, or a subclass: a table to build queries on."""
+    return isinstance(cls, type) and "sqlalchemy.FromClause" in class_names(cls)
+
+
+def is_readable(cls: object) -> bool:
+    """Whether tables can be read as this class. Subclasses of DataFrames cannot: what is read is a plain one.
+
+    >>> is_readable(dict)
+    False
+    """
+    return is_sql(cls) or (isinstance(cls, type) and _BY_CLASS.get(class_names(cls)[0]) in DATA)
