@@ -36,6 +36,7 @@ from pipedag_dagster.errors import ChecksFailed, PipedagError, did_you_mean
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.fingerprint.fingerprint import fingerprint
 from pipedag_dagster.names import quote
+from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.sql_text import render
 
 EVALUATED, REMEMBERED, ENFORCED = "evaluated", "remembered", "enforced by the database"
@@ -199,7 +200,7 @@ class Checker:
         )
         database = self.store.database
         with database.transaction(read_only=True) as connection, database.users_sql(connection):
-            rows = connection.execute(counted.encode()).fetchall()
+            rows = user_sql.run(connection, counted).fetchall()
         return (int(rows[0][2]) if rows else 0), [json.loads(row[0]) for row in rows[: self.preview]]
 
     def _of_frame(self, one: _Evaluation) -> tuple[int, list[dict[str, Any]]]:

@@ -17,6 +17,7 @@ from psycopg import sql
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
 from pipedag_dagster.names import StageSchemas, physical_name, quote, table_name
+from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.session import search_path
@@ -43,10 +44,12 @@ def run(
     # A connection of its own: what a script sets, and its temporary tables, end with it.
     with database.told(), database.connect("pipedag script") as connection, connection.transaction():
         connection.execute(f"CREATE SCHEMA {quote(scratch)}".encode())
-        with search_path(connection, f"{quote(scratch)}, {database.own_search_path}"):
+        with (
+            user_sql.contained(connection, database, what, scratch, None),
+            search_path(connection, f"{quote(scratch)}, {database.own_search_path}"),
+        ):
             for text in texts:
                 _execute(connection, text.replace(SCRIPT_SCHEMA, quote(scratch)), text, what)
-        _refuse_foreign_writes(connection, database, scratch, what)
         found = _found(connection, scratch, what)
         names = {name: physical_name(name) for name, _ in found}
         made = {}
@@ -83,31 +86,6 @@ def _execute(connection: Connection, text: str, shown: str, what: str) -> None:
         line = f" (line {text[: int(position)].count(chr(10)) + 1})" if position else ""
         detail = f" {error.diag.message_detail}" if error.diag.message_detail else ""
         raise UnstorableResult(f"{what}: {said}{line}.{detail}{hint}\nin the script:\n{shown.strip()}") from error
-
-
-_LOCKED = """
-    SELECT l.relation, n.nspname, c.relname
-    FROM pg_locks l LEFT JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
-        AND (n.nspname IS NULL OR n.nspname <> %s AND n.nspname !~ '^pg_(catalog|toast|temp_|toast_temp_)')
-"""
-
-
-def _refuse_foreign_writes(connection: Connection, database: Database, scratch: str, what: str) -> None:
-    locked = connection.execute(_LOCKED, (scratch,)).fetchall()
-    names = {quote(schema, name) for _, schema, name in locked if name is not None}
-    gone = [oid for oid, _, name in locked if name is None]
-    if gone:  # dropped by the script: what others still see was not its own
-        with database.transaction() as other:
-            query = "SELECT oid::regclass::text FROM pg_class WHERE oid = ANY(%s) AND relnamespace <> ALL(%s)"
-            names |= {row[0] for row in other.execute(query, (gone, [11, 99])).fetchall()}
-    if names:
-        raise UnstorableResult(
-            f"{what}: the script writes to {', '.join(sorted(names))}. It may only make tables of its own: write their "
-            "names without a schema, or as {schema}.name. Nothing was changed."
-        )
 
 
 def _found(connection: Connection, scratch: str, what: str) -> list[tuple[str, str]]:

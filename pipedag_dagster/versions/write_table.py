@@ -19,6 +19,7 @@ from pipedag_dagster.data import frames
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import DatabaseError, UnstorableResult
 from pipedag_dagster.names import quote
+from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.versions.content_hash import CONTENT, row_hash
@@ -90,9 +91,8 @@ def from_query(
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
     with database.transaction(staging=True) as connection:
-        with explained(what, name, query), database.users_sql(connection):
-            # Without parameters the driver leaves % signs alone.
-            rows = connection.execute(f"CREATE TABLE {quote(schema, name)} AS\n{query}".encode()).rowcount
+        with explained(what, name, query), user_sql.contained(connection, database, what, schema, name):
+            rows = user_sql.run(connection, f"CREATE TABLE {quote(schema, name)} AS\n{query}").rowcount
         return measure(connection, schema, name, constraints, what, rows, hash_rows)
 
 
@@ -120,7 +120,7 @@ def from_elsewhere(
         with explained(what, name, query):
             writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
             with (
-                reader.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as out,
+                reader.cursor().copy(f"COPY ({query}\n) TO STDOUT (FORMAT binary)".encode()) as out,
                 writer.cursor() as cursor,
             ):
                 with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
@@ -132,7 +132,7 @@ def from_elsewhere(
 
 def _shape(connection: Connection, query: str) -> str:
     """The columns of a query with their types, as DDL."""
-    result = connection.execute(f"SELECT * FROM ({query}) AS q LIMIT 0".encode()).pgresult
+    result = user_sql.run(connection, f"SELECT * FROM ({query}\n) AS q LIMIT 0").pgresult
     assert result is not None
     columns = range(result.nfields)
     kinds = connection.execute(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.names import quote
+from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import ownership, write_table
 from pipedag_dagster.versions.ownership import Owner
@@ -26,8 +27,8 @@ def make(database: Database, schema: str, name: str, query: str, what: str, plac
         UnstorableResult: the database refuses the query, or it reads what moves or is another instance's.
     """
     with database.transaction() as connection, write_table.explained(what, name, query):
-        with database.users_sql(connection):
-            connection.execute(f"CREATE VIEW {quote(schema, name)} AS\n{query}".encode())
+        with user_sql.contained(connection, database, what, schema, name):
+            user_sql.run(connection, f"CREATE VIEW {quote(schema, name)} AS\n{query}")
         return measure(connection, schema, name, what, place)
 
 
