@@ -14,18 +14,29 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from pipedag_dagster.catalog.rows import Column, Commit, Finding, Origin, RunTable, Source, StageVersion, TableVersion
+from pipedag_dagster.catalog.rows import (
+    CheckFinding,
+    Column,
+    Commit,
+    Origin,
+    OutputKind,
+    RunRecord,
+    SourceVersion,
+    StageVersion,
+    TableVersion,
+)
 from pipedag_dagster.catalog.schema import CatalogTables
 from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 
 __all__ = [
     "Catalog",
+    "CheckFinding",
     "Column",
     "Commit",
-    "Finding",
     "Origin",
-    "RunTable",
-    "Source",
+    "OutputKind",
+    "RunRecord",
+    "SourceVersion",
     "StageVersion",
     "TableVersion",
 ]
@@ -74,7 +85,9 @@ class Catalog(CatalogTables):
         table = self.stage_version
         rows = connection.execute(sa.select(table).where(table.c.stage == stage).order_by(table.c.number.desc()))
         return [
-            Commit(row.number, row.committed_at, row.run_id, tuple(Source(**part) for part in row.sources), row.note)
+            Commit(
+                row.number, row.committed_at, row.run_id, tuple(SourceVersion(**part) for part in row.sources), row.note
+            )
             for row in rows
         ]
 
@@ -85,7 +98,7 @@ class Catalog(CatalogTables):
         number: int,
         tables: Iterable[int],
         run_id: str,
-        sources: Collection[Source] | None = None,
+        sources: Collection[SourceVersion] | None = None,
         note: str | None = None,
     ) -> None:
         """Record a stage version. Its sources are those of the version before, unless they are given."""
@@ -143,7 +156,7 @@ class Catalog(CatalogTables):
 
     # What runs did
 
-    def record(self, connection: sa.Connection, tables: Iterable[RunTable]) -> None:
+    def record(self, connection: sa.Connection, tables: Iterable[RunRecord]) -> None:
         rows = [{name: part for name, part in vars(table).items() if name != "at"} for table in tables]
         if rows:
             statement = insert(self.run_table)
@@ -152,22 +165,22 @@ class Catalog(CatalogTables):
                 statement.on_conflict_do_update(index_elements=["run_id", "stage", "asset"], set_=update), rows
             )
 
-    def of_run(self, connection: sa.Connection, run_id: str) -> list[tuple[RunTable, TableVersion]]:
+    def of_run(self, connection: sa.Connection, run_id: str) -> list[tuple[RunRecord, TableVersion]]:
         """What a run did, in the order in which it did it. Tables that were dropped since are left out."""
         run, made = self.run_table, self.table_version
         query = sa.select(run.c.reason, run.c.seconds.label("run_seconds"), made)
         query = query.join(made, made.c.id == run.c.table_version).where(run.c.run_id == run_id)
         return [
-            (RunTable(run_id, row.stage, row.asset, row.reason, row.run_seconds, row.id), _table_version(row))
+            (RunRecord(run_id, row.stage, row.asset, row.reason, row.run_seconds, row.id), _table_version(row))
             for row in connection.execute(query.order_by(run.c.at, made.c.id))
         ]
 
-    def runs(self, connection: sa.Connection, stage: str, asset: str, limit: int) -> list[RunTable]:
+    def runs(self, connection: sa.Connection, stage: str, asset: str, limit: int) -> list[RunRecord]:
         """What the last runs did about a table, the newest first."""
         run = self.run_table
-        query = sa.select(*(run.c[one.name] for one in dataclasses.fields(RunTable)))
+        query = sa.select(*(run.c[one.name] for one in dataclasses.fields(RunRecord)))
         query = query.where(run.c.stage == stage, run.c.asset == asset).order_by(run.c.at.desc()).limit(limit)
-        return [RunTable(*row) for row in connection.execute(query)]
+        return [RunRecord(*row) for row in connection.execute(query)]
 
     def assets(self, connection: sa.Connection) -> list[tuple[str, str]]:
         """Stage and asset of every table that runs are remembered of."""
@@ -177,13 +190,13 @@ class Catalog(CatalogTables):
 
     # What checks found. Tables never change, and so neither does what is found in them.
 
-    def findings(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, Finding]:
+    def findings(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, CheckFinding]:
         """What was found before, by key."""
         table = self.check_result
         rows = connection.execute(sa.select(table).where(table.c.key.in_(keys)))
-        return {row.key: Finding(row.bad_rows, row.sample, row.seconds) for row in rows}
+        return {row.key: CheckFinding(row.bad_rows, row.sample, row.seconds) for row in rows}
 
-    def add_finding(self, connection: sa.Connection, key: str, table_version: int, finding: Finding) -> None:
+    def add_finding(self, connection: sa.Connection, key: str, table_version: int, finding: CheckFinding) -> None:
         values = {"key": key, "table_version": table_version, **dataclasses.asdict(finding)}
         connection.execute(insert(self.check_result).values(values).on_conflict_do_nothing())
 
@@ -273,7 +286,7 @@ class Catalog(CatalogTables):
     def physical_names(self, connection: sa.Connection, stage: str) -> set[str]:
         """The physical tables and views of a stage that are known."""
         made = self.table_version.c
-        query = sa.select(made.physical).where(made.stage == stage, made.kind.in_(("table", "view")))
+        query = sa.select(made.physical).where(made.stage == stage, made.kind.in_([OutputKind.table, OutputKind.view]))
         return set(connection.scalars(query))
 
     def files(self, connection: sa.Connection, stage: str) -> set[str]:
@@ -291,6 +304,7 @@ def _table_version(row: sa.Row[Any]) -> TableVersion:
     values["columns"] = tuple(
         Column(**column | {"origins": tuple(map(tuple, column.get("origins", ())))}) for column in row.columns
     )
+    values["kind"] = OutputKind(row.kind)
     values["primary_key"] = tuple(row.primary_key)
     values["indexes"] = tuple(tuple(index) for index in row.indexes)
     return TableVersion(**values)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Origin: TypeAlias = tuple[str, str, str, str]
 """A column that another one comes from: instance id, stage, asset, column."""
+
+
+class OutputKind(enum.StrEnum):
+    """What an output of a task is stored as: a physical table or view, a file, or JSON in the catalog."""
+
+    table = "table"
+    view = "view"
+    blob = "blob"
+    value = "json"
 
 
 @dataclass(frozen=True)
@@ -30,9 +40,9 @@ class TableVersion:
     depends on; `cache_key` has the value of its cache function too. `parts` are the parts of the keys by name,
     for saying what changed. `data_version` is what the table *is*.
 
-    `kind`: "table"; "view", "blob" and "json" for what is no table. `value` is that of "json" (see `values`), `shape`
-    what is around the tables of one execution, where there is something. `file` is the file of a blob: a hash of its
-    bytes. What is no table or view has no object named `physical`.
+    `value` is set for values, as `json_values` writes them. `file` is set for blobs: the hash of their bytes. Only
+    tables and views have an object named `physical` in the database. `shape` is what the task returned around the
+    outputs of this execution (a tuple, a dict, …), where there is something.
 
     `text` is the key of what is kept of the code and the query, `libraries` are the versions of those that it used.
     """
@@ -58,7 +68,7 @@ class TableVersion:
     query: str | None
     run_id: str
     seconds: float
-    kind: str = "table"
+    kind: OutputKind = OutputKind.table
     value: Any = None
     text: str | None = None
     libraries: Mapping[str, str] = field(default_factory=dict)
@@ -67,9 +77,14 @@ class TableVersion:
     created_at: datetime.datetime | None = None
     id: int | None = None
 
+    @property
+    def in_database(self) -> bool:
+        """Whether it is a table or a view, which has columns and rows."""
+        return self.kind in (OutputKind.table, OutputKind.view)
+
 
 @dataclass(frozen=True)
-class Source:
+class SourceVersion:
     """A stage version of another instance, from which inputs were copied."""
 
     instance: str
@@ -93,12 +108,12 @@ class Commit:
     number: int
     committed_at: datetime.datetime
     run_id: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceVersion, ...]
     note: str | None
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckFinding:
     """What a check has found in a table version: how many rows are bad, and some of them."""
 
     bad_rows: int
@@ -107,7 +122,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class RunTable:
+class RunRecord:
     """What one run did about one table. `reason` is why it ran, or `cached`.
 
     When it ran: `old_text` and `new_text` are the keys of the texts of code and query, of what was there and of what

@@ -12,11 +12,11 @@ from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table as Grid
 
-from pipedag_dagster.catalog.catalog import RunTable, TableVersion
+from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.cli.options import cache_modes, count, where
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.execution.cache_key import CACHED
-from pipedag_dagster.execution.plan import Fate, Planned
+from pipedag_dagster.execution.plan import Action, PlannedTable
 from pipedag_dagster.execution.plan import plan as what_would_run
 from pipedag_dagster.execution.run_log import SUSPICION, is_suspicious
 from pipedag_dagster.fingerprint.code_text import difference
@@ -44,7 +44,7 @@ def plan(
 ) -> None:
     """Show what a run of INSTANCE would do about each table, and why. No task runs, nothing is locked, written or kept;
     cache functions are called, and lazy tasks build their queries."""
-    found: list[Planned] = []
+    found: list[PlannedTable] = []
     for location in of_instance(locations(module, workspace), instance):
         selection = {tuple(key.path[1:]) for key in location.select(select)}
         tables = what_would_run(
@@ -62,20 +62,20 @@ def plan(
         console.print(_title(location, tables), soft_wrap=True)
         console.print(_planned(tables))
         found += tables
-    if check and any(table.fate is not Fate.cached for table in found):
+    if check and any(table.action is not Action.cached for table in found):
         sys.exit(1)
 
 
-def _title(location: Location, tables: list[Planned]) -> str:
-    fates = [table.fate for table in tables]
-    says = f"{fates.count(Fate.runs)} of {count(len(tables), 'table')} would run"
-    says += f", {fates.count(Fate.shown)} would become visible" if Fate.shown in fates else ""
-    says += f", {fates.count(Fate.perhaps)} perhaps" if Fate.perhaps in fates else ""
-    says += f", {fates.count(Fate.fails)} would fail" if Fate.fails in fates else ""
+def _title(location: Location, tables: list[PlannedTable]) -> str:
+    actions = [table.action for table in tables]
+    says = f"{actions.count(Action.runs)} of {count(len(tables), 'table')} would run"
+    says += f", {actions.count(Action.shown)} would become visible" if Action.shown in actions else ""
+    says += f", {actions.count(Action.perhaps)} perhaps" if Action.perhaps in actions else ""
+    says += f", {actions.count(Action.fails)} would fail" if Action.fails in actions else ""
     return f"[bold]{location.instance.instance_id}[/]  {says}"
 
 
-def _planned(tables: list[Planned]) -> Grid:
+def _planned(tables: list[PlannedTable]) -> Grid:
     grid = Grid(box=None, padding=(0, 2, 0, 0))
     grid.add_column("table")
     grid.add_column("what a run would do", overflow="fold")
@@ -88,15 +88,15 @@ def _planned(tables: list[Planned]) -> Grid:
     return grid
 
 
-def _fate(table: Planned) -> str:
+def _fate(table: PlannedTable) -> str:
     reason, inputs = escape(table.reason), escape(", ".join(table.open))
-    if table.fate is Fate.runs:
+    if table.action is Action.runs:
         return f"[green]runs[/]: {reason}"
-    if table.fate is Fate.fails:
+    if table.action is Action.fails:
         return f"[red]fails[/]: {reason}"
-    if table.fate is Fate.shown:
+    if table.action is Action.shown:
         return "[dim]cached[/], [yellow]becomes visible[/]"
-    return f"[yellow]runs if {inputs} changes[/]" if table.fate is Fate.perhaps else "[dim]cached[/]"
+    return f"[yellow]runs if {inputs} changes[/]" if table.action is Action.perhaps else "[dim]cached[/]"
 
 
 @click.command(short_help="Show what the last runs did about a table and why, with diffs.")
@@ -150,7 +150,7 @@ def _heading(instance: str, table: str, current: TableVersion | None) -> str:
     return f"[bold]{escape(instance)} {escape(table)}[/]  {escape(', '.join(parts))}"
 
 
-def _run(run: RunTable) -> str:
+def _run(run: RunRecord) -> str:
     when = f"{run.at.astimezone():%Y-%m-%d %H:%M:%S}" if run.at else ""
     if run.reason == CACHED:
         return f"{when}  run {run.run_id[:8]}  [dim]cached[/]"

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipedag_dagster.catalog.catalog import Source
+from pipedag_dagster.catalog.catalog import SourceVersion
 from pipedag_dagster.cli.options import count, where
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
@@ -146,7 +146,7 @@ def _stage(context: ConfigContext, name: str) -> str:
     return name.lower()
 
 
-def _origin(context: ConfigContext, source: Source) -> str:
+def _origin(context: ConfigContext, source: SourceVersion) -> str:
     own = context.source
     other = own if own is not None and own.config.name == source.instance else context.files.get(source.instance)
     now = other.store.table_store.current([source.stage])[source.stage].number

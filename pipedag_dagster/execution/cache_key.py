@@ -213,14 +213,14 @@ def cache_value(call: TaskCall, arguments: Arguments) -> str:
         raise TaskFailed(f"{which} cannot be used ({file}:{line}): {error}") from error
 
 
-def must_run(call: TaskCall, validation: CacheValidation, *, reads_source: bool) -> bool:
-    """Whether the mode makes the task run, whatever the catalog has."""
+def must_run(call: TaskCall, validation: CacheValidation, *, reads_source: bool, is_copied: bool) -> bool:
+    """Whether the mode makes the call run, whatever the catalog has."""
     if validation.mode is CacheMode.force_cache_invalid:
         return True
     if validation.mode is CacheMode.force_fresh_input and (reads_source or call.task.cache is not None):
         return True
-    copied = reads_source and call.source is None  # then the task does not run, whatever its version
-    return validation.ignore_task_version and call.task.version is not None and not copied
+    # A call that is copied does not run its task, so the version of the task does not matter.
+    return validation.ignore_task_version and call.task.version is not None and not is_copied
 
 
 def ignores(validation: CacheValidation) -> tuple[bool, bool]:

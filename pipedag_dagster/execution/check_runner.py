@@ -18,7 +18,7 @@ import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipedag_dagster.catalog.catalog import Finding, TableVersion
+from pipedag_dagster.catalog.catalog import CheckFinding, TableVersion
 from pipedag_dagster.checks import (
     ROWS,
     Check,
@@ -129,7 +129,7 @@ class Checker:
         stage = self.inputs.stage.name
         try:
             table = self._table(stage, asset)
-            if table.kind in ("blob", "json"):
+            if not table.in_database:
                 raise _Unusable(f"{stage}.{asset} is a {'blob' if table.file else 'value'} and has no rows.")
             _refuse_missing(f"{stage}.{asset}", table, check.needs)
             if isinstance(check, MinRows):
@@ -184,7 +184,7 @@ class Checker:
         try:
             query = one.query()
             bad_rows, sample = self._of_frame(one) if query is None else self._of_query(query)
-            finding = Finding(bad_rows, sample, time.monotonic() - started)
+            finding = CheckFinding(bad_rows, sample, time.monotonic() - started)
             self.store.add_finding(one.key, one.table, finding)
             return self._found(one, finding, EVALUATED, query)
         except Exception as error:  # a function of the user may raise anything
@@ -213,7 +213,7 @@ class Checker:
         rows = bad.slice(0, self.preview).to_pylist()
         return bad.num_rows, [{name: None if cell is None else str(cell) for name, cell in row.items()} for row in rows]
 
-    def _found(self, one: _Evaluation, finding: Finding, how: str, query: str | None = None) -> CheckResult:
+    def _found(self, one: _Evaluation, finding: CheckFinding, how: str, query: str | None = None) -> CheckResult:
         check, table = one.check, one.table
         message = f"no bad row among {table.rows:,}"
         if finding.bad_rows:

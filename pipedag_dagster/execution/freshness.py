@@ -14,13 +14,14 @@ from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.execution import cache_key
-from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Arguments, Inputs, Unpinned
+from pipedag_dagster.execution.run_task import TaskRunner
 from pipedag_dagster.graph.flow import FlowGraph, Stage, TaskCall, outputs_in
+from pipedag_dagster.sampling.copies import source_of
 
 
 @dataclass
-class Fresh:
+class FreshInputs:
     """What an instance would read anew. `seen` is what was compared, by name: a number of a stage version, or a hash.
 
     Each change of what the instance should read changes `seen`, also one back to what was there before.
@@ -31,25 +32,20 @@ class Fresh:
     failures: list[PipedagError] = field(default_factory=list)
 
 
-def copies(instance: ConfigContext, call: TaskCall) -> bool:
-    """Whether a call takes its data from another instance."""
-    return call.source is not None or (call.task.input and instance.source is not None)
-
-
-def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> Fresh:
+def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> FreshInputs:
     """What has changed in the stages of other instances that this one copies from. Their other stages do not count.
 
     Raises:
         NotMaterialized: they have not committed something yet.
         DatabaseError: a database cannot be reached.
     """
-    fresh = Fresh()
-    for stage, calls in _stages(flows, lambda call: copies(instance, call)):
+    fresh = FreshInputs()
+    for stage, calls in _stages(flows, lambda call: source_of(instance, call) is not None):
         inputs = _inputs(instance, stage)
-        decider = Decider(inputs, inputs.base, CacheValidation())
+        runner = TaskRunner(inputs, CacheValidation())
         for call in calls:
             with instance:
-                key = decider.work(call).key
+                key = runner.key(call).key
             fresh.seen |= {f"{one.instance}/{one.stage}": str(one.number) for one in inputs.sources(call)}
             before = inputs.base.tables.get(call.assets[0])
             if (
@@ -61,15 +57,15 @@ def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> Fresh:
     return fresh
 
 
-def of_cache_functions(instance: ConfigContext, flows: Iterable[FlowGraph]) -> Fresh:
+def of_cache_functions(instance: ConfigContext, flows: Iterable[FlowGraph]) -> FreshInputs:
     """For which tasks the cache function returns another value than when they ran last. One that fails does not keep
     the others from being asked.
 
     Raises:
         DatabaseError: the database cannot be reached.
     """
-    fresh = Fresh()
-    for stage, calls in _stages(flows, lambda call: not copies(instance, call) and asks(call) == ""):
+    fresh = FreshInputs()
+    for stage, calls in _stages(flows, lambda call: source_of(instance, call) is None and asks(call) == ""):
         inputs = _inputs(instance, stage)
         for call in calls:
             try:

@@ -6,14 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from pipedag_dagster.catalog.catalog import Source, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.data import json_values
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
-from pipedag_dagster.execution.outputs import CallOutputs
+from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
 from pipedag_dagster.names import quote
+from pipedag_dagster.sampling.copies import copied_from
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -109,18 +110,16 @@ class Inputs:
         return {
             table.name: table
             for table in version.tables.values()
-            if table.name not in others | {table.asset} & others and table.kind in ("table", "view")
+            if table.name not in others | {table.asset} & others and table.in_database
         }
 
-    def sources(self, call: TaskCall) -> list[Source]:
-        """What is copied for a call; empty when it runs on its own instance only."""
+    def sources(self, call: TaskCall) -> list[SourceVersion]:
+        """The stage version of another instance that a call reads; empty when it reads its own instance only."""
         if call.source is not None:
             version = self._source_version(call)
-            return [Source(call.source.config.name, version.stage, version.number)]
-        if call.task.input and self.instance.source is not None:
-            name = self.stage.name
-            return [Source(self.instance.source.config.name, name, self.source_pins[name].number)]
-        return []
+            return [SourceVersion(call.source.config.name, version.stage, version.number)]
+        source, stage = copied_from(self.instance, call), self.stage.name
+        return [] if source is None else [SourceVersion(source.config.name, stage, self.source_pins[stage].number)]
 
     def _source_version(self, call: TaskCall) -> StageVersion:
         stage = getattr(call.source_stage, "name", str(call.source_stage))
@@ -175,14 +174,14 @@ class Arguments:
             table.name: self._table(inputs.store, table)
             for tables in list(inputs.made.values())
             for table in tables.values()
-            if table.kind in ("table", "view")
+            if table.in_database
         }
         source = call.source.store.table_store
         tables = {name: self._table(source, table) for name, table in inputs.source_tables(call).items()}
         return staged, tables, call.source
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
-        shape = self.shapes and table.kind in ("table", "view")
+        shape = self.shapes and table.in_database
         return store.shape(table) if shape else store.read(table, self.call.task.input_type)
 
     def physical_names(self) -> dict[str, str]:
@@ -193,7 +192,7 @@ class Arguments:
         if isinstance(value, Output):
             outputs = self.inputs.outputs_of(value)
             value = outputs.read(value, lambda table: table)
-        if isinstance(value, TableVersion) and value.kind in ("table", "view"):
+        if isinstance(value, TableVersion) and value.in_database:
             yield name, quote(self.inputs.store.schemas(value.stage).versions, value.physical)
         elif isinstance(value, dict):
             for key, part in value.items():

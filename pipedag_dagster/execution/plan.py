@@ -18,10 +18,12 @@ from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.cache_key import CACHED, Key
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs, Unpinned
+from pipedag_dagster.execution.run_task import TaskRunner
 from pipedag_dagster.graph.flow import Stage, TaskCall
+from pipedag_dagster.sampling.copies import copied_from, source_of
 
 
-class Fate(enum.StrEnum):
+class Action(enum.StrEnum):
     """What would become of a table. `shown`: its result is there, but people see another one, or none. `perhaps`: it
     would run if one of its inputs turns out to be another one."""
 
@@ -33,7 +35,7 @@ class Fate(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTable:
     """What a run would do about one table.
 
     reason: why it would run, in the words of the run; why it would fail.
@@ -42,7 +44,7 @@ class Planned:
 
     stage: str
     asset: str
-    fate: Fate
+    action: Action
     reason: str
     open: tuple[str, ...] = ()
 
@@ -52,7 +54,7 @@ def plan(
     stages: Iterable[Stage],
     selected: Callable[[str, str], bool] = lambda stage, asset: True,
     validation: CacheValidation | None = None,
-) -> list[Planned]:
+) -> list[PlannedTable]:
     """What a run would do about each table, in the order in which it would.
 
     Args:
@@ -73,8 +75,8 @@ def plan(
     pins = _committed(looking, names)
     source_pins = {} if looking.source is None else _committed(looking.source, names) or _nothing(names)
     made: dict[TaskCall, Mapping[str, TableVersion]] = {}
-    open_calls: dict[TaskCall, Fate] = {}
-    planned: list[Planned] = []
+    open_calls: dict[TaskCall, Action] = {}
+    planned: list[PlannedTable] = []
     with looking:
         for stage in stages:
             versions = pins or _nothing(names)
@@ -104,16 +106,18 @@ class _StagePlan:
     inputs: Inputs
     validation: CacheValidation
     ran: bool
-    open_calls: dict[TaskCall, Fate]
+    open_calls: dict[TaskCall, Action]
+    runner: TaskRunner = field(init=False)
     decider: Decider = field(init=False)
 
     def __post_init__(self) -> None:
-        self.decider = Decider(self.inputs, self.inputs.base, self.validation)
+        self.runner = TaskRunner(self.inputs, self.validation)
+        self.decider = Decider(self.inputs.store, self.inputs.base, self.validation)
 
-    def of(self, call: TaskCall) -> list[Planned]:
+    def of(self, call: TaskCall) -> list[PlannedTable]:
         """What would become of the tables of a call."""
         before = {output.call: self.open_calls.get(output.call) for output in call.inputs}
-        failed = [other for other, fate in before.items() if fate is Fate.fails]
+        failed = [other for other, action in before.items() if action is Action.fails]
         unknown = tuple(
             f"{output.call.stage.name}.{slot.asset}"
             for output in call.inputs
@@ -121,55 +125,54 @@ class _StagePlan:
             if before[output.call] is not None
         )
         if failed:
-            fate, reason = Fate.fails, f"{failed[0]} fails before it"
+            action, reason = Action.fails, f"{failed[0]} fails before it"
         else:
             try:
-                fate, reason = self._first(call) if not self.ran else self._decide(call, unknown)
+                action, reason = self._first(call) if not self.ran else self._decide(call, unknown)
             except PipedagError as error:
-                fate, reason = Fate.fails, str(error)
-        if fate is Fate.cached:
+                action, reason = Action.fails, str(error)
+        if action is Action.cached:
             return [self._found(table) for table in self.inputs.made[call].values()]
-        self.open_calls[call] = fate
-        return [Planned(call.stage.name, asset, fate, reason, unknown) for asset in call.assets]
+        self.open_calls[call] = action
+        return [PlannedTable(call.stage.name, asset, action, reason, unknown) for asset in call.assets]
 
-    def _found(self, table: TableVersion) -> Planned:
+    def _found(self, table: TableVersion) -> PlannedTable:
         visible = self.inputs.base.tables.get(table.asset)
         same = visible is not None and visible.id == table.id
-        return Planned(table.stage, table.asset, Fate.cached if same else Fate.shown, CACHED)
+        return PlannedTable(table.stage, table.asset, Action.cached if same else Action.shown, CACHED)
 
-    def _first(self, call: TaskCall) -> tuple[Fate, str]:
+    def _first(self, call: TaskCall) -> tuple[Action, str]:
         """Of an instance that has never run."""
-        source = self.inputs.instance.source
-        copies = call.task.input and source is not None
-        if copies and source is not None:
+        source = copied_from(self.inputs.instance, call)
+        if source is not None:
             self.inputs.of_source(source, call)
         if call.source is not None:
             self.inputs.source_tables(call)
-        reads_source = copies or call.source is not None
+        reads_source = source_of(self.inputs.instance, call) is not None
         cache_key.assert_not_fresh(call, self.validation, reads_source=reads_source, reason="new")
-        return Fate.runs, "new"
+        return Action.runs, "new"
 
-    def _decide(self, call: TaskCall, unknown: tuple[str, ...]) -> tuple[Fate, str]:
+    def _decide(self, call: TaskCall, unknown: tuple[str, ...]) -> tuple[Action, str]:
         """As the run would decide, if the inputs that are not known yet turned out to be what they are now."""
         before = self.inputs.base.tables.get(call.assets[0])
         try:
-            decision = self.decider.decide(call)
+            decision = self.decider.decide(self.runner.key(call))
         except NotMaterialized:
             if not unknown:
                 raise
-            return Fate.runs, cache_key.why(self._without_inputs(call, before), before)
+            return Action.runs, cache_key.why(self._without_inputs(call, before), before)
         except PipedagError:
             raise
         except Exception as error:  # of a lazy task
             if unknown:  # it may need what they will be
-                return (Fate.runs, "new") if before is None else (Fate.perhaps, "")
-            return Fate.fails, f"{call} fails: {type(error).__name__}: {error}"
-        if not decision.found:
-            return Fate.runs, decision.reason
+                return (Action.runs, "new") if before is None else (Action.perhaps, "")
+            return Action.fails, f"{call} fails: {type(error).__name__}: {error}"
+        if not decision.cached:
+            return Action.runs, decision.reason
         if unknown:
-            return Fate.perhaps, ""
-        self.inputs.made[call] = {table.asset: table for table in decision.found}
-        return Fate.cached, CACHED
+            return Action.perhaps, ""
+        self.inputs.made[call] = {table.asset: table for table in decision.cached}
+        return Action.cached, CACHED
 
     def _without_inputs(self, call: TaskCall, before: TableVersion | None) -> Key:
         """What is known of the key while an input is not there at all."""

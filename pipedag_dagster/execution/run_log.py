@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from pipedag_dagster.catalog.catalog import RunTable, TableVersion
+from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.digest import digest
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.cache_key import CACHED, TaskCode
+from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 from pipedag_dagster.graph.flow import TaskCall
 
@@ -24,15 +25,15 @@ SUSPICION = (
 )
 
 
-def code_of(call: TaskCall, key: cache_key.Key, *, keep_text: bool) -> TaskCode:
-    """What is kept of the code that made a result. Nothing where it was copied: no code of the user has run.
+def code_of(keyed: KeyedCall, *, keep_text: bool) -> TaskCode:
+    """The code that made a result, as the catalog keeps it. Empty for a copy, because no code of the user has run.
 
     Args:
-        keep_text: whether the text itself is kept, or only which functions there were (`keep_code` in the YAML).
+        keep_text: whether the text itself is kept, or only the names of the functions (`keep_code` in the YAML).
     """
-    if key.parts["code"] == "copy":
+    if keyed.is_copied:
         return TaskCode()
-    code = cache_key.task_code(call)
+    code = cache_key.task_code(keyed.call)
     return code if keep_text else TaskCode(code.text.without_text(), code.libraries)
 
 
@@ -43,16 +44,16 @@ def with_query(code: CodeText, table: str, query: str | None) -> CodeText:
     return CodeText((*code.parts, CodePart("query", "", f"the query of {table}", query, digest(query))))
 
 
-def run_table(run_id: str, reason: str, seconds: float, table: TableVersion, before: TableVersion | None) -> RunTable:
+def run_table(run_id: str, reason: str, seconds: float, table: TableVersion, before: TableVersion | None) -> RunRecord:
     """What a run did about a table, compared with what was there before."""
     old_text = new_text = None
     if reason.startswith(("code changed", "query changed")) and before is not None:
         old_text, new_text = before.text, table.text
     same = None if before is None or reason == CACHED else before.data_version == table.data_version
-    return RunTable(run_id, table.stage, table.asset, reason, seconds, table.id or 0, old_text, new_text, same)
+    return RunRecord(run_id, table.stage, table.asset, reason, seconds, table.id or 0, old_text, new_text, same)
 
 
-def is_suspicious(runs: Sequence[RunTable]) -> bool:
+def is_suspicious(runs: Sequence[RunRecord]) -> bool:
     """Whether the last runs (the newest first) found fresh input each time, but never other content."""
     last = runs[:SUSPICIOUS]
     return len(last) == SUSPICIOUS and all(run.reason == "fresh input" and run.same for run in last)

@@ -1,4 +1,4 @@
-"""Running one stage of one instance: run what must run (see `work`), stage the results, commit once.
+"""Running one stage of one instance: run what must run (see `run_task`), stage the results, commit once.
 
 A stage run holds the lock of the stage. It reads other stages in the versions that its run has pinned. Nothing
 is visible before the commit at its end; when a task fails, what the others have staged is kept in the catalog for
@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from pipedag_dagster.catalog.catalog import RunTable, Source, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import RunRecord, SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
@@ -23,8 +23,10 @@ from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.check_runner import Checker, CheckResult, refuse
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
+from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_table, suspect
-from pipedag_dagster.execution.store_outputs import Staging
+from pipedag_dagster.execution.run_task import TaskRunner
+from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.graph.flow import Stage, TaskCall
 
 log = logging.getLogger(__name__)
@@ -128,7 +130,8 @@ class _StageRun:
 
     def __post_init__(self) -> None:
         self.store = self.instance.store.table_store
-        self.decider = Decider(self.inputs, self.base, self.validation)
+        self.runner = TaskRunner(self.inputs, self.validation)
+        self.decider = Decider(self.store, self.base, self.validation)
 
     # The stage as a whole
 
@@ -180,7 +183,7 @@ class _StageRun:
         self,
         calls: list[TaskCall],
         members: Mapping[str, TableVersion],
-        records: list[RunTable],
+        records: list[RunRecord],
         *,
         same: bool,
         started: float,
@@ -298,7 +301,7 @@ class _StageRun:
         copied = (source for call in calls for source in self.inputs.sources(call))
         return own | {f"{source.instance}/{source.stage}": source.number for source in copied}
 
-    def _sources(self, calls: list[TaskCall]) -> Collection[Source] | None:
+    def _sources(self, calls: list[TaskCall]) -> Collection[SourceVersion] | None:
         """What was copied; None, as in the version before, when only other calls of the stage have run."""
         copying = [call for call in self.stage.calls if self.inputs.sources(call)]
         found = dict.fromkeys(source for call in calls if call in copying for source in self.inputs.sources(call))
@@ -309,8 +312,9 @@ class _StageRun:
     def _run_call(self, call: TaskCall) -> Outcome:
         started = time.monotonic()
         try:
-            decision = self.decider.decide(call)
-            tables = decision.found or Staging(self.instance, call, self.run_id, decision.work).run()
+            keyed = self.runner.key(call)
+            decision = self.decider.decide(keyed)
+            tables = decision.cached or self._run_and_store(keyed)
         except TaskFailed as error:
             raise type(error)(f"{error}\n{self._where(call)}") from error.__cause__
         except PipedagError:
@@ -319,6 +323,10 @@ class _StageRun:
             message = f"{call} failed: {type(error).__name__}: {error}\n{self._where(call)}"
             raise TaskFailed(message) from error
         return Outcome(call, {table.asset: table for table in tables}, decision.reason, time.monotonic() - started)
+
+    def _run_and_store(self, keyed: KeyedCall) -> list[TableVersion]:
+        writer = OutputWriter(self.instance, keyed, self.run_id, time.monotonic())
+        return writer.write(self.runner.run(keyed))
 
     def _where(self, call: TaskCall) -> str:
         """What a person wants to know about a task that failed."""
@@ -330,6 +338,6 @@ class _StageRun:
 
 
 def _size(table: TableVersion) -> str:
-    if table.kind in ("blob", "json"):
-        return f"a {table.kind} of {table.bytes:,} bytes"
+    if not table.in_database:
+        return f"a {table.kind.name} of {table.bytes:,} bytes"
     return f"{table.rows:,} row{'' if table.rows == 1 else 's'}"

@@ -18,7 +18,7 @@ from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.run_log import run_table
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions.table_store import TableStore
-from pipedag_dagster.versions.write_table import Constraints, Made
+from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Content:
+class NewTable:
     """What is to be written: `make` stages it into a physical table of its own.
 
     `key`: what it depends on; a table that was made for the same key is not made again. Without it, it is always made.
     """
 
-    make: Callable[[Constraints], Made]
+    make: Callable[[Constraints], PhysicalTable]
     constraints: Constraints
     query: str | None = None
     key: str | None = None
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """What was written: the table as it is now, the stage version that has it, and the content and number of the rows
     that were given."""
 
@@ -56,8 +56,8 @@ class Written:
 
 
 def write_table(
-    instance: ConfigContext, stage: str, name: str, run_id: str, content: Content, part: Slice | None = None
-) -> Written:
+    instance: ConfigContext, stage: str, name: str, run_id: str, content: NewTable, part: Slice | None = None
+) -> WriteResult:
     """Write one table and commit it; nothing is committed when the table is what it was.
 
     Args:
@@ -78,18 +78,18 @@ def write_table(
             raise UnstorableResult(f"Stage {stage!r} has a table {name!r} already. Give the asset another name.")
         if before is not None and content.key is not None and before.cache_key == content.key:
             store.keep(stage, base.number, run_id, [run_table(run_id, CACHED, 0.0, before, before)])
-            return Written(before, base.number, before.data_version, before.rows, cached=True)
+            return WriteResult(before, base.number, before.data_version, before.rows, cached=True)
         given, made = _stage(store, f"{stage}.{name}", before, content, part)
         table = _version(stage, name, run_id, content, made, time.monotonic() - started)
         data_version = table.data_version if given is made else given.content or table.data_version
         if before is not None and _same(before, table):
             store.keep(stage, base.number, run_id, [run_table(run_id, "unchanged", table.seconds, before, before)])
-            return Written(before, base.number, data_version, given.rows, cached=False)
+            return WriteResult(before, base.number, data_version, given.rows, cached=False)
         table = store.add([table])[0]
         members = dict(base.tables) | {name: table}
         records = [run_table(run_id, "written", table.seconds, table, before)]
         store.commit(stage, base.number + 1, members, run_id, records)
-        return Written(table, base.number + 1, data_version, given.rows, cached=False)
+        return WriteResult(table, base.number + 1, data_version, given.rows, cached=False)
 
 
 def newest(instance: ConfigContext, stage: str, run_id: str) -> StageVersion:
@@ -98,8 +98,8 @@ def newest(instance: ConfigContext, stage: str, run_id: str) -> StageVersion:
 
 
 def _stage(
-    store: TableStore, what: str, before: TableVersion | None, content: Content, part: Slice | None
-) -> tuple[Made, Made]:
+    store: TableStore, what: str, before: TableVersion | None, content: NewTable, part: Slice | None
+) -> tuple[PhysicalTable, PhysicalTable]:
     """What was given, and the whole table with it."""
     if part is None:
         made = content.make(content.constraints)
@@ -132,7 +132,7 @@ def _merged(
     schema: str,
     what: str,
     before: TableVersion,
-    given: Made,
+    given: PhysicalTable,
     where: str,
 ) -> str:
     """The query of the table with the given rows in place of those for which `where` holds."""
@@ -167,7 +167,9 @@ def _merged(
     )
 
 
-def _version(stage: str, name: str, run_id: str, content: Content, made: Made, seconds: float) -> TableVersion:
+def _version(
+    stage: str, name: str, run_id: str, content: NewTable, made: PhysicalTable, seconds: float
+) -> TableVersion:
     key = content.key or digest("plain asset", stage, name, run_id, secrets.token_hex(8))
     return TableVersion(
         stage=stage,

@@ -10,7 +10,7 @@ from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.checks import References
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.execution.check_runner import CheckResult
-from pipedag_dagster.execution.decide import for_people
+from pipedag_dagster.execution.query_text import with_view_names
 from pipedag_dagster.graph.flow import FlowGraph, Stage
 from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.orchestration.metadata import Metadata, Value, as_text, markdown, sql
@@ -57,7 +57,7 @@ def check_result(
     if result.sample:
         metadata["pipedag/bad_rows_sample"] = Value.md(markdown([*result.sample[0]], map(as_text, result.sample)))
     if result.query and not result.passed:
-        query = result.query if shown is None else for_people(result.query, store, shown)
+        query = result.query if shown is None else with_view_names(result.query, store, shown)
         metadata["pipedag/query"] = Value.md(sql(query))
     if props.copied_from is not None:
         metadata["pipedag/sample_of"] = Value.asset(props.deps[0])

@@ -11,6 +11,7 @@ from pydantic import Field, create_model
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.graph.flow import FlowGraph, Stage
+from pipedag_dagster.sampling.copies import source_of
 
 Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
 """What users write: a function from an instance to its flow, or to several flows with different stages."""
@@ -67,14 +68,13 @@ def rewired(
 
 def _wiring(instance: ConfigContext, flow: FlowGraph) -> list[tuple[object, ...]]:
     """What Dagster knows of a flow: tables, what each one needs, and from which instance it is copied."""
-    copied_from = instance.source.instance_id if instance.source is not None else ""
     return [
         (
             stage.name,
             call.name,
             call.slots,
             [(str(output.call), output.slots) for output in call.inputs],
-            call.source.instance_id if call.source is not None else copied_from * call.task.input,
+            None if (source := source_of(instance, call)) is None else source.instance_id,
             str(call.source_stage or ""),
         )
         for stage in flow.stages

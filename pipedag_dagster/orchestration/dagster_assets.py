@@ -12,7 +12,7 @@ from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized, WiringError, did_you_mean
-from pipedag_dagster.execution.write_one_table import Content, Slice, newest, write_table
+from pipedag_dagster.execution.write_one_table import NewTable, Slice, newest, write_table
 from pipedag_dagster.orchestration.io_manager import place, table_metadata
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
 from pipedag_dagster.sampling import first_rows
@@ -175,7 +175,7 @@ def _copy(
     return dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=dg.DataVersion(written.data_version))
 
 
-def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion, part: Slice | None) -> Content:
+def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion, part: Slice | None) -> NewTable:
     """The sample of a table of the source; of a partition, those rows of it that are in the sample of the table."""
     origin, store = source.store.table_store, instance.store.table_store
     rows = instance.config.sample_rows(table.asset, table.name)
@@ -190,4 +190,4 @@ def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion,
     def make(given: Constraints) -> Any:
         return store.stage_query(table.stage, table.name, query, given, origin)
 
-    return Content(make, constraints, query, key)
+    return NewTable(make, constraints, query, key)

@@ -9,8 +9,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import NotMaterialized, WiringError
-from pipedag_dagster.execution.returned import storable
-from pipedag_dagster.execution.write_one_table import Content, Slice, Written, newest, write_table
+from pipedag_dagster.execution.unpack import storable
+from pipedag_dagster.execution.write_one_table import NewTable, Slice, WriteResult, newest, write_table
 from pipedag_dagster.names import stage_name, table_name
 from pipedag_dagster.orchestration.metadata import of_tables
 from pipedag_dagster.orchestration.partitions import table_slice
@@ -55,9 +55,9 @@ class TableIOManager(dg.ConfigurableIOManager):
         constraints = Constraints(given.primary_key, given.indexes, given.non_nullable)
         if isinstance(given.obj, sa.ClauseElement):
             query = render(given.obj)
-            content = Content(partial(store.stage_query, stage, name, query), constraints, query)
+            content = NewTable(partial(store.stage_query, stage, name, query), constraints, query)
         else:
-            content = Content(partial(store.stage_frame, stage, name, given.obj), constraints)
+            content = NewTable(partial(store.stage_frame, stage, name, given.obj), constraints)
         written = write_table(instance, stage, name, context.run_id, content, _slice(context))
         context.add_output_metadata(table_metadata(store, written))
         # An IO manager has no public way to say what it stored; without this, the data version would be made of the
@@ -99,7 +99,7 @@ class TableIOManager(dg.ConfigurableIOManager):
         )
 
 
-def table_metadata(store: TableStore, written: Written) -> dict[str, Any]:
+def table_metadata(store: TableStore, written: WriteResult) -> dict[str, Any]:
     """What Dagster shows about a table that was written by itself."""
     table = written.table
     return {

@@ -40,7 +40,7 @@ def of_version(number: int, previous: int) -> Metadata:
 def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, TableDescription | None]]) -> dict[str, Metadata]:
     """What tables are, by asset: their name, size, columns, query and first rows."""
     listed = list(tables)
-    readable = [table for table, _ in listed if table.kind in ("table", "view")]
+    readable = [table for table, _ in listed if table.in_database]
     heads = store.heads(readable, store.config.preview) if store.config.preview else {}
     return {table.asset: _of_table(store, table, about, heads.get(table.physical)) for table, about in listed}
 
@@ -59,8 +59,8 @@ def _of_table(
     descriptions = about.columns_of(table.asset) if about else {}
     instance = store.config.instance_id
     columns = [_column(column, table, descriptions.get(column.name), instance) for column in table.columns]
-    metadata: Metadata = {"pipedag/kind": Value.text(table.kind), "pipedag/bytes": Value.int(table.bytes)}
-    if table.kind in ("table", "view"):
+    metadata: Metadata = {"pipedag/kind": Value.text(table.kind.value), "pipedag/bytes": Value.int(table.bytes)}
+    if table.in_database:
         metadata |= {
             "dagster/table_name": Value.text(where),
             "dagster/row_count": Value.int(table.rows),

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import dagster as dg
 
-from pipedag_dagster.catalog.catalog import RunTable, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import RunRecord, StageVersion, TableVersion
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed, did_you_mean
-from pipedag_dagster.execution.outputs import CallOutputs
+from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.assets import report
@@ -73,7 +73,7 @@ class Result:
         return self.error is None
 
     @property
-    def tables(self) -> list[tuple[RunTable, TableVersion]]:
+    def tables(self) -> list[tuple[RunRecord, TableVersion]]:
         """Each table of the run with what was done about it and why."""
         return self.instance.store.table_store.of_run(self.run_id)
 

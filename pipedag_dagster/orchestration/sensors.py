@@ -14,9 +14,10 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import ConfigError, DatabaseError, NotMaterialized, SeveralFailed
 from pipedag_dagster.execution import freshness
-from pipedag_dagster.execution.freshness import Fresh
+from pipedag_dagster.execution.freshness import FreshInputs
 from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.orchestration.schedules import status
+from pipedag_dagster.sampling.copies import source_of
 
 
 def sensors(context: ConfigContext, flows: list[FlowGraph], job: str) -> list[dg.SensorDefinition]:
@@ -55,7 +56,7 @@ def sensors(context: ConfigContext, flows: list[FlowGraph], job: str) -> list[dg
 def _sensor(
     name: str,
     job: str,
-    look: Callable[[], Fresh],
+    look: Callable[[], FreshInputs],
     interval: int,
     default_status: dg.DefaultSensorStatus,
     description: str,
@@ -91,7 +92,7 @@ def _sensor(
     return sensor
 
 
-def _listed(found: Fresh) -> str:
+def _listed(found: FreshInputs) -> str:
     return ", ".join(f"{what}: {seen}" for what, seen in sorted(found.seen.items()))
 
 
@@ -102,7 +103,7 @@ def _polled(context: ConfigContext, flows: Iterable[FlowGraph]) -> str:
         ConfigError: it could look at nothing.
     """
     calls = [call for flow in flows for stage in flow.stages for call in stage.calls]
-    answers = {str(call): freshness.asks(call) for call in calls if not freshness.copies(context, call)}
+    answers = {str(call): freshness.asks(call) for call in calls if source_of(context, call) is None}
     polled = [call for call, why in answers.items() if why == ""]
     skipped = [f"{call} ({why})" for call, why in answers.items() if why]
     if not polled:

@@ -16,6 +16,7 @@ from pipedag_dagster.execution.cache_key import task_code_version
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall
 from pipedag_dagster.graph.task import Task
 from pipedag_dagster.orchestration.keys import asset_key, identifier
+from pipedag_dagster.sampling.copies import copied_from, source_of
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,14 @@ def asset_specs(
 
 def _props(instance: ConfigContext, call: TaskCall, asset: str) -> TableProps:
     stage = call.stage.name
-    copied_from = instance.source if call.task.input else None
-    source = copied_from or call.source
+    copied, source = copied_from(instance, call), source_of(instance, call)
     if source is not None:
-        source_stage = stage if copied_from else getattr(call.source_stage, "name", stage)
+        source_stage = stage if copied else getattr(call.source_stage, "name", stage)
         deps = [asset_key(source.instance_id, source_stage, asset)]
     else:
         deps = [asset_key(instance.instance_id, *pair) for pair in dict.fromkeys(_needed(call.inputs))]
-    version = "copy" if copied_from else task_code_version(call, again=True)
-    return TableProps(instance, stage, asset, call.task, copied_from, tuple(deps), version)
+    version = "copy" if copied else task_code_version(call, again=True)
+    return TableProps(instance, stage, asset, call.task, copied, tuple(deps), version)
 
 
 def _needed(inputs: list[Output]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Finding the definitions that a command is about: those of a module, or those that `workspace.yaml` names."""
+"""CheckFinding the definitions that a command is about: those of a module, or those that `workspace.yaml` names."""
 
 from __future__ import annotations
 

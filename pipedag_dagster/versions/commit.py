@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from pipedag_dagster.catalog.catalog import Catalog, RunTable, Source, TableVersion
+from pipedag_dagster.catalog.catalog import Catalog, RunRecord, SourceVersion, TableVersion
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.names import StageSchemas, literal, quote
 from pipedag_dagster.postgres.database import Database, execute
@@ -43,8 +43,8 @@ def commit(
     number: int,
     tables: Sequence[TableVersion],
     run_id: str,
-    records: Sequence[RunTable],
-    sources: Collection[Source] | None = None,
+    records: Sequence[RunRecord],
+    sources: Collection[SourceVersion] | None = None,
     note: str | None = None,
     *,
     check: Callable[[], None],
@@ -70,7 +70,7 @@ def commit(
             execute(connection, statement)
         for statement in _grants(connection, schemas.current, schemas.next, ()):
             execute(connection, statement)
-    shown = [table for table in tables if table.kind in ("table", "view")]
+    shown = [table for table in tables if table.in_database]
     for start in range(0, len(shown), _BATCH):
         with database.begin() as connection:
             gate(connection, schemas, check)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from pipedag_dagster.catalog.catalog import Source, StageVersion
+from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -30,7 +30,7 @@ class VersionInfo:
     committed_at: datetime.datetime
     run_id: str
     changes: Changes | None
-    sources: tuple[Source, ...]
+    sources: tuple[SourceVersion, ...]
     note: str | None
     current: bool
     kept: bool

@@ -20,7 +20,7 @@ _BATCH = 100
 
 
 @dataclass(frozen=True)
-class Freed:
+class CleanupReport:
     """What a clean-up has dropped. `stays` says what it could not drop, and why. The bytes are those of tables."""
 
     versions: int
@@ -39,15 +39,15 @@ class Holdings:
     bytes: int
 
 
-def gc(store: TableStore, run_id: str) -> Freed:
+def gc(store: TableStore, run_id: str) -> CleanupReport:
     """Clean up every stage of the instance, also those that the flow has no more. Waits for runs that write them."""
     with store.database.read() as connection:
         stages = {owner.stage for owner in _owned(store, connection).values() if owner.stage}
     if not stages or not store.exists():
-        return Freed(0, 0, 0, ())
+        return CleanupReport(0, 0, 0, ())
     files = store.blobs
     blobs = sum(len(files.sizes(stage)) for stage in files.stages())
-    found = Freed(0, 0, 0, ())
+    found = CleanupReport(0, 0, 0, ())
     freed = True
     while freed:  # what a view has read can go when the view, maybe of a later stage, has gone
         before = found
@@ -58,7 +58,7 @@ def gc(store: TableStore, run_id: str) -> Freed:
                 store.clean_up_files(stage)
                 new_versions, new_tables = _state(store, stage)
             gone = old_tables.keys() - new_tables.keys()
-            found = Freed(
+            found = CleanupReport(
                 found.versions + old_versions - new_versions,
                 found.tables + len(gone),
                 found.bytes + sum(old_tables[name] for name in gone),

@@ -13,7 +13,7 @@ import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipedag_dagster.catalog.catalog import Catalog, Finding, RunTable, Source, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import Catalog, CheckFinding, RunRecord, SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.config.instances import InstanceConfig
 from pipedag_dagster.data import frames, json_values, polars_plans
 from pipedag_dagster.data.blobs import BlobStore
@@ -26,7 +26,7 @@ from pipedag_dagster.postgres.advisory_lock import StageLock, hold
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import commit, ownership, write_script, write_table, write_view
 from pipedag_dagster.versions.ownership import Owner
-from pipedag_dagster.versions.write_table import Constraints, Made
+from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ class TableStore:
 
     # Staging: new physical tables, visible to nobody
 
-    def stage_frame(self, stage: str, name: str, frame: Any, constraints: Constraints) -> Made:
+    def stage_frame(self, stage: str, name: str, frame: Any, constraints: Constraints) -> PhysicalTable:
         """Write a DataFrame into a new physical table."""
         schema, what = self.schemas(stage).versions, f"{stage}.{name}"
         with self._or_lost(stage):
@@ -237,7 +237,7 @@ class TableStore:
 
     def stage_query(
         self, stage: str, name: str, query: str, constraints: Constraints, source: TableStore | None = None
-    ) -> Made:
+    ) -> PhysicalTable:
         """Write the rows of a query into a new physical table.
 
         Args:
@@ -251,13 +251,13 @@ class TableStore:
                 return write_table.from_query(*place, query, constraints, what, hash_rows=limit)
             return write_table.from_elsewhere(source.database, query, *place, constraints, what, hash_rows=limit)
 
-    def stage_view(self, stage: str, name: str, query: str) -> Made:
+    def stage_view(self, stage: str, name: str, query: str) -> PhysicalTable:
         """Make a view of a query on physical tables of the instance."""
         schema, what = self.schemas(stage).versions, f"{stage}.{name}"
         with self._or_lost(stage):
             return write_view.make(self.database, schema, physical_name(name), query, what, self._place)
 
-    def stage_script(self, stage: str, texts: Sequence[str], what: str) -> dict[str, Made]:
+    def stage_script(self, stage: str, texts: Sequence[str], what: str) -> dict[str, PhysicalTable]:
         """Run a script. Returns the tables and views that it has made, by their names."""
         limit = self.config.content_hash_rows
         with self._or_lost(stage):
@@ -297,7 +297,7 @@ class TableStore:
     def _refuse_dropped(self, connection: sa.Connection, tables: Sequence[TableVersion]) -> None:
         """A task of a run that was interrupted may go on for a while. What it has staged is nobody's, and goes when the
         next run commits."""
-        made = [table for table in tables if table.kind in ("table", "view")]
+        made = [table for table in tables if table.in_database]
         names = {quote(self.schemas(table.stage).versions, table.physical): table for table in made}
         query = sa.text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NULL")
         gone = connection.scalars(query, {"names": list(names)}).first()
@@ -319,12 +319,12 @@ class TableStore:
         with self.database.read() as connection:
             return self.catalog.texts(connection, [key]).get(key, CodeText())
 
-    def findings(self, keys: Collection[str]) -> dict[str, Finding]:
+    def findings(self, keys: Collection[str]) -> dict[str, CheckFinding]:
         """What checks have found before, by key."""
         with self.database.read() as connection:
             return self.catalog.findings(connection, keys)
 
-    def add_finding(self, key: str, table: TableVersion, finding: Finding) -> None:
+    def add_finding(self, key: str, table: TableVersion, finding: CheckFinding) -> None:
         """Remember what a check has found in a table version."""
         with self.database.begin() as connection:
             self.catalog.add_finding(connection, key, table.id or 0, finding)
@@ -361,9 +361,9 @@ class TableStore:
         number: int,
         tables: Mapping[str, TableVersion],
         run_id: str,
-        records: Sequence[RunTable] = (),
+        records: Sequence[RunRecord] = (),
         *,
-        sources: Collection[Source] | None = None,
+        sources: Collection[SourceVersion] | None = None,
         note: str | None = None,
     ) -> None:
         """Make these tables (by asset) the version `number` of the stage, atomically, and let the run see it. What
@@ -422,9 +422,9 @@ class TableStore:
         """Whether people see the views of this version: somebody may have dropped one."""
         with self.database.read() as connection:
             there = commit.relations(connection, self.schemas(version.stage).current, "v")
-        return set(there) >= {table.name for table in version.tables.values() if table.kind in ("table", "view")}
+        return set(there) >= {table.name for table in version.tables.values() if table.in_database}
 
-    def keep(self, stage: str, number: int, run_id: str, records: Sequence[RunTable]) -> None:
+    def keep(self, stage: str, number: int, run_id: str, records: Sequence[RunRecord]) -> None:
         """Instead of a commit, when nothing has changed: let the run see this version, and record what it did. The
         caller holds the stage's lock."""
         with self.database.begin() as connection:
@@ -433,12 +433,12 @@ class TableStore:
             self.catalog.move_pin(connection, run_id, stage, number)
         self._clean_up_after(stage)
 
-    def of_run(self, run_id: str) -> list[tuple[RunTable, TableVersion]]:
+    def of_run(self, run_id: str) -> list[tuple[RunRecord, TableVersion]]:
         """What a run did, table by table."""
         with self.database.read() as connection:
             return self.catalog.of_run(connection, run_id)
 
-    def runs(self, stage: str, asset: str, limit: int) -> list[RunTable]:
+    def runs(self, stage: str, asset: str, limit: int) -> list[RunRecord]:
         """What the last runs did about a table, the newest first."""
         with self.database.read() as connection:
             return self.catalog.runs(connection, stage, asset, limit)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pipedag_dagster.catalog.catalog import Column
+from pipedag_dagster.catalog.catalog import Column, OutputKind
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions import ownership, write_view
@@ -60,7 +60,7 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
         if owner != store.owner(stage):
             yield Difference(f"schema {schema} should belong to {store.owner(stage)}, but its mark says {owner}")
     version = store.catalog.current(connection, [stage])[stage]
-    expected = {table.name: table.physical for table in version.tables.values() if table.kind in ("table", "view")}
+    expected = {table.name: table.physical for table in version.tables.values() if table.in_database}
     # A view may be gone, be new, or show another table than the catalog says.
     rows = connection.execute(sa.text(_SHOWN), {"schema": schemas.current, "versions": schemas.versions})
     shown: dict[str, str] = {view: table for view, table in rows}  # noqa: C416 (rows are no tuples to mypy)
@@ -75,7 +75,7 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
         yield Difference(f"{quote(schemas.versions, physical)} is in the catalog, but not in the database")
     made = store.catalog.table_version
     rows = connection.execute(
-        sa.select(made.c.physical, made.c.columns).where(made.c.stage == stage, made.c.kind == "table")
+        sa.select(made.c.physical, made.c.columns).where(made.c.stage == stage, made.c.kind == OutputKind.table)
     )
     recorded = {row.physical: [Column(**column) for column in row[1]] for row in rows}
     actual: dict[str, list[Column]] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psycopg
 from psycopg import sql
@@ -22,7 +23,7 @@ from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.session import search_path
 from pipedag_dagster.versions import write_table, write_view
-from pipedag_dagster.versions.write_table import Connection, Constraints, Made
+from pipedag_dagster.versions.write_table import Connection, Constraints, PhysicalTable
 from pipedag_dagster.versions.write_view import Place
 
 _KINDS = {"m": "materialized view", "p": "partitioned table", "f": "foreign table", "S": "sequence", "c": "type"}
@@ -30,7 +31,7 @@ _KINDS = {"m": "materialized view", "p": "partitioned table", "f": "foreign tabl
 
 def run(
     database: Database, schemas: StageSchemas, texts: Sequence[str], what: str, place: Place, *, hash_rows: int
-) -> dict[str, Made]:
+) -> dict[str, PhysicalTable]:
     """Run the scripts one after the other, in one transaction.
 
     Returns:
@@ -131,7 +132,7 @@ def _move(connection: Connection, scratch: str, versions: str, name: str, kind: 
     connection.execute(f"ALTER {relation} {quote(scratch, to)} SET SCHEMA {quote(versions)}".encode())
 
 
-def _measured(connection: Connection, schema: str, name: str, what: str, hash_rows: int) -> Made:
+def _measured(connection: Connection, schema: str, name: str, what: str, hash_rows: int) -> PhysicalTable:
     """The table as it is, with the key and the indexes that the script has given it."""
     if not write_table.columns_of(connection, quote(schema, name)):
         raise UnstorableResult(f"{what}: the table has no columns: a table needs at least one.")
@@ -148,7 +149,7 @@ def _measured(connection: Connection, schema: str, name: str, what: str, hash_ro
     found = connection.execute(query, (quote(schema, name),)).fetchall()
     key = next((tuple(columns) for primary, columns in found if primary), ())
     indexes = tuple(tuple(columns) for primary, columns in found if not primary)
-    return Made(name, made.columns, made.rows, made.bytes, made.content, "table", Constraints(key, indexes))
+    return replace(made, constraints=Constraints(key, indexes))
 
 
 def _drop(connection: Connection, scratch: str, what: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import psycopg
 import sqlalchemy as sa
 
-from pipedag_dagster.catalog.catalog import Column
+from pipedag_dagster.catalog.catalog import Column, OutputKind
 from pipedag_dagster.data import frames
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import DatabaseError, UnstorableResult
@@ -37,11 +37,11 @@ class Constraints:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was made: a physical table or view; or a blob (`file`) or a value, which are not in the database.
+class PhysicalTable:
+    """A new physical table or view.
 
-    `content` is a hash of what it holds; None when it was too large to hash, and for a view. `constraints` are those
-    that a script has given it.
+    `content` is a hash of what it holds; None for a view, and for a table that was too large to hash. `constraints` are
+    set for a table that a script made: those that the script gave it.
     """
 
     physical: str
@@ -49,12 +49,13 @@ class Made:
     rows: int
     bytes: int
     content: str | None
-    kind: str = "table"
+    kind: OutputKind = OutputKind.table
     constraints: Constraints | None = None
-    file: str | None = None
 
 
-def from_frame(database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: str) -> Made:
+def from_frame(
+    database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: str
+) -> PhysicalTable:
     """A physical table with the rows of a DataFrame (pandas, polars, pyarrow).
 
     Raises:
@@ -65,7 +66,7 @@ def from_frame(database: Database, schema: str, name: str, frame: Any, constrain
         rows = frames.write(database.uri, schema, name, arrow)
     with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
         columns, size = _finish(connection, schema, name, constraints, what)
-    return Made(name, columns, rows, size, frames.content_version(arrow))
+    return PhysicalTable(name, columns, rows, size, frames.content_version(arrow))
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
 
 def from_query(
     database: Database, schema: str, name: str, query: str, constraints: Constraints, what: str, *, hash_rows: int
-) -> Made:
+) -> PhysicalTable:
     """A physical table with the rows of a query, made inside the database.
 
     Args:
@@ -106,7 +107,7 @@ def from_elsewhere(
     what: str,
     *,
     hash_rows: int,
-) -> Made:
+) -> PhysicalTable:
     """A physical table with the rows of a query on another database, streamed by binary COPY.
 
     Args:
@@ -146,7 +147,7 @@ def _shape(connection: Connection, query: str) -> str:
 
 def measure(
     connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int, hash_rows: int
-) -> Made:
+) -> PhysicalTable:
     columns, size = _finish(connection, schema, name, constraints, what)
     content = None
     if rows <= hash_rows:
@@ -154,7 +155,7 @@ def measure(
         row = connection.execute(query.encode()).fetchone()
         assert row is not None
         content = digest(row[0], *(part for column in columns for part in (column.name, column.type)))
-    return Made(name, columns, rows, size, content)
+    return PhysicalTable(name, columns, rows, size, content)
 
 
 def _finish(

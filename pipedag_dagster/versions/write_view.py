@@ -7,20 +7,21 @@ from typing import TypeAlias
 
 import sqlalchemy as sa
 
+from pipedag_dagster.catalog.catalog import OutputKind
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import ownership, write_table
 from pipedag_dagster.versions.ownership import Owner
-from pipedag_dagster.versions.write_table import Connection, Made
+from pipedag_dagster.versions.write_table import Connection, PhysicalTable
 
 Place: TypeAlias = Callable[[str, Owner | None], str]
 """Whose a schema is, given the owner that its mark names: "ours" for our physical tables, "moving" for what people
 query, "another instance's", or "nobody's"."""
 
 
-def make(database: Database, schema: str, name: str, query: str, what: str, place: Place) -> Made:
+def make(database: Database, schema: str, name: str, query: str, what: str, place: Place) -> PhysicalTable:
     """A view in `schema`, with its rows counted.
 
     Raises:
@@ -32,7 +33,7 @@ def make(database: Database, schema: str, name: str, query: str, what: str, plac
         return measure(connection, schema, name, what, place)
 
 
-def measure(connection: Connection, schema: str, name: str, what: str, place: Place) -> Made:
+def measure(connection: Connection, schema: str, name: str, what: str, place: Place) -> PhysicalTable:
     """What a view has become.
 
     Raises:
@@ -53,7 +54,7 @@ def measure(connection: Connection, schema: str, name: str, what: str, place: Pl
             )
     count = connection.execute(f"SELECT count(*) FROM {view}".encode()).fetchone()
     assert count is not None
-    return Made(name, write_table.columns_of(connection, view), count[0], 0, None, "view")
+    return PhysicalTable(name, write_table.columns_of(connection, view), count[0], 0, None, OutputKind.view)
 
 
 _READS = """

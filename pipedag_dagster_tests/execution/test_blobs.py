@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from pipedag_dagster import Blob, ConfigContext, Flow, PipedagConfig, Stage, StageLockContext, Table, materialize
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.errors import ConfigError, NotMaterialized, TaskFailed, UnstorableResult
-from pipedag_dagster.execution import returned as results
+from pipedag_dagster.execution import unpack as results
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.helpers import Instances
@@ -84,7 +84,7 @@ def test_large_blobs_are_compared_by_their_bytes(full: ConfigContext, monkeypatc
 def test_the_same_object_has_the_same_version_in_every_process(tmp_path: Path) -> None:
     script = tmp_path / "version.py"
     script.write_text(
-        "from pipedag_dagster import Blob\nfrom pipedag_dagster.execution.returned import _pickled\n"
+        "from pipedag_dagster import Blob\nfrom pipedag_dagster.execution.unpack import _pickled\n"
         "print(_pickled(Blob({'words': {'a', 'b', 'c'}, 'x': 1.5}), '')[1])"
     )
     run = [

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from pipedag_dagster import ConfigContext, Flow, Stage, input_stage_versions, materialize
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
-from pipedag_dagster.execution.plan import Fate, Planned, plan
+from pipedag_dagster.execution.plan import Action, PlannedTable, plan
 from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import shop as torture
 
@@ -91,7 +91,7 @@ class Project:
         done = CliRunner().invoke(cli, [*args, "-m", "planned_shop"])
         return done.exit_code, done.output if done.exception is None else f"{done.output}{done.exception}"
 
-    def planned(self, **options: Any) -> dict[str, Planned]:
+    def planned(self, **options: Any) -> dict[str, PlannedTable]:
         flow = importlib.import_module("planned_shop").build(self.config)
         return {one.asset: one for one in plan(self.config, flow.stages, **options)}
 
@@ -129,7 +129,7 @@ def test_every_reason_is_what_the_plan_says_and_is_in_the_log_the_metadata_the_s
         assert (f"ran: {reason}" if reason != "cached" else "cached") in line, what
         for asset, planned in foreseen.items():
             assert done[asset] in allowed(planned), (what, asset)
-        if foreseen[table].fate is not Fate.perhaps:
+        if foreseen[table].action is not Action.perhaps:
             assert reason in shown, what
 
 
@@ -152,14 +152,14 @@ def last_run(project: Project) -> tuple[dict[str, str], dict[str, str], dict[str
     return done, log, metadata
 
 
-def allowed(planned: Planned) -> set[str]:
+def allowed(planned: PlannedTable) -> set[str]:
     """What a run may say about a table for which the plan says this."""
     changed = {
         f"input changed: {', '.join(some)}"
         for count in range(1, len(planned.open) + 1)
         for some in itertools.combinations(sorted(set(planned.open)), count)
     }
-    if planned.fate is Fate.perhaps:
+    if planned.action is Action.perhaps:
         return {"cached", *changed}
     # Another input is named before what the mode or the cache function says.
     return {planned.reason, *(changed if planned.reason in ("forced", "fresh input") else ())}
@@ -180,16 +180,16 @@ def state(config: ConfigContext) -> list[Any]:
 
 def test_it_writes_nothing_pins_nothing_and_waits_for_nobody(project: Project) -> None:
     before = state(project.config)
-    assert {one.fate for one in project.planned().values()} == {Fate.runs}
+    assert {one.action for one in project.planned().values()} == {Action.runs}
     assert state(project.config) == before  # no catalog, no schema
     project.command("run", "full")
     project.load(least=1, fresh="tuesday")
     before, store = state(project.config), project.config.store.table_store
     with store.lock("raw", "another run"), store.lock("report", "another run"):
-        assert {name: one.fate for name, one in project.planned().items()} == {
-            "orders": Fate.runs,
-            "large": Fate.runs,
-            "total": Fate.perhaps,
+        assert {name: one.action for name, one in project.planned().items()} == {
+            "orders": Action.runs,
+            "large": Action.runs,
+            "total": Action.perhaps,
         }
     assert state(project.config) == before
 
@@ -201,7 +201,7 @@ def test_a_database_that_is_not_there_is_not_made(instances: Instances, database
         full=f'table_store: {{args: {{url: "{url}", create_database_if_not_exists: true}}}}\n',
     )
     (planned,) = plan(files.get("full"), [one_task().stages[0]])
-    assert (planned.fate, planned.reason) == (Fate.runs, "new")
+    assert (planned.action, planned.reason) == (Action.runs, "new")
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         psycopg.connect(url)
 
@@ -238,7 +238,7 @@ def test_what_would_fail_says_why_and_what_comes_after_it(project: Project) -> N
     project.command("run", "full")
     project.load(fresh="tuesday")
     foreseen = project.planned(validation=CacheValidation(mode=CacheMode.assert_no_fresh_input))
-    assert {one.fate for one in foreseen.values()} == {Fate.fails}
+    assert {one.action for one in foreseen.values()} == {Action.fails}
     assert "raw.load would read its source again (fresh input)" in foreseen["orders"].reason
     assert foreseen["large"].reason == "raw.load fails before it"
 
@@ -263,11 +263,11 @@ def test_a_new_task_between_two_others(instances: Instances) -> None:
 
     config = instances().get("full")
     flow(False).run(config, fail_fast=True)
-    foreseen = {one.asset: (one.fate, one.reason) for one in plan(config, flow(True).stages)}
+    foreseen = {one.asset: (one.action, one.reason) for one in plan(config, flow(True).stages)}
     assert foreseen == {
-        "first": (Fate.cached, "cached"),
-        "middle": (Fate.runs, "new"),
-        "last": (Fate.runs, "argument changed (table)"),
+        "first": (Action.cached, "cached"),
+        "middle": (Action.runs, "new"),
+        "last": (Action.runs, "argument changed (table)"),
     }
 
 
@@ -292,19 +292,19 @@ def test_on_a_small_instance_it_looks_at_what_the_source_has_committed(instances
     files = instances()
     full, midi = files.get("full"), files.get("midi")
 
-    def foreseen() -> tuple[Fate, str]:
+    def foreseen() -> tuple[Action, str]:
         (one,) = plan(midi, flow(midi, 1).stages)
-        return one.fate, one.reason
+        return one.action, one.reason
 
-    fate, reason = foreseen()
-    assert fate is Fate.fails
+    action, reason = foreseen()
+    assert action is Action.fails
     assert "pipedag-dagster run full" in reason
     flow(full, 1).run(full, fail_fast=True)
-    assert foreseen() == (Fate.runs, "new")
+    assert foreseen() == (Action.runs, "new")
     flow(midi, 1).run(midi, fail_fast=True)
-    assert foreseen() == (Fate.cached, "cached")
+    assert foreseen() == (Action.cached, "cached")
     flow(full, 2).run(full, fail_fast=True)
-    assert foreseen() == (Fate.runs, "input changed: full: raw.orders")
+    assert foreseen() == (Action.runs, "input changed: full: raw.orders")
     with midi.source.store.table_store.database.read() as connection:  # type: ignore[union-attr]
         assert midi.source.store.table_store.catalog.pinned(connection) == []  # type: ignore[union-attr]
 
@@ -319,7 +319,7 @@ def test_whatever_changes_a_run_does_what_the_plan_says(instances: Instances, se
         config, broken = files.get(chance.choice(["full", "full", "midi"])), chance.choice([None, None, "rows"])
         mode = chance.choice([*CacheMode, CacheMode.normal, CacheMode.normal])
         foreseen = plan(config, torture.flow(world).stages, validation=CacheValidation(mode=mode))
-        fails = {one.asset for one in foreseen if one.fate is Fate.fails}
+        fails = {one.asset for one in foreseen if one.action is Action.fails}
         done = torture.flow(world, broken).run(config, fail_fast=False, cache_validation_mode=mode)
         reasons = {record.asset: record.reason for record, _ in done.tables}
         assert not fails & set(reasons)

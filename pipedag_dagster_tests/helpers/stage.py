@@ -11,7 +11,7 @@ import pandas as pd
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions.table_store import TableStore
-from pipedag_dagster.versions.write_table import Constraints, Made
+from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 
 class Stage:
@@ -75,7 +75,7 @@ class Stage:
         return {name.removeprefix(self.schema) for name in found}
 
 
-def table_version(stage: str, name: str, made: Made, limits: Constraints) -> TableVersion:
+def table_version(stage: str, name: str, made: PhysicalTable, limits: Constraints) -> TableVersion:
     key = secrets.token_hex(8)
     return TableVersion(
         stage=stage,

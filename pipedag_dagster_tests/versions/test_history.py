@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.errors import InUse, NotMaterialized, RunActive
-from pipedag_dagster.execution.plan import Fate, plan
+from pipedag_dagster.execution.plan import Action, plan
 from pipedag_dagster.orchestration.run import rollback as roll_back
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
@@ -127,9 +127,9 @@ def test_the_run_after_a_rollback_brings_the_newer_version_back_without_running_
     roll_back(shop.config, "raw")
     roll_back(shop.config, "report")
     assert sorted(store.read(store.current(["raw"])["raw"].tables["orders"])["amount"]) == [1, 2, 3]
-    assert {table.fate for table in plan(shop.config, shop.flow().stages)} == {Fate.shown}
+    assert {table.action for table in plan(shop.config, shop.flow().stages)} == {Action.shown}
     assert shop.run() == CACHED
-    assert {table.fate for table in plan(shop.config, shop.flow().stages)} == {Fate.cached}
+    assert {table.action for table in plan(shop.config, shop.flow().stages)} == {Action.cached}
     assert shop.ran == []
     assert list(store.read(store.current(["raw"])["raw"].tables["orders"])["amount"]) == [10]
     assert store.current(["raw"])["raw"].number == 4
@@ -184,7 +184,7 @@ def test_gc_names_the_objects_for_which_something_stays(stage: Stage, connection
 
 
 def test_gc_of_an_instance_that_was_never_run(instances: Instances) -> None:
-    assert removal.gc(instances().get("full").store.table_store, "gc") == removal.Freed(0, 0, 0, ())
+    assert removal.gc(instances().get("full").store.table_store, "gc") == removal.CleanupReport(0, 0, 0, ())
 
 
 def test_drop_takes_exactly_what_the_mark_names(instances: Instances, connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""From what a task returns to what is stored: tables, views, blobs and scripts, and as JSON what is around them."""
+"""From the object that a task returned to its outputs: tables, views, blobs, scripts, and values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ import sqlalchemy as sa
 
 from pipedag_dagster.data import blobs, json_values
 from pipedag_dagster.errors import InvalidName, UnstorableResult, WiringError, did_you_mean
+from pipedag_dagster.execution.task_outputs import (
+    BlobOutput,
+    FrameTable,
+    QueryTable,
+    ScriptOutput,
+    TaskOutput,
+    TaskOutputs,
+    ValueOutput,
+    ViewOutput,
+)
 from pipedag_dagster.fingerprint.fingerprint import content_hash
 from pipedag_dagster.frame_types import types_of
 from pipedag_dagster.graph.flow import Path, Slot, TaskCall
@@ -24,37 +34,10 @@ from pipedag_dagster.versions.write_table import Constraints
 _SCRIPT = "script:"  # in a shape, until it is known which tables the script makes
 
 _HASHED = 4_000_000
-"""Bytes. Blobs that are not larger are compared by what they hold, others by their bytes."""
+"""Bytes. Blobs up to this size are compared by their content, larger ones by their bytes."""
 
 
-@dataclass(frozen=True)
-class Returned:
-    """One output that a task has returned, and what is to be stored for it.
-
-    `kind`: "table", "view", "blob", "json", or "script", which makes several. `query` is set for SQL, of which a
-    "script" may have several. `frame` is the data of a table, the pickle of a blob, the value (see `values`) of
-    "json". `content` is a hash of it, where it is known already.
-    """
-
-    slot: Slot
-    name: str
-    constraints: Constraints
-    query: str | None
-    frame: Any
-    kind: str = "table"
-    content: str | None = None
-    scripts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Unpacked:
-    """All outputs of a call. `shape`: what is around them (see `values`); None when it is one output and no more."""
-
-    items: list[Returned]
-    shape: Any = None
-
-
-def unpack(call: TaskCall, value: Any, auto_table: tuple[str, ...]) -> Unpacked:
+def unpack(call: TaskCall, value: Any, auto_table: tuple[str, ...]) -> TaskOutputs:
     """The outputs in what `call` returned.
 
     Raises:
@@ -69,14 +52,14 @@ def unpack(call: TaskCall, value: Any, auto_table: tuple[str, ...]) -> Unpacked:
         raise UnstorableResult(f"{call} returned something that cannot be stored. {error}") from None
     except RecursionError:
         raise UnstorableResult(f"{call} returned something that contains itself, or is nested too deeply.") from None
-    items = unpacking.items
-    if not any(item.kind == "script" for item in items):
-        check(call, [item.slot for item in items], [item.name for item in items])
-    return Unpacked(items, None if json_values.output(call.slots[0].asset) == shape else shape)
+    outputs = unpacking.outputs
+    if not any(isinstance(output, ScriptOutput) for output in outputs):
+        check(call, [output.slot for output in outputs], [output.name for output in outputs])
+    return TaskOutputs(outputs, None if json_values.output(call.slots[0].asset) == shape else shape)
 
 
 def check(call: TaskCall, slots: Iterable[Slot], names: Iterable[str]) -> None:
-    """Refuse two outputs of one name, and outputs that are missing.
+    """Refuse two outputs with one name, and missing outputs.
 
     Raises:
         UnstorableResult
@@ -94,8 +77,8 @@ def check(call: TaskCall, slots: Iterable[Slot], names: Iterable[str]) -> None:
 
 
 def asset_of(call: TaskCall, path: Path, name: str | None = None) -> Slot:
-    """The output at `path` of what a call returns: one that was known before, or else one that is named by its own
-    `name`, or by where it is: `task_key_0`."""
+    """The output at `path` in the object that a call returned. One that was not declared is named by its own `name`,
+    or by its path: `task_key_0`."""
     known = {slot.path: slot for slot in call.slots}
     if path in known:
         return known[path]
@@ -107,7 +90,7 @@ def asset_of(call: TaskCall, path: Path, name: str | None = None) -> Slot:
 
 
 def slot_of_script(call: TaskCall, path: Path, table: str) -> Slot:
-    """The output that a table is which the script at `path` has made."""
+    """The output for a table that the script at `path` made."""
     declared = {slot.asset: slot for slot in call.slots if call.task.outputs is not None and not path}
     if declared:
         return declared.get(table, Slot(table, (table,)))
@@ -115,7 +98,7 @@ def slot_of_script(call: TaskCall, path: Path, table: str) -> Slot:
 
 
 def _declared(call: TaskCall, value: Any) -> tuple[Any, Mapping[int | str, int]]:
-    """What was returned, and which of its keys are which of the declared outputs."""
+    """The returned object, and which of its keys stands for which of the declared outputs."""
     outputs, count = call.task.outputs, call.count
     if count is None:
         if outputs is None:
@@ -179,19 +162,19 @@ class _Unpacking:
     auto_table: tuple[str, ...]
     slots: Mapping[Path, Slot]
     positions: Mapping[int | str, int] = field(default_factory=dict)
-    items: list[Returned] = field(default_factory=list)
+    outputs: list[TaskOutput] = field(default_factory=list)
 
     def node(self, value: Any, path: Path) -> Any:
-        """What stands for `value`, which is at `path`; the outputs in it are added to the items."""
+        """The JSON that stands for `value`, which is at `path`. The outputs in it are added to `outputs`."""
         place = (self.positions.get(path[0], path[0]), *path[1:]) if path else path
         place = tuple(key.lower() if isinstance(key, str) else key for key in place)
         leaf = self._leaf(value, place)
-        if leaf is not None and leaf.kind != "script":
-            self.items.append(leaf)
+        if leaf is not None and not isinstance(leaf, ScriptOutput):
+            self.outputs.append(leaf)
             return json_values.output(leaf.slot.asset)
         if leaf is not None:
-            inner: Any = json_values.output(f"{_SCRIPT}{len(self.items)}")
-            self.items.append(leaf)
+            inner: Any = json_values.output(f"{_SCRIPT}{len(self.outputs)}")
+            self.outputs.append(leaf)
         else:
             try:
                 inner = json_values.encode(value, path, self.node)
@@ -203,34 +186,33 @@ class _Unpacking:
         if place not in self.slots or (leaf is not None and self.call.task.outputs is not None and not path):
             return inner
         slot = self.slots[place]
-        self.items.append(Returned(slot, slot.asset, Constraints(), None, inner, "json"))
+        self.outputs.append(ValueOutput(slot, slot.asset, inner))
         return json_values.output(slot.asset)
 
     def _what(self, path: Path) -> str:
         where = "".join(f"[{key!r}]" for key in path)
         return f"{self.call} returned" + (f", at {where}," if where else "")
 
-    def _leaf(self, value: Any, path: Path) -> Returned | None:
-        """What is stored for `value`; None when it is no output of its own."""
+    def _leaf(self, value: Any, path: Path) -> TaskOutput | None:
+        """The output for `value`; None when `value` is part of a larger value."""
         view = value.obj if isinstance(value, Table) else value
         if not _is_output(value):
             return None
         if isinstance(view, RawSql):
-            slot = Slot("", path)
-            return Returned(slot, view.name or self.call.name, Constraints(), None, None, "script", None, view.scripts)
+            return ScriptOutput(Slot("", path), view.name or self.call.name, view.scripts)
         slot = asset_of(self.call, path, value.name if isinstance(value, Table | Blob | View) else None)
         if isinstance(value, Blob):
             data, content = _pickled(value, f"{self.call.stage.name}.{slot.asset}")
-            return Returned(slot, self._name(value, slot), Constraints(), None, data, "blob", content)
+            return BlobOutput(slot, self._name(value, slot), data, content)
         if isinstance(view, View):
             return self._view(value, view, slot)
         table = storable(self._allowed(value, slot), f"{self.call.stage.name}.{slot.asset}", f"{self.call} returned")
         constraints = Constraints(table.primary_key, table.indexes, table.non_nullable)
         if isinstance(table.obj, sa.ClauseElement):
-            return Returned(slot, self._name(table, slot), constraints, sql_text.render(table.obj), None)
-        return Returned(slot, self._name(table, slot), constraints, None, table.obj)
+            return QueryTable(slot, self._name(table, slot), constraints, sql_text.render(table.obj))
+        return FrameTable(slot, self._name(table, slot), constraints, table.obj)
 
-    def _view(self, value: Any, view: View, slot: Slot) -> Returned:
+    def _view(self, value: Any, view: View, slot: Slot) -> ViewOutput:
         what = f"{self.call} returned View(…) for {self.call.stage.name}.{slot.asset}"
         if isinstance(value, Table) and (value.primary_key or value.indexes or value.non_nullable):
             raise UnstorableResult(
@@ -243,7 +225,7 @@ class _Unpacking:
         if not isinstance(query, sa.ClauseElement):
             raise UnstorableResult(f"{what} of {type(query).__name__}. Give it a query, or tables (sa.Table).")
         named = view if view.name is not None else value
-        return Returned(slot, self._name(named, slot), Constraints(), sql_text.render(query), None, "view")
+        return ViewOutput(slot, self._name(named, slot), sql_text.render(query))
 
     def _allowed(self, value: Any, slot: Slot) -> Any:
         if not isinstance(value, Table) and types_of(value).isdisjoint(self.auto_table):
@@ -265,7 +247,7 @@ class _Unpacking:
 
 
 def fill_scripts(node: Any, made: Mapping[int, Mapping[str, str]]) -> Any:
-    """A shape with what the scripts in it have made: `made` has the output of each of their tables."""
+    """A shape with the tables of each script in the place of the script. `made` has their assets by name."""
     if isinstance(node, list):
         return [fill_scripts(part, made) for part in node]
     if not isinstance(node, dict):

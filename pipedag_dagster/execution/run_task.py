@@ -1,0 +1,177 @@
+"""Calling the user's functions. A call of a task goes through three files:
+
+1. `TaskRunner.key` (here) finds what the result depends on. The cache function is called for it, and so is a lazy task:
+   the query that it returns is its key.
+2. `Decider.decide` compares the key with the catalog.
+3. If the call must run, `TaskRunner.run` (here) calls the task, or copies the tables of the source instead, and
+   `OutputWriter.write` stores what it returned.
+
+`TaskRunner._call` is the only place where the function under `@materialize` is called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
+from pipedag_dagster.config.instances import CacheValidation
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.data import polars_plans
+from pipedag_dagster.digest import digest
+from pipedag_dagster.execution import cache_key
+from pipedag_dagster.execution.cache_key import Key
+from pipedag_dagster.execution.inputs import Arguments, Inputs
+from pipedag_dagster.execution.keyed_call import KeyedCall, labels
+from pipedag_dagster.execution.task_outputs import (
+    BlobOutput,
+    FrameTable,
+    QueryTable,
+    ScriptOutput,
+    TaskOutput,
+    TaskOutputs,
+    ValueOutput,
+)
+from pipedag_dagster.execution.unpack import unpack
+from pipedag_dagster.graph.flow import Slot, TaskCall
+from pipedag_dagster.sampling import first_rows
+from pipedag_dagster.sampling.copies import copied_from, source_of
+from pipedag_dagster.versions.table_store import TableStore
+
+
+class TaskRunner:
+    """Runs the calls of one stage.
+
+    Args:
+        inputs: the table versions that the calls read.
+        validation: cache functions are not called with `disable_cache_function`.
+    """
+
+    def __init__(self, inputs: Inputs, validation: CacheValidation) -> None:
+        self.inputs = inputs
+        self.instance = inputs.instance
+        self.validation = validation
+
+    def key(self, call: TaskCall) -> KeyedCall:
+        """What the result of a call depends on. Calls its cache function, and the task itself if it is lazy.
+
+        Raises:
+            TaskFailed: one of these failed.
+            NotMaterialized: an input was never committed.
+        """
+        source = copied_from(self.instance, call)
+        if source is not None:
+            return self._key_of_copy(call, source)
+        keyed = self._key_of_task(call)
+        return self._called_for_its_key(keyed) if call.task.lazy else keyed
+
+    def run(self, keyed: KeyedCall) -> TaskOutputs:
+        """What the task returned; or, for a call that is copied, what stands for it.
+
+        Raises:
+            UnstorableResult: it returned something that cannot be stored.
+        """
+        if keyed.is_copied:
+            return self._copy(keyed)
+        if keyed.outputs is not None:
+            return keyed.outputs
+        return self._call(keyed.call, Arguments(self.inputs, keyed.call))
+
+    def _call(self, call: TaskCall, arguments: Arguments) -> TaskOutputs:
+        args, kwargs = arguments.of_task()
+        returned = call.task.fn(*args, **kwargs)  # the user's function
+        result = unpack(call, returned, self.instance.config.auto_table)
+        scripts = any(isinstance(output, ScriptOutput) for output in result.outputs)
+        names = arguments.physical_names() if scripts else {}
+        return replace(result, outputs=[_filled(output, names) for output in result.outputs])
+
+    def _key_of_task(self, call: TaskCall) -> KeyedCall:
+        inputs = self.inputs.of(call)
+        source = source_of(self.instance, call)
+        parts: dict[str, Any] = {
+            "task": call.name,
+            "code": None if call.task.lazy else cache_key.task_code_version(call),
+            "arguments": cache_key.argument_hashes(call),
+            "inputs" if source is None else "source": {name: table.data_version for name, table in inputs.items()}
+            | self.inputs.around(call),
+        }
+        if call.task.cache is not None and not self.validation.disable_cache_function:
+            parts["cache"] = cache_key.cache_value(call, Arguments(self.inputs, call))  # calls the cache function
+        return KeyedCall(call, Key(parts), inputs, None if source is None else source.store.table_store)
+
+    def _called_for_its_key(self, keyed: KeyedCall) -> KeyedCall:
+        """A lazy task is compared by the queries that it returns; a task of polars by its plans, which it builds from
+        frames without rows, so its result is not kept. Where these do not tell all, its code is compared."""
+        call = keyed.call
+        plans = polars_plans.is_lazy(call.task.input_type)
+        outputs = self._call(call, Arguments(self.inputs, call, shapes=plans))
+        opaque = any(isinstance(output, FrameTable) and output.is_opaque for output in outputs.outputs)
+        if opaque or (plans and not _only_plans(call, outputs)):
+            return replace(keyed, key=Key({**keyed.key.parts, "code": cache_key.task_code_version(call)}))
+        parts = {
+            "text": outputs.identities(labels(keyed.inputs, versions=False)),
+            "query": outputs.identities(labels(keyed.inputs, versions=True)),
+        }
+        return replace(keyed, key=Key({**keyed.key.parts, **parts}), outputs=None if plans else outputs)
+
+    def _key_of_copy(self, call: TaskCall, source: ConfigContext) -> KeyedCall:
+        originals = self.inputs.of_source(source, call)
+        inputs = {f"{source.config.name}: {table.stage}.{table.asset}": table for table in originals.values()}
+        rows = {f"rows of {asset}": str(self._sample_rows(table)) for asset, table in originals.items()}
+        shapes = {  # they may change while the content does not
+            f"name and constraints of {asset}": digest(table.name, repr(first_rows.constraints(table)))
+            for asset, table in originals.items()
+        }
+        parts = {
+            "task": call.name,
+            "code": "copy",
+            "arguments": rows | shapes,
+            "source": {name: table.data_version for name, table in inputs.items()},
+        }
+        return KeyedCall(call, Key(parts), inputs, source.store.table_store, is_copied=True)
+
+    def _copy(self, keyed: KeyedCall) -> TaskOutputs:
+        assert keyed.source is not None
+        outputs = [self._copied(keyed.call, table, keyed.source) for table in keyed.inputs.values()]
+        return TaskOutputs(outputs, next((table.shape for table in keyed.inputs.values()), None))
+
+    def _copied(self, call: TaskCall, table: TableVersion, source: TableStore) -> TaskOutput:
+        """The copy of one output of an input task: a sample of a table; a value or a blob unchanged."""
+        slot = next((slot for slot in call.slots if slot.asset == table.asset), Slot(table.asset, ()))
+        if table.kind is OutputKind.value:
+            return ValueOutput(slot, table.name, table.value)
+        if table.file is not None:
+            data = source.blobs.read(table.stage, table.file, f"{table.stage}.{table.name}")
+            return BlobOutput(slot, table.name, data, table.data_version)
+        query = first_rows.sample_query(source.schemas(table.stage).versions, table, self._sample_rows(table))
+        return QueryTable(slot, table.name, first_rows.constraints(table), query)
+
+    def _sample_rows(self, table: TableVersion) -> int | None:
+        return self.instance.config.sample_rows(table.asset, table.name)
+
+
+_LOOKS_AT_DATA = re.compile(
+    r"\b(collect|collect_all|collect_async|collect_batches|fetch|describe|profile|sink_\w+)\s*\("
+)
+
+
+def _only_plans(call: TaskCall, outputs: TaskOutputs) -> bool:
+    """Whether a task of polars has built plans and nothing else. It may have looked at data: there was none."""
+    looked = _LOOKS_AT_DATA.search(str(cache_key.task_code(call).text))
+    return not looked and all(isinstance(output, FrameTable) and output.is_plan for output in outputs.outputs)
+
+
+_PLACEHOLDER = re.compile(r"\{\{ *([\w.]+) *\}\}|\{([\w.]+)\}")
+
+
+def _filled(output: TaskOutput, names: Mapping[str, str]) -> TaskOutput:
+    """Scripts with the physical tables in place of the names of arguments. Other braces are left as they are."""
+    if not isinstance(output, ScriptOutput):
+        return output
+
+    def physical(match: re.Match[str]) -> str:
+        return names.get(match[1] or match[2], match[0])
+
+    return replace(output, texts=tuple(_PLACEHOLDER.sub(physical, text) for text in output.texts))

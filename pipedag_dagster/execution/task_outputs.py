@@ -1,0 +1,132 @@
+"""What a task returned, output by output: one class for each way of storing an output.
+
+`identity` hashes an output without storing it. Lazy tasks are compared by it, and views have no other data version.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipedag_dagster.data import json_values, polars_plans
+from pipedag_dagster.data.frames import content_version, to_arrow
+from pipedag_dagster.digest import digest
+from pipedag_dagster.graph.flow import Slot
+from pipedag_dagster.versions.write_table import Constraints
+
+
+@dataclass(frozen=True)
+class TaskOutput(abc.ABC):
+    """One output of a call: which one it is, and the name of its table."""
+
+    slot: Slot
+    name: str
+
+    @abc.abstractmethod
+    def identity(self, labels: Mapping[str, str]) -> str:
+        """A hash that is equal when the stored result would be equal.
+
+        Args:
+            labels: what stands for each physical table in queries and plans. Physical names are new in every run.
+        """
+
+
+@dataclass(frozen=True)
+class QueryTable(TaskOutput):
+    """A table with the rows of a query."""
+
+    constraints: Constraints
+    query: str
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        return digest(self.name, _labelled(self.query, labels), repr(self.constraints))
+
+
+@dataclass(frozen=True)
+class FrameTable(TaskOutput):
+    """A table with the rows of a DataFrame, or of a LazyFrame of polars once it is collected."""
+
+    constraints: Constraints
+    frame: Any
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is a plan of polars, without data."""
+        return polars_plans.is_lazy(self.frame)
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it is a plan of polars that holds Python code. Two such plans cannot be compared."""
+        return self.is_plan and polars_plans.serialized(self.frame) is None
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        if not self.is_plan:
+            return digest(self.name, content_version(to_arrow(self.frame, self.name)), repr(self.constraints))
+        plan = polars_plans.serialized(self.frame) or b""
+        for physical, label in labels.items():
+            plan = plan.replace(physical.encode(), label.encode())
+        return digest(self.name, hashlib.sha256(plan).hexdigest(), repr(self.constraints))
+
+
+@dataclass(frozen=True)
+class ViewOutput(TaskOutput):
+    """A view of a query."""
+
+    query: str
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        return digest(self.name, _labelled(self.query, labels), repr(Constraints()), "view")
+
+
+@dataclass(frozen=True)
+class ScriptOutput(TaskOutput):
+    """SQL scripts. Which tables and views they make is known only after they have run."""
+
+    texts: tuple[str, ...]
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        return digest(self.name, _labelled(";".join(self.texts), labels), repr(Constraints()), "script")
+
+
+@dataclass(frozen=True)
+class BlobOutput(TaskOutput):
+    """A pickled object. `content` is a hash of the object."""
+
+    pickle: bytes
+    content: str
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        return digest("blob", self.name, self.content)
+
+
+@dataclass(frozen=True)
+class ValueOutput(TaskOutput):
+    """A value that is kept as JSON in the catalog. `node` is the value as `json_values` encodes it."""
+
+    node: Any
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        return digest("json", self.name, json_values.text(self.node))
+
+
+@dataclass(frozen=True)
+class TaskOutputs:
+    """All outputs of a call. `shape` is what the task returned around them, as `json_values` encodes it; None when it
+    returned one output and nothing around it."""
+
+    outputs: Sequence[TaskOutput]
+    shape: Any = None
+
+    def identities(self, labels: Mapping[str, str]) -> list[str]:
+        """The identity of the shape, if there is one, and of each output."""
+        shape = [] if self.shape is None else [json_values.text(self.shape)]
+        return shape + [output.identity(labels) for output in self.outputs]
+
+
+def _labelled(query: str, labels: Mapping[str, str]) -> str:
+    for physical, label in labels.items():
+        query = query.replace(physical, label)
+    return query

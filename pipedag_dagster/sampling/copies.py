@@ -1,0 +1,18 @@
+"""Which calls of an instance get their data from another instance."""
+
+from __future__ import annotations
+
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.graph.flow import TaskCall
+
+
+def copied_from(instance: ConfigContext, call: TaskCall) -> ConfigContext | None:
+    """The instance whose tables are copied instead of running this call; None when the call runs."""
+    return instance.source if call.task.input else None
+
+
+def source_of(instance: ConfigContext, call: TaskCall) -> ConfigContext | None:
+    """The other instance that this call reads: because its tables are copied, or because the task copies them by hand
+    (`@input_stage_versions`). None when it reads its own instance only."""
+    by_hand: ConfigContext | None = call.source
+    return by_hand or copied_from(instance, call)
