@@ -4,8 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := embedded,dagster,celery,dask,k8s,examples,dev
 READY := $(VENV)/.ready
+# What the oldest versions could break: types of data, SQL as text, configuration, a whole run.
+LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data config/test_config.py graph examples/test_seed.py)
 
-.PHONY: demo ui test torture lint clean
+.PHONY: help demo ui test test-lowest test-wheel torture lint clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## flights on full, midi and mini
 	@$(BIN)/python -m pipedag_dagster.examples.flights.demo
@@ -16,25 +21,37 @@ ui: $(READY) ## the UI, with all instances
 test: $(READY) ## the whole test suite, on its own embedded PostgreSQL
 	$(BIN)/python -m pytest -n auto
 
+test-lowest: .venv-lowest/.ready ## some tests, with the oldest versions of all dependencies
+	.venv-lowest/bin/python -m pytest -n 2 $(LOWEST_TESTS)
+
+test-wheel: $(READY) ## build the wheel, install it into an empty environment, make a project with it
+	PYTHON=$(PYTHON) $(BIN)/python -m pytest -rs pipedag_dagster_tests/project/test_wheel.py
+
 torture: $(READY) ## the long form of the tests that break things on purpose; prints a table
 	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture
 
-lint: $(READY)
+lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean: ## stop the embedded PostgreSQL and remove everything that was made here
 	-@test ! -x $(BIN)/pipedag-dagster || $(BIN)/pipedag-dagster stop
-	rm -rf $(VENV) .pipedag .dagster_home .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest dist .pipedag .dagster_home .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Making the environment $(VENV) ..."
+	$(call environment,$(VENV),-c constraints.txt -e '.[$(EXTRAS)]')
+
+.venv-lowest/.ready: pyproject.toml constraints-lowest.txt
+	$(call environment,.venv-lowest,-c constraints-lowest.txt -e '.[embedded]' pytest pytest-xdist hypothesis polars)
+
+# $(call environment,FOLDER,WHAT PIP INSTALLS)
+define environment
+	@echo "Making the environment $(1) ..."
 	@if command -v uv >/dev/null 2>&1; then \
-		uv venv -q --clear --python $(PYTHON) $(VENV) && \
-		uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
+		uv venv -q --clear --python $(PYTHON) $(1) && uv pip install -q --python $(1)/bin/python $(2); \
 	else \
-		$(PYTHON) -m venv --clear $(VENV) && \
-		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'; \
+		$(PYTHON) -m venv --clear $(1) && $(1)/bin/python -m pip install -q --disable-pip-version-check $(2); \
 	fi
-	@touch $@
+	@touch $(1)/.ready
+endef

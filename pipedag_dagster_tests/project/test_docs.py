@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipedag_dagster import PipedagConfig
+from pipedag_dagster.cli.main import cli
 from pipedag_dagster.config.instances import InstanceConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,10 +70,41 @@ def without_times(text: str) -> list[list[str]]:
     return [re.sub(r"\d+\.\d+( s)?", "", line).split() for line in text.splitlines() if line.strip()]
 
 
-def test_every_link_of_the_docs_leads_somewhere() -> None:
-    for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / ".github").glob("*.md")]
+
+
+def words_of(heading: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_the_docs_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in map(words_of, headings), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_the_docs_is_there(page: Path) -> None:
+    text = page.read_text()
+    for file in re.findall(r"(?:python3?|pytest)(?: -\S+(?: \d+)?)* ([\w/]+(?:/|\.py)[\w/]*)", text):
+        assert (REPOSITORY / file).exists() or "/" not in file, file
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    for words in re.findall(r"(?:`|^)make ((?:[a-z-]+ ?)+)", text, re.MULTILINE):
+        assert set(words.split()) <= set(targets), words
+    for command in re.findall(r"(?:`|^)pipedag-dagster ([a-z]+)", text, re.MULTILINE):
+        assert command in cli.commands, command
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_every_page_is_linked_from_the_readme(page: Path) -> None:
+    assert f"(docs/{page.name})" in README
 
 
 def test_every_key_of_the_configuration_is_documented() -> None:

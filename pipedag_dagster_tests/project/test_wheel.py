@@ -1,0 +1,53 @@
+"""What people install: the wheel, in an environment where nothing else is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+UV = shutil.which("uv")  # with pip it takes a minute longer
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    left_out = ("DAGSTER", "PIPEDAG", "PYTHON", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(python: Path, folder: Path) -> Path:
+    """The wheel of this repository."""
+    if UV:
+        run(UV, "build", "--wheel", "--out-dir", folder, cwd=REPOSITORY)
+    else:
+        run(python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, REPOSITORY, cwd=REPOSITORY)
+    (wheel,) = folder.glob("pipedag_dagster-*.whl")
+    return wheel
+
+
+def install(python: Path, *what: str | Path) -> None:
+    if UV:
+        run(UV, "pip", "install", "--python", python, *what, cwd=REPOSITORY)
+    else:
+        run(python, "-m", "pip", "install", "--disable-pip-version-check", *what, cwd=REPOSITORY)
+
+
+def test_the_wheel_in_an_empty_environment_makes_a_project_and_runs_it(tmp_path: Path) -> None:
+    run(*([UV, "venv"] if UV else [sys.executable, "-m", "venv"]), tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    install(python, "-c", REPOSITORY / "constraints.txt", f"{build(python, tmp_path / 'dist')}[embedded]")
+    command = python.with_name("pipedag-dagster")
+    run(command, "init", "my-shop", cwd=tmp_path)
+    project = tmp_path / "my-shop"
+    try:
+        assert "tables ran" in run(command, "run", "full", cwd=project)
+        assert "tables ran" in run(command, "run", "mini", cwd=project)
+        where = run(python, "-c", "import pipedag_dagster; print(pipedag_dagster.__file__)", cwd=project)
+        assert "site-packages" in where
+    finally:
+        run(command, "stop", cwd=project)
