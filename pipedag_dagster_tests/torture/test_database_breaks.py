@@ -19,7 +19,7 @@ from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.helpers import Instances
 from pipedag_dagster_tests.torture import Count, count, servers, victim
 from pipedag_dagster_tests.torture.servers import Server
-from pipedag_dagster_tests.torture.test_kill import Ward
+from pipedag_dagster_tests.torture.ward import Ward
 
 CUT = (
     "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
