@@ -3,6 +3,7 @@
 This is the whole public API. What a user does about an error is in `pipedag_dagster.errors`.
 """
 
+from pipedag_dagster.cache_functions import environment, file_content, table_content
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.graph.flow import Stage
@@ -34,7 +35,10 @@ __all__ = [
     "TableProps",
     "View",
     "build_definitions",
+    "environment",
+    "file_content",
     "input_stage_versions",
     "materialize",
     "setup_logging",
+    "table_content",
 ]

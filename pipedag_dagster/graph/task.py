@@ -10,6 +10,7 @@ from typing import Any, Unpack, cast, overload
 
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.frame_types import READABLE, is_readable
+from pipedag_dagster.graph.cache_option import combined
 from pipedag_dagster.graph.description import DescriptionOptions, TableDescription
 from pipedag_dagster.graph.nested import parts
 from pipedag_dagster.names import asset_name, table_name
@@ -27,7 +28,7 @@ class Handle:
 class _Options(DescriptionOptions, total=False):
     outputs: Sequence[str] | None
     input_type: type | None
-    cache: Callable[..., Any] | None
+    cache: Callable[..., Any] | Sequence[Callable[..., Any]] | None
     lazy: bool
     version: str | None
     allow_fresh_input: bool
@@ -70,7 +71,7 @@ class Task:
         self.nout: int | None = given.get("nout")
         self.input: bool = given.get("input", False)
         self.version: str | None = given.get("version")
-        self.cache: Callable[..., Any] | None = given.get("cache")
+        self.cache: Callable[..., Any] | None = combined(given.get("cache"))
         self.lazy: bool = given.get("lazy", False)
         self.input_type: type | None = given.get("input_type")
         self.allow_fresh_input: bool = given.get("allow_fresh_input", False)
@@ -107,7 +108,7 @@ class Task:
         if not isinstance(self.version, str | None):
             raise self._error(f'version must be a text, as in version="1.0", not {self.version!r}.')
         if self.cache is not None and not callable(self.cache):
-            raise self._error(f"cache must be a function, not {self.cache!r}.")
+            raise self._error(f"cache must be a function, or a list of functions, not {self.cache!r}.")
         for option in ("input", "lazy", "allow_fresh_input"):
             if not isinstance(getattr(self, option), bool):
                 raise self._error(f"{option} must be True or False, not {getattr(self, option)!r}.")

@@ -21,6 +21,7 @@ LAYERS = [
     {"catalog"},
     {"versions"},
     {"context", "sampling"},
+    {"cache_functions"},
     {"execution"},
     {"orchestration"},
     {"cli", "examples", "pytest_plugin", "template", "__init__"},
@@ -101,7 +102,10 @@ def test_the_public_api_is_what_init_lists() -> None:
         "TableProps",
         "View",
         "build_definitions",
+        "environment",
+        "file_content",
         "input_stage_versions",
         "materialize",
         "setup_logging",
+        "table_content",
     }

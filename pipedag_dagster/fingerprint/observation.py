@@ -1,0 +1,184 @@
+"""What a task does while it runs that its code alone does not tell: code that ran, files and variables that it read.
+
+Everything here is a net under the static walk. It sees Python code of the user (from Python 3.12 on, where watching
+costs next to nothing), modules that are imported meanwhile, files that are opened by Python, and environment variables
+that code of the user reads. It does not see the network, other databases, or files that a library reads in C.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import sysconfig
+import tempfile
+import threading
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipedag_dagster.fingerprint.module_origin import in_library
+
+
+@dataclass
+class Observation:
+    """What was seen of one task.
+
+    code: the code objects of the user that ran; always empty before Python 3.12.
+    modules: modules of the user that were imported.
+    files: the paths that were opened for reading.
+    variables: the names of the environment variables that code of the user read.
+    """
+
+    code: set[types.CodeType] = field(default_factory=set)
+    modules: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
+    variables: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
+
+
+_current: ContextVar[Observation | None] = ContextVar("observation", default=None)
+_active: list[Observation] = []
+_lock = threading.RLock()
+
+
+@contextmanager
+def observe() -> Iterator[Observation]:
+    """Observe what this thread, and each thread that it starts, does. Several threads may do so at the same time."""
+    observation, before = Observation(), set(sys.modules)
+    with _lock:
+        _active.append(observation)
+        _watch_files_and_variables()
+        _code_watch.start()
+    token = _current.set(observation)
+    try:
+        yield observation
+    finally:
+        _current.reset(token)
+        with _lock:
+            _active.remove(observation)
+            _code_watch.stop()
+            if not _active:
+                os.environ.__class__ = _Environment
+        new = {name: sys.modules.get(name) for name in set(sys.modules) - before}
+        observation.modules |= {name for name, module in new.items() if _is_users(getattr(module, "__file__", None))}
+        observation.files -= observation.written
+
+
+def _observations() -> list[Observation]:
+    """To whom something belongs. A thread that a task has started does not know its task: then to all that run."""
+    current = _current.get()
+    return list(_active) if current is None else [current]
+
+
+def _is_users(file: str | None) -> bool:
+    return file is not None and not file.startswith("<") and not in_library(file)
+
+
+# Code
+
+
+class _CodeWatch:
+    """Notes the code of the user that runs, by `sys.monitoring`. Code of libraries is switched off at first sight."""
+
+    def __init__(self) -> None:
+        self._tool: int | None = None
+
+    def start(self) -> None:
+        if sys.version_info < (3, 12):
+            return
+        monitoring = sys.monitoring
+        if self._tool is None:
+            free = (number for number in (4, 3) if monitoring.get_tool(number) is None)
+            self._tool = next(free, None)
+            if self._tool is None:  # a debugger and a profiler have taken all
+                return
+            monitoring.use_tool_id(self._tool, "pipedag_dagster")
+            monitoring.register_callback(self._tool, monitoring.events.PY_START, self._started)
+            monitoring.set_events(self._tool, monitoring.events.PY_START)
+        monitoring.restart_events()  # what an earlier task has seen, this one has not
+
+    def stop(self) -> None:
+        if sys.version_info < (3, 12) or self._tool is None or _active:
+            return
+        sys.monitoring.set_events(self._tool, 0)
+        sys.monitoring.free_tool_id(self._tool)
+        self._tool = None
+
+    def _started(self, code: types.CodeType, offset: int) -> Any:
+        if sys.version_info < (3, 12):
+            return None
+        if not _is_users(code.co_filename):
+            return sys.monitoring.DISABLE
+        for observation in _observations():
+            observation.code.add(code)
+        # Once is enough, unless another task may run the same code.
+        return sys.monitoring.DISABLE if len(_active) == 1 else None
+
+
+_code_watch = _CodeWatch()
+
+# Files and variables
+
+_Environment = type(os.environ)
+_audited = False
+_IGNORED = tuple(
+    os.path.realpath(folder) + os.sep
+    for folder in ("/proc", "/sys", "/dev", "/etc", "/usr/share", "/usr/lib", tempfile.gettempdir() + "/pymp-")
+)
+_CODE = (".py", ".pyc", ".so", ".pyd", ".pth")
+
+
+def _watch_files_and_variables() -> None:
+    global _audited
+    if not _audited:  # an audit hook cannot be taken away: without an observation it does nothing
+        _audited = True
+        sys.addaudithook(_audit)
+    os.environ.__class__ = _WatchedEnvironment
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _active:
+        path, mode, flags = arguments
+        if isinstance(path, str | bytes | os.PathLike):
+            _opened(os.fsdecode(path), mode, flags)
+
+
+def _opened(name: str, mode: str | None, flags: int) -> None:
+    path = os.path.realpath(name)
+    writes = (mode is not None and set(mode) & set("wax+")) or flags & (os.O_WRONLY | os.O_RDWR)
+    if path.endswith(_CODE) or path.startswith(_IGNORED) or in_library(path) or _is_of_a_user_cache(path):
+        return
+    for observation in _observations():
+        (observation.written if writes else observation.files).add(path)
+
+
+_CACHES = {".cache", ".config", ".local", "__pycache__", sysconfig.get_platform()}
+
+
+def _is_of_a_user_cache(path: str) -> bool:
+    return not _CACHES.isdisjoint(pathlib.PurePath(path).parts)
+
+
+class _WatchedEnvironment(_Environment):  # type: ignore[misc, valid-type]
+    """`os.environ`, which notes the names that code of the user reads."""
+
+    def __getitem__(self, name: str) -> str:
+        if _active and _reader_is_user():
+            for observation in _observations():
+                observation.variables.add(name)
+        return str(super().__getitem__(name))
+
+
+_ENVIRONMENT_CODE = (os.__file__, Mapping.get.__code__.co_filename)
+
+
+def _reader_is_user() -> bool:
+    """Whether it is code of the user that asks, through `os.getenv` and the like or not."""
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename in _ENVIRONMENT_CODE:
+        frame = frame.f_back
+    return frame is not None and _is_users(frame.f_code.co_filename)
