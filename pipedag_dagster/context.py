@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import sqlalchemy as sa
+
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.config.layers import merge
 from pipedag_dagster.errors import ConfigError
@@ -68,7 +70,9 @@ class ConfigContext(Instance):
         # its own, it does not make of another one.
         role = self.config.role or source.config.role
         create = source.config.create_database_if_not_exists and self.config.create_database_if_not_exists
-        changes = {"role": role, "create_database_if_not_exists": create}
+        changes: dict[str, Any] = {"role": role, "create_database_if_not_exists": create}
+        if self.config.role is not None and _same_place(self.config.url, source.config.url):
+            changes["url"] = self.config.url  # the login of the source may not change to our role
         return ConfigContext(source.config.model_copy(update=changes), self.files)
 
     def with_attrs(self, attrs: Mapping[str, Any]) -> ConfigContext:
@@ -163,6 +167,14 @@ class PipedagConfig:
             MissingVariable: it uses an environment variable or attribute file that is not there.
         """
         return ConfigContext(self.files.instance(instance, per_user), self)
+
+
+def _same_place(one: sa.URL | str, two: sa.URL | str) -> bool:
+    """Whether two urls name one database, maybe with different logins."""
+    if isinstance(one, str) or isinstance(two, str):
+        return one == two
+    places = [(url.host, url.port, url.database, url.query.get("host"), url.query.get("port")) for url in (one, two)]
+    return places[0] == places[1]
 
 
 def find_config(start: Path | None = None) -> Path:

@@ -23,6 +23,7 @@ what to type next; a docstring here is the remedy in one line.
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
     ├── RunActive               wait for the run, or stop it
     ├── InUse                   somebody else's objects need it: remove them first
+    ├── PinLost                 start a new run
     ├── NotMaterialized         run what comes before
     ├── FreshInput              the source changed, and this run was told to assert that it did not
     ├── SeveralFailed           several tasks failed (fail_fast: false); each one is listed
@@ -142,6 +143,10 @@ class RunActive(PipedagError):
 
 class InUse(PipedagError):
     """Objects of somebody else depend on what would be removed. Remove them first."""
+
+
+class PinLost(PipedagError):
+    """A version that the run has read is gone. Start a new run."""
 
 
 class NotMaterialized(PipedagError):

@@ -7,13 +7,13 @@ transaction as the tables that it describes. Statements only; nothing here decid
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from pipedag_dagster.catalog.pins import Pins
 from pipedag_dagster.catalog.rows import (
     CheckFinding,
     Column,
@@ -25,7 +25,6 @@ from pipedag_dagster.catalog.rows import (
     StageVersion,
     TableVersion,
 )
-from pipedag_dagster.catalog.schema import CatalogTables
 from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 
 __all__ = [
@@ -41,15 +40,11 @@ __all__ = [
     "TableVersion",
 ]
 
-PIN_LEASE = datetime.timedelta(days=1)
-"""A pin of a run that died without releasing it ends after this time."""
-
-
 KEPT_RUNS = 50
 """What is remembered of each table: the last runs in which it was made, and the last ones in which it was cached."""
 
 
-class Catalog(CatalogTables):
+class Catalog(Pins):
     """Statements on the catalog in `schema`. Each takes the connection, and so the transaction, to run in."""
 
     # What is visible
@@ -122,7 +117,7 @@ class Catalog(CatalogTables):
         with their ids."""
         rows = {text.key: [list(vars(part).values()) for part in text.parts] for text in texts}
         if rows:
-            self._lock_pins(connection, "pg_advisory_xact_lock_shared")  # they are not forgotten meanwhile
+            self._lock_pins(connection, shared=True)  # they are not forgotten meanwhile
             statement = insert(self.text).on_conflict_do_nothing()
             connection.execute(statement, [{"key": key, "parts": parts} for key, parts in rows.items()])
         added = []
@@ -200,47 +195,6 @@ class Catalog(CatalogTables):
         values = {"key": key, "table_version": table_version, **dataclasses.asdict(finding)}
         connection.execute(insert(self.check_result).values(values).on_conflict_do_nothing())
 
-    # Pins
-
-    def pin(self, connection: sa.Connection, run_id: str, stages: Collection[str]) -> dict[str, int]:
-        """Pin the newest version of each stage for a run, but for those that it has pinned before. Returns its pins."""
-        # One lock for pinning (shared) and for forgetting (exclusive): nothing is pinned while it is forgotten.
-        self._lock_pins(connection, "pg_advisory_xact_lock_shared")
-        self._write_pins(connection, run_id, self.newest(connection, stages), move=False)
-        query = sa.select(self.pins.c.stage, self.pins.c.number)
-        query = query.where(self.pins.c.run_id == run_id, self.pins.c.stage.in_(stages))
-        return {row.stage: row.number for row in connection.execute(query)}
-
-    def move_pin(self, connection: sa.Connection, run_id: str, stage: str, number: int) -> None:
-        """Let a run see the version that it has just committed."""
-        self._write_pins(connection, run_id, {stage: number}, move=True)
-
-    def _write_pins(self, connection: sa.Connection, run_id: str, numbers: Mapping[str, int], *, move: bool) -> None:
-        statement = insert(self.pins).values(until=sa.func.now() + PIN_LEASE)
-        if move:
-            update = {"number": statement.excluded.number, "until": statement.excluded.until}
-            statement = statement.on_conflict_do_update(index_elements=["run_id", "stage"], set_=update)
-        else:
-            statement = statement.on_conflict_do_nothing()
-        rows = [{"run_id": run_id, "stage": stage, "number": number} for stage, number in sorted(numbers.items())]
-        if rows:
-            connection.execute(statement, rows)
-
-    def pinned(self, connection: sa.Connection, stage: str | None = None) -> list[tuple[str, str, int]]:
-        """Which run pins which version of which stage, without the pins that have ended."""
-        pin = self.pins
-        query = sa.select(pin.c.run_id, pin.c.stage, pin.c.number).where(pin.c.until >= sa.func.now(), pin.c.number > 0)
-        query = query if stage is None else query.where(pin.c.stage == stage)
-        return [(row.run_id, row.stage, row.number) for row in connection.execute(query.order_by(pin.c.run_id))]
-
-    def unpin(self, connection: sa.Connection, run_id: str) -> None:
-        connection.execute(self.pins.delete().where(self.pins.c.run_id == run_id))
-
-    def _lock_pins(self, connection: sa.Connection, function: str) -> None:
-        connection.execute(
-            sa.text(f"SELECT {function}(hashtextextended(:key, 0))"), {"key": f"pipedag:{self.schema}:pin"}
-        )
-
     # Forgetting
 
     def forget(self, connection: sa.Connection, stage: str, keep: int) -> None:
@@ -249,17 +203,18 @@ class Catalog(CatalogTables):
         What was staged after the last commit that is not kept stays: the next run may use it. What one execution
         made goes together. The physical tables are the caller's to drop.
         """
-        self._lock_pins(connection, "pg_advisory_xact_lock")
+        self._lock_pins(connection, shared=False)
         version, member, made, pin = self.stage_version, self.stage_table, self.table_version, self.pins
-        connection.execute(pin.delete().where(pin.c.until < sa.func.now()))
+        self._forget_pins(connection)
         newest = sa.select(version).where(version.c.stage == stage).order_by(version.c.number.desc())
         last_not_kept = connection.scalar(newest.with_only_columns(version.c.committed_at).offset(keep).limit(1))
         kept = newest.with_only_columns(version.c.number).limit(keep)
+        pinned = sa.select(pin.c.number).where(pin.c.stage == stage, pin.c.until >= sa.func.now())
         connection.execute(
             version.delete().where(
                 version.c.stage == stage,
                 version.c.number.not_in(kept.scalar_subquery()),
-                version.c.number.not_in(sa.select(pin.c.number).where(pin.c.stage == stage)),
+                version.c.number.not_in(pinned),
             )
         )
         used = sa.select(made.c.execution).join(member, member.c.table_version == made.c.id)

@@ -8,34 +8,12 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipedag_dagster.catalog import functions
 from pipedag_dagster.errors import DatabaseError
-from pipedag_dagster.names import quote
 from pipedag_dagster.postgres.database import execute
 
-FORMAT = 3
+FORMAT = 4
 """Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
-
-_IS_VISIBLE = """
-    CREATE OR REPLACE FUNCTION {schema}.is_visible(source regclass, view text) RETURNS boolean
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
-    BEGIN
-        IF pg_catalog.current_setting('transaction_isolation') LIKE 'read %'
-            OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = source) THEN
-            RETURN true;
-        END IF;
-        RAISE serialization_failure USING
-            MESSAGE = view || ' was committed after this transaction began',
-            HINT = 'A transaction in REPEATABLE READ would find it empty. Begin it again, or use READ COMMITTED.';
-    END $$
-"""
-"""Whether the rows of a physical table are visible to this transaction (see `commit._view`).
-
-IMMUTABLE lets PostgreSQL ask while it plans a statement, wherever in it the view stands: nothing is left of the
-question in the plan. That is right, because a plan is made anew when a commit moves the name that it was made for. In
-READ COMMITTED, a statement is planned before it takes the snapshot by which it sees the rows, and that one sees them.
-"""
-
-_FUNCTIONS = (_IS_VISIBLE, "GRANT EXECUTE ON FUNCTION {schema}.is_visible TO PUBLIC")
 
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
@@ -56,7 +34,17 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "at timestamptz NOT NULL DEFAULT now())",
         "CREATE INDEX check_result_table_version ON {schema}.check_result (table_version)",
     ),
-    2: _FUNCTIONS,
+    2: (functions.IS_VISIBLE, "GRANT EXECUTE ON FUNCTION {schema}.is_visible TO PUBLIC"),
+    # A new table has none of the old grants: roles of other instances could write to it.
+    3: (
+        "CREATE TABLE {schema}.new_pin (role text NOT NULL, run_id text NOT NULL, stage text NOT NULL, "
+        "number integer NOT NULL, until timestamptz NOT NULL, PRIMARY KEY (role, run_id, stage))",
+        "INSERT INTO {schema}.new_pin SELECT '', run_id, stage, number, until FROM {schema}.pin",
+        "DROP TABLE {schema}.pin",
+        "ALTER TABLE {schema}.new_pin RENAME TO pin",
+        "ALTER INDEX {schema}.new_pin_pkey RENAME TO pin_pkey",
+        *functions.STATEMENTS,
+    ),
 }
 """The statements that make the next format of a format. They run in one transaction when a run finds an older one."""
 
@@ -152,6 +140,7 @@ class CatalogTables:
         self.pins = sa.Table(
             "pin",
             metadata,
+            sa.Column("role", sa.Text, primary_key=True),  # of the database, which has pinned it
             sa.Column("run_id", sa.Text, primary_key=True),
             sa.Column("stage", sa.Text, primary_key=True),
             sa.Column("number", sa.Integer, nullable=False),
@@ -161,7 +150,7 @@ class CatalogTables:
     def create(self, connection: sa.Connection) -> None:
         """Make the tables. The schema exists."""
         self.metadata.create_all(connection, checkfirst=False)
-        self._execute(connection, _FUNCTIONS)
+        self._execute(connection, functions.STATEMENTS)
         connection.execute(self.meta.insert().values(format=FORMAT))
 
     def is_old(self, connection: sa.Connection) -> bool:
@@ -190,7 +179,7 @@ class CatalogTables:
 
     def _execute(self, connection: sa.Connection, statements: Iterable[str]) -> None:
         for statement in statements:
-            execute(connection, statement.replace("{schema}", quote(self.schema)))
+            execute(connection, functions.in_schema(statement, self.schema))
 
     def _format(self, connection: sa.Connection) -> int:
         found = int(connection.scalar(sa.select(self.meta.c.format)) or 0)

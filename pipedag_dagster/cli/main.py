@@ -26,6 +26,7 @@ from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.cli import explain, history
 from pipedag_dagster.cli.init import init
 from pipedag_dagster.cli.options import WORKSPACE, attrs_of, cache_modes, count, where
+from pipedag_dagster.cli.roles import roles
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
 from pipedag_dagster.execution.cache_key import CACHED
@@ -162,7 +163,7 @@ def stop() -> None:
     click.echo("Stopped." if stopped else "It was not running.")
 
 
-for command in (*explain.COMMANDS, *history.COMMANDS, init):
+for command in (*explain.COMMANDS, *history.COMMANDS, init, roles):
     cli.add_command(command)
 
 

@@ -28,6 +28,7 @@ from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_tab
 from pipedag_dagster.execution.run_task import TaskRunner
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.graph.flow import Stage, TaskCall
+from pipedag_dagster.versions.renewal import renewed
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def run_stage(
     read = {output.call.stage.name for call in stage.calls for output in call.inputs}
     pins = store.pin(run_id, names, read)
     source_pins = instance.source.store.table_store.pin(run_id, names, [stage.name]) if instance.source else {}
-    with store.lock(stage.name, run_id, tell), instance:
+    with renewed(run_id), store.lock(stage.name, run_id, tell), instance:
         base = store.current([stage.name])[stage.name]
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
         run = _StageRun(instance, stage, run_id, validation or instance.config.cache_validation, tell, base, inputs)

@@ -1,10 +1,6 @@
 """The SQL that makes the database roles of the instances (`role:` in the args of the table store).
 
-Somebody who may create roles runs it, in the database of the instances:
-
-    from pipedag_dagster.config.instances import ConfigFiles
-    from pipedag_dagster.postgres.roles import statements
-    print("\n".join(statements(ConfigFiles("instances"))))
+`pipedag-dagster roles` prints it. Somebody who may create roles runs it, in the database of the instances.
 """
 
 from __future__ import annotations
@@ -13,20 +9,19 @@ import sqlalchemy as sa
 
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.errors import ConfigError
-from pipedag_dagster.names import CATALOG, literal, quote
+from pipedag_dagster.names import literal, quote
 
 
 def statements(files: ConfigFiles) -> list[str]:
-    """What gives each instance with a role what it needs, and no more. To be run again at any time.
-
-    A small instance may read its `copy_source`, and pin what it reads: only when the tables of the catalog are there,
-    so this is run once more after the first run of the source.
+    """The statements that give each instance with a role what it needs, and no more. They can be run at any time, and
+    again after the configuration has changed.
 
     Raises:
         ConfigError: an instance has a role, but not the one from which it copies.
         MissingVariable: an instance uses an environment variable or attribute file that is not there.
     """
-    found: list[str] = []
+    # Functions and tables that one role makes there, another one would find by its search path.
+    found = ["REVOKE CREATE ON SCHEMA public FROM PUBLIC;"]
     configs = [files.instance(name) for name in files.instance_names]
     for config in configs:
         if config.role is not None:
@@ -36,12 +31,12 @@ def statements(files: ConfigFiles) -> list[str]:
             source = files.instance(config.copy_source, config.copy_per_user)
             if source.role is None:
                 raise ConfigError(f"{config.name!r} has a role, but its copy_source {config.copy_source!r} has none.")
-            found += _reader(source, source.role, config.role)
-    return list(dict.fromkeys(found))
+            found += _reader(source.role, config.role)
+    return list(dict.fromkeys(found)) if len(found) > 1 else []
 
 
 def _owner(config: InstanceConfig, role: str) -> list[str]:
-    """The role makes schemas in the database; who logs in may take it."""
+    """The role makes schemas in the database. The login of the url may change to it."""
     name = quote(role)
     made = (
         f"IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)}) THEN CREATE ROLE {name} NOLOGIN; END IF;"
@@ -52,23 +47,21 @@ def _owner(config: InstanceConfig, role: str) -> list[str]:
     return lines
 
 
-def _reader(source: InstanceConfig, owner: str, role: str) -> list[str]:
-    """The role reads what the owner has made and will make, and writes the pins of the source's catalog."""
+def _reader(owner: str, role: str) -> list[str]:
+    """The role reads what the owner has made and will make. In the catalog of the source it may call the functions that
+    pin what it reads, and write to no table."""
     if owner == role:
         return []
     who, whose = quote(role), quote(owner)
-    pins = quote(f"{source.schema_prefix}{CATALOG}{source.schema_suffix}", "pin")
-    grant = f"GRANT USAGE ON SCHEMA %1$I TO {_inner(who)}; GRANT SELECT ON ALL TABLES IN SCHEMA %1$I TO {_inner(who)}"
+    rights = ("USAGE ON", "SELECT ON ALL TABLES IN", "EXECUTE ON ALL FUNCTIONS IN")
+    grants = "; ".join(f"GRANT {right} SCHEMA %1$I TO {_inner(who)}" for right in rights)
     there = f"SELECT nspname FROM pg_namespace WHERE nspowner = {literal(whose)}::regrole"
     return [
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {whose} GRANT USAGE ON SCHEMAS TO {who};",
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {whose} GRANT SELECT ON TABLES TO {who};",
-        _do(f"FOR s IN {there} LOOP EXECUTE format('{grant}', s); END LOOP;", "s name;"),
-        _do(
-            f"IF to_regclass({literal(pins)}) IS NULL "
-            "THEN RAISE NOTICE 'Run this again after the source has run once.'; "
-            f"ELSE GRANT INSERT, DELETE ON {pins} TO {who}; END IF;"
-        ),
+        # The owner makes no functions but those of the catalog.
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {whose} GRANT EXECUTE ON FUNCTIONS TO {who};",
+        _do(f"FOR s IN {there} LOOP EXECUTE format('{grants}', s); END LOOP;", "s name;"),
     ]
 
 

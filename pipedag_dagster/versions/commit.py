@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from pipedag_dagster.catalog.catalog import Catalog, RunRecord, SourceVersion, TableVersion
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.names import StageSchemas, literal, quote
+from pipedag_dagster.postgres.advisory_lock import take_in_transaction
 from pipedag_dagster.postgres.database import Database, execute
 from pipedag_dagster.versions import ownership, write_view
 from pipedag_dagster.versions.ownership import Owner
@@ -101,8 +102,7 @@ def commit(
 def gate(connection: sa.Connection, schemas: StageSchemas, check: Callable[[], None]) -> None:
     """Make sure that the stage's lock is ours, and that until this transaction ends nobody else changes anything of the
     stage. The lock alone does not say so: at any instant it may be lost, or taken away."""
-    key = {"key": f"pipedag:{schemas.current}:gate"}
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+    take_in_transaction(connection, f"pipedag:{schemas.current}:gate", f"the gate of {schemas.current}")
     check()
 
 

@@ -12,6 +12,8 @@ from pipedag_dagster.names import literal, quote
 from pipedag_dagster.postgres.database import execute
 
 _MARK = "pipedag_dagster: "
+_OURS = "SELECT current_user"
+_ROLE = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE oid = to_regnamespace(:schema)"
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,52 @@ def claim(connection: sa.Connection, schema: str, owner: Owner) -> bool:
     """
     found = owner_of(connection, schema)
     if found == owner:
+        _refuse_forged(connection, schema, owner)
         return False
     if found is None and not _exists(connection, schema):
         execute(connection, f"CREATE SCHEMA {quote(schema)}")
         execute(connection, f"COMMENT ON SCHEMA {quote(schema)} IS {literal(_MARK + json.dumps(asdict(owner)))}")
         return True
-    whose = f"{found} owns it" if found else "it was there before and has no mark of ours"
+    role = connection.scalar(sa.text(_ROLE), {"schema": quote(schema)})
+    whose = f"{found} owns it" if found else f"it was there before and has no mark of ours (role {role!r} made it)"
     raise NotOwned(
         f"Schema {schema!r} is needed for {owner}, but {whose}. Nothing was changed. "
         "Choose another schema_prefix or stage name" + ("." if found else ", or drop the schema if nobody needs it.")
     )
+
+
+def _refuse_forged(connection: sa.Connection, schema: str, owner: Owner) -> None:
+    """Whoever made the schema may write any mark on it, and may drop what we put there."""
+    if not belongs_to_us(connection, schema):
+        role, ours = connection.scalar(sa.text(_ROLE), {"schema": quote(schema)}), connection.scalar(sa.text(_OURS))
+        raise NotOwned(
+            f"Schema {schema!r} is needed for {owner}. It bears our mark, but the database role {role!r} owns it, and "
+            f"{ours!r} is not a member of that role. Nothing was changed. If somebody else made the schema, drop it. "
+            f"If an older run made it under another role, let an administrator run REASSIGN OWNED BY {quote(role)} TO "
+            f"{quote(ours)}."
+        )
+
+
+def belongs_to_us(connection: sa.Connection, schema: str) -> bool:
+    """Whether the database role of this connection has the rights of the schema's owner."""
+    query = "SELECT pg_has_role(current_user, nspowner, 'USAGE') FROM pg_namespace WHERE oid = to_regnamespace(:schema)"
+    return bool(connection.scalar(sa.text(query), {"schema": quote(schema)}))
+
+
+def refuse_code(connection: sa.Connection, schema: str) -> None:
+    """Make sure that reading the tables in a catalog runs no code of whoever made it.
+
+    Raises:
+        NotOwned: one of them is a view, or has row security.
+    """
+    query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) "
+    query += "AND (relkind IN ('v', 'm', 'f', 'p') OR relrowsecurity) LIMIT 1"
+    found = connection.scalar(sa.text(query), {"schema": quote(schema)})
+    if found is not None:
+        raise NotOwned(
+            f"{quote(schema, found)} is not a table of ours: a catalog has no views and no row security. "
+            "Nothing was read. Find out who made it; an administrator can drop it."
+        )
 
 
 def owner_of(connection: sa.Connection, schema: str) -> Owner | None:
@@ -64,8 +102,10 @@ def named_by(comment: str | None) -> Owner | None:
 
 
 def owned(connection: sa.Connection, pipeline: str, instance: str) -> dict[str, Owner]:
-    """The schemas whose marks name this instance of this pipeline, with their owners. Names are not looked at."""
-    marked = "SELECT nspname FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') IS NOT NULL ORDER BY 1"
+    """The schemas whose marks name this instance of this pipeline, with their owners. Names are not looked at. A mark
+    on a schema that another role owns counts for nothing."""
+    marked = "SELECT nspname FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') IS NOT NULL "
+    marked += "AND pg_has_role(current_user, nspowner, 'USAGE') ORDER BY 1"
     owners = {schema: owner_of(connection, schema) for schema in connection.scalars(sa.text(marked)).all()}
     return {
         schema: owner

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import psycopg
 import sqlalchemy as sa
 
+from pipedag_dagster.catalog import functions
 from pipedag_dagster.errors import InUse, RunActive
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock
@@ -148,7 +149,7 @@ def _refuse_pinned(store: TableStore, connection: sa.Connection, owners: Mapping
         reads = sorted({f"run {run} reads {stage} version {number}" for run, stage, number in pins})
         raise RunActive(
             f"Nothing was dropped: {'; '.join(reads)}. Wait for it, or stop it. What a run that died has pinned is "
-            "free after a day; to drop it now, use --force."
+            f"free after {functions.LEASE_MINUTES} minutes; to drop it now, use --force."
         )
 
 
@@ -174,8 +175,12 @@ def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.O
         for batch in _batches(names)
     ]
     tables = of_kind("r", catalogs)
-    last = [f"DROP TABLE {', '.join(tables)} RESTRICT"] if tables else []
-    last += [f"DROP FUNCTION IF EXISTS {quote(name)}.is_visible(regclass, text) RESTRICT" for name in catalogs]
+    last = [
+        f"DROP FUNCTION IF EXISTS {quote(schema, name)}({arguments}) RESTRICT"
+        for schema in catalogs
+        for name, arguments in functions.SIGNATURES.items()
+    ]
+    last += [f"DROP TABLE {', '.join(tables)} RESTRICT"] if tables else []
     last.append(f"DROP SCHEMA {', '.join(map(quote, owners))} RESTRICT")
     if len(views) + len(data) <= _ONE_TRANSACTION:
         return [batches + last]
@@ -225,7 +230,7 @@ _DEPENDENTS = """
     UNION ALL
     SELECT n.nspname, p.proname, pg_describe_object('pg_proc'::regclass, p.oid, 0)
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = ANY(:schemas) AND NOT (n.nspname = ANY(:catalogs) AND p.proname = 'is_visible')
+    WHERE n.nspname = ANY(:schemas) AND NOT (n.nspname = ANY(:catalogs) AND p.proname = ANY(:functions))
 """
 
 
@@ -233,5 +238,6 @@ def _dependents(
     connection: sa.Connection, schemas: list[str], catalogs: Sequence[str] = ()
 ) -> list[tuple[str, str, str]]:
     """What depends on objects in these schemas, or is in them, and is not ours: schema, object, and what needs it."""
-    rows = connection.execute(sa.text(_DEPENDENTS), {"schemas": schemas, "catalogs": list(catalogs)})
+    given = {"schemas": schemas, "catalogs": list(catalogs), "functions": list(functions.SIGNATURES)}
+    rows = connection.execute(sa.text(_DEPENDENTS), given)
     return [(row[0], row[1], row[2]) for row in rows]

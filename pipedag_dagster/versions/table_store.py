@@ -22,7 +22,7 @@ from pipedag_dagster.errors import ConnectionLost, DatabaseError, NotMaterialize
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
 from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
-from pipedag_dagster.postgres.advisory_lock import StageLock, hold
+from pipedag_dagster.postgres.advisory_lock import StageLock, hold, take_in_transaction
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import commit, ownership, write_script, write_table, write_view
 from pipedag_dagster.versions.ownership import Owner
@@ -42,6 +42,11 @@ _pinned: dict[str, dict[TableStore, None]] = {}
 def take_pinned(run_id: str) -> list[TableStore]:
     """The stores in which a run has pinned something, in this process. It forgets them: the caller unpins."""
     return list(_pinned.pop(run_id, {}))
+
+
+def pinned_by(run_id: str) -> list[TableStore]:
+    """The stores in which a run has pinned something, in this process."""
+    return list(_pinned.get(run_id, {}))
 
 
 class Schema(str):
@@ -86,7 +91,7 @@ class TableStore:
         """
         with self.database.begin() as connection:
             # Two processes may do so at once.
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('pipedag:prepare', 0))"))
+            take_in_transaction(connection, "pipedag:prepare", "the lock for making schemas")
             if ownership.claim(connection, self.catalog.schema, self.owner("")):
                 self.catalog.create(connection)
             self.catalog.migrate(connection)
@@ -100,7 +105,13 @@ class TableStore:
         with self.database.read() as connection:
             if ownership.owner_of(connection, self.catalog.schema) != self.owner(""):
                 return False
+            ownership.refuse_code(connection, self.catalog.schema)
             old = self.catalog.is_old(connection)
+            if old and not ownership.belongs_to_us(connection, self.catalog.schema):
+                raise DatabaseError(
+                    f"The catalog {self.catalog.schema!r} has an older format, and only the role that owns it may "
+                    f"change that. Run its own instance {self.config.name!r} once."
+                )
         if old:
             self.prepare()
         return True
@@ -144,7 +155,8 @@ class TableStore:
     def unpin(self, run_id: str) -> None:
         """Give up what the run has pinned here."""
         with self.database.begin() as connection:
-            if ownership.owner_of(connection, self.catalog.schema) == self.owner(""):
+            ours = ownership.owner_of(connection, self.catalog.schema) == self.owner("")
+            if ours and not self.catalog.is_old(connection):  # an older one was not pinned by this process
                 self.catalog.unpin(connection, run_id)
 
     def get_stage_hash(self, stage: object) -> str:

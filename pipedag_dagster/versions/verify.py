@@ -43,14 +43,13 @@ def differences(store: TableStore) -> list[Difference]:
 
 
 def _of_pins(store: TableStore, connection: sa.Connection) -> Iterator[Difference]:
+    """Pins of runs that may be alive, on versions that are gone."""
     pin, version = store.catalog.pins, store.catalog.stage_version
     same = sa.and_(pin.c.stage == version.c.stage, pin.c.number == version.c.number)
-    query = sa.select(pin, (pin.c.until < sa.func.now()).label("ended")).join(version, same, isouter=True)
-    for row in connection.execute(
-        query.where(pin.c.number > 0, version.c.number.is_(None) | (pin.c.until < sa.func.now()))
-    ):
-        what = f"run {row.run_id} pins version {row.number} of stage {row.stage}"
-        yield Difference(f"{what}, and its time is over" if row.ended else f"{what}, which is not there", row.ended)
+    gone = sa.select(pin).join(version, same, isouter=True)
+    gone = gone.where(pin.c.number > 0, version.c.number.is_(None), pin.c.until >= sa.func.now())
+    for row in connection.execute(gone):
+        yield Difference(f"run {row.run_id} pins version {row.number} of stage {row.stage}, which is not there")
 
 
 def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Iterator[Difference]:

@@ -322,3 +322,18 @@ def test_check_database_names_what_the_catalog_and_the_database_see_differently(
     assert done.code == 1
     assert '"full_raw"."orders" should show orders_' in done.err
     assert 'full: left over: "full_raw__versions"."stray" is not in the catalog' in done.out
+
+
+def test_roles_prints_the_sql_for_every_instance_that_has_a_role(tmp_path: Path) -> None:
+    folder = tmp_path / "instances"
+    folder.mkdir()
+    role = 'table_store: {args: {url: "postgresql://localhost/shop", schema_prefix: "{instance_id}_"%s}}\nname: shop\n'
+    (folder / "__any__.yaml").write_text(role % ', role: "shop_{instance_id}"')
+    (folder / "full.yaml").write_text("")
+    (folder / "mini.yaml").write_text("attrs: {copy_filtered_input: true, copy_source: full}\n")
+    done = CliRunner().invoke(cli, ["roles", str(folder)])
+    assert done.exit_code == 0
+    assert 'CREATE ROLE "shop_full"' in done.output
+    assert 'ALTER DEFAULT PRIVILEGES FOR ROLE "shop_full" GRANT SELECT ON TABLES TO "shop_mini";' in done.output
+    (folder / "__any__.yaml").write_text(role % "")
+    assert "has a role. Give each instance one" in str(CliRunner().invoke(cli, ["roles", str(folder)]).exception)
