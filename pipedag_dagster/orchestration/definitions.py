@@ -41,41 +41,40 @@ def build_definitions(
     """The Dagster definitions of one instance of a pipeline: one code location.
 
     Args:
-        build: gets the instance (its `.attrs` are there when the wiring depends on them) and returns the flow, or
+        build: takes the instance (its `.attrs` are there if the wiring depends on them) and returns the flow, or
             several flows with different stages. Without it there are only `assets`.
         config: a YAML file, a folder of them, or a loaded configuration. Without it: PIPEDAG_CONFIG, else
             `instances/` or `pipedag.yaml` in the working directory or above it, else in the folder of the file of
             `build` or above it. A relative path is looked up in the same places.
-        instance: its name in the configuration.
+        instance: the name of the instance in the configuration.
         per_user: one instance for each user.
-        translator: says what Dagster shows of each table.
-        assets: plain Dagster assets. Their keys become `[instance_id, stage, table]`, where the stage is the asset's
-            group or key prefix, and so may those of what they read: `AssetKey(["raw", "orders"])`. On small instances
-            those with `metadata={"pipedag/input": True}` are not run but copied.
+        translator: changes what Dagster shows about each table.
+        assets: plain Dagster assets. Their keys become `[instance_id, stage, table]`; the stage is the asset's group
+            or key prefix. They may name tables without the instance: `AssetKey(["raw", "orders"])`. On small instances,
+            assets with `metadata={"pipedag/input": True}` are copied and not run.
 
     Returns:
-        Definitions with one asset group a stage, the resources `instance` and `io_manager`, the executor that
-        its YAML names, a job of the instance's name that runs everything, one for each stage, and the schedule and
-        sensors that its YAML asks for.
+        Definitions with one asset group per stage, the resources `instance` and `io_manager`, the executor of the
+        YAML, a job that runs the whole instance, a job for each stage, and the schedule and sensors of the YAML.
 
     Raises:
-        ConfigError: everything that is wrong in the configuration, with file and line.
+        ConfigError: the configuration has mistakes. All are listed, with file and line.
         WiringError: the flow cannot run as it is wired.
 
     Example:
         full, midi = (build_definitions(build, "instances", instance=name) for name in ("full", "midi"))
     """
-    files = config if isinstance(config, PipedagConfig) else PipedagConfig(_found(config, build))
-    context = files.get(instance, per_user)
-    return define(context, [] if build is None else built(build, context), translator, assets, build)
+    files = config if isinstance(config, PipedagConfig) else PipedagConfig(_config_path(config, build))
+    chosen = files.get(instance, per_user)
+    return define(chosen, [] if build is None else built(build, chosen), translator, assets, build)
 
 
-def _found(config: str | Path | None, build: Build | None) -> str | Path | None:
-    """Where a configuration is: from the working directory, else from the file of `build`. A worker on another host
-    imports the same code, but may have been started in any folder."""
+def _config_path(config: str | Path | None, build: Build | None) -> str | Path | None:
+    """Where a configuration is, seen from the working directory or else from the file of `build`. A worker on another
+    host imports the same code, but it may have been started in any folder."""
     try:
         start = Path(inspect.getfile(inspect.unwrap(build))).absolute().parent  # type: ignore[arg-type]
-    except TypeError:  # no function
+    except TypeError:  # not a function
         return config
     if config is None:
         try:
@@ -88,13 +87,18 @@ def _found(config: str | Path | None, build: Build | None) -> str | Path | None:
 
 
 def define(
-    context: ConfigContext,
+    instance: ConfigContext,
     flows: list[FlowGraph],
     translator: PipedagTranslator | None = None,
     assets: Sequence[dg.AssetsDefinition] = (),
     build: Build | None = None,
 ) -> dg.Definitions:
-    """`build_definitions` for flows that are built already; without `build`, no run can have other attrs."""
+    """`build_definitions` for flows that are already built. Without `build`, runs cannot have other attrs.
+
+    Raises:
+        ConfigError: the configuration does not fit the flows.
+        WiringError: the flows cannot run as they are wired.
+    """
     stages = [stage for flow in flows for stage in flow.stages]
     names = [stage.name for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -102,37 +106,37 @@ def define(
         raise WiringError(f"Two flows have a stage {twice[0]!r}. Stages of one instance need different names.")
     if not stages and not assets:
         raise WiringError(f"Flow {flows[0].name if flows else ''!r} has no stage.")
-    store = context.store.table_store
+    store = instance.store.table_store
     for name in names:
-        store.schemas(name)  # names that do not fit are refused now
+        store.schemas(name)  # names that are too long are refused now
     refuse_wrong_references(flows)
     translator = translator or PipedagTranslator()
-    resource = bound_resource(context, stages, build)
+    resource = bound_resource(instance, stages, build)
     tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]
-    plain = instance_assets(context, assets, tables)
-    check_samples(context.config, flows, (key.path[-1] for one in plain for key in one.keys))
-    of_stages = [stage_assets(context, stage, translator) for stage in stages]
+    plain = instance_assets(instance, assets, tables)
+    check_samples(instance.config, flows, (key.path[-1] for each in plain for key in each.keys))
+    of_stages = [stage_assets(instance, stage, translator) for stage in stages]
     refuse_circles(of_stages, plain)
     return dg.Definitions(
         assets=[*of_stages, *plain],
         resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
-        jobs=_jobs(context, names, plain),
-        schedules=schedules(context, job_name(context)),
-        sensors=sensors(context, flows, job_name(context)),
-        executor=executor(context),
+        jobs=_jobs(instance, names, plain),
+        schedules=schedules(instance, job_name(instance)),
+        sensors=sensors(instance, flows, job_name(instance)),
+        executor=executor(instance),
     )
 
 
 def _jobs(
-    context: ConfigContext, stages: Iterable[str], plain: Iterable[dg.AssetsDefinition]
+    instance: ConfigContext, stages: Iterable[str], plain: Iterable[dg.AssetsDefinition]
 ) -> list[Any]:  # Dagster does not export their class
-    """The job that runs the whole instance, and one a stage: `full`, `full_raw`."""
-    whole, name = job_name(context), context.instance_id
+    """The job that runs the whole instance, and one for each stage: `full`, `full_raw`."""
+    whole, name = job_name(instance), instance.instance_id
     tags = {INSTANCE_TAG: name}
-    # A job runs without saying which partition, unless all that it has is partitioned.
-    partitioned = dg.AssetSelection.assets(*(k for one in plain if one.partitions_def for k in one.keys))
+    # Partitioned assets are left out of a job that has others: one run could not say which partition it is for.
+    partitioned = dg.AssetSelection.assets(*(key for each in plain if each.partitions_def for key in each.keys))
     everything: dg.AssetSelection = dg.AssetSelection.all()
-    if stages or any(not one.partitions_def for one in plain):
+    if stages or any(not each.partitions_def for each in plain):
         everything -= partitioned
     return [
         dg.define_asset_job(whole, everything, description=f"All stages of {name}.", tags=tags),
@@ -148,6 +152,6 @@ def _jobs(
     ]
 
 
-def job_name(context: ConfigContext) -> str:
+def job_name(instance: ConfigContext) -> str:
     """The name of the job that runs the whole instance."""
-    return identifier(context.instance_id)
+    return identifier(instance.instance_id)

@@ -17,14 +17,14 @@ from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import ConfigError, DatabaseError
 from pipedag_dagster.graph.flow import Stage
-from pipedag_dagster.orchestration.attrs import Build, given, rewired, typed
+from pipedag_dagster.orchestration.attrs import Build, chosen_attrs, rewired, typed
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
 from pipedag_dagster.versions.table_store import take_pinned
 
 log = logging.getLogger(__name__)
 
 caller_releases: ContextVar[bool] = ContextVar("caller_releases", default=False)
-"""Set around a run in this process whose caller reads its results: what it has pinned outlives it."""
+"""Set around a run in this process whose caller reads its results: its pins stay until the caller removes them."""
 
 
 @functools.cache
@@ -36,7 +36,7 @@ class InstanceResource(dg.ConfigurableResource[Any]):
     """One instance of a pipeline. The cache modes and attrs can be set for one run, in the launchpad or as run config:
     `resources: {instance: {config: {cache_validation_mode: force_cache_invalid, attrs: {copy_filter_cnt: 5}}}}`.
 
-    No secret is part of it: the configuration is read where the run is.
+    It contains no secret: each process of a run reads the configuration itself.
     """
 
     config_path: str = Field(description="The pipeline's configuration: a YAML file, or a folder of them.")
@@ -51,12 +51,11 @@ class InstanceResource(dg.ConfigurableResource[Any]):
     attrs: dict[str, Any] | None = Field(default=None, description="Replace attrs of the instance in this run.")
 
     bound: ClassVar[dict[str, Any]] = {}
-    """What says which instance it is, where that is settled (`bound_resource`)."""
+    """The fields that a run cannot change, because they say which instance it is (`bound_resource`)."""
     build: ClassVar[Any] = None
-    """What makes the flows, to make them anew for a run with other attrs."""
-
+    """The function that builds the flows, to build them again for a run with other attrs."""
     stages: ClassVar[tuple[Stage, ...]] = ()
-    """Those that the definitions were made of, each after those that it reads."""
+    """The stages of the definitions, each after the stages that it reads."""
 
     @property
     def context(self) -> ConfigContext:
@@ -68,29 +67,29 @@ class InstanceResource(dg.ConfigurableResource[Any]):
         return _load(str(Path(self.config_path).absolute()), self.instance, self.per_user)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what says which instance it is: nothing of this process is part of it. (Dagster's own resources
-        cannot be pickled.)"""
-        place: dict[str, Any] = {"config_path": str(Path(self.config_path).absolute())}
-        mine = {name: getattr(self, name) for name in InstanceResource.model_fields if name not in (*place, "attrs")}
-        return functools.partial(InstanceResource, **place, **mine, attrs=given(self.attrs) or None), ()
+        """Pickled as the fields that say which instance it is; nothing of this process is in it. (Dagster's own
+        resources cannot be pickled.)"""
+        path: dict[str, Any] = {"config_path": str(Path(self.config_path).absolute())}
+        own = {name: getattr(self, name) for name in InstanceResource.model_fields if name not in (*path, "attrs")}
+        return functools.partial(InstanceResource, **path, **own, attrs=chosen_attrs(self.attrs) or None), ()
 
-    def wired(self, context: ConfigContext, stage: Stage) -> tuple[ConfigContext, Stage]:
-        """The instance and the stage as this run has them: built anew when it has other attrs.
+    def wired(self, instance: ConfigContext, stage: Stage) -> tuple[ConfigContext, Stage]:
+        """The instance and the stage for this run. They are built again if the run has other attrs.
 
         Raises:
-            ConfigError: with these attrs, the tables or their dependencies would be others.
+            ConfigError: with these attrs, the tables or their dependencies would be different.
         """
-        attrs = given(self.attrs)
+        attrs = chosen_attrs(self.attrs)
         if not attrs:
-            return context, stage
+            return instance, stage
         if self.build is None:
             raise ConfigError(
-                "attrs: the flow was built already. Write config.with_attrs({…}), and build it with that."
+                "attrs: the flow is already built. Write config.with_attrs({…}), and build the flow with the result."
             )
-        return rewired(self.build, context, stage, attrs)
+        return rewired(self.build, instance, stage, attrs)
 
     def validation(self, own: CacheValidation) -> CacheValidation:
-        """How this run decides what must run: `own`, the instance's way, unless this run has another one.
+        """The cache validation of this run: the instance's own, with the changes that the run has chosen.
 
         Raises:
             ConfigError: there is no mode of this name.
@@ -99,10 +98,10 @@ class InstanceResource(dg.ConfigurableResource[Any]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[InstanceResource]:
-        """For the time of a run (in-process): what the run has pinned is released at its end.
+        """The resource for the time of a run (in one process). At the end, the pins of the run are removed.
 
         Raises:
-            ConfigError: the run's configuration names another instance than the one that the definitions are of.
+            ConfigError: the run's configuration names an instance other than the one of the definitions.
         """
         for name, value in self.bound.items():
             if getattr(self, name) != value:
@@ -117,8 +116,8 @@ class InstanceResource(dg.ConfigurableResource[Any]):
 
 
 def release_at_end(context: dg.InitResourceContext, instance: ConfigContext) -> None:
-    """When a resource is torn down: give up what its run has pinned, unless the caller does so, or this is the process
-    of one step and the run goes on elsewhere (see `executors`)."""
+    """Remove the pins of a run when its resource is torn down; not if the caller does so, or if this is the process of
+    one step and the run goes on elsewhere (see `executors`)."""
     if context.run and not caller_releases.get():
         run = context.instance.get_run_by_id(context.run.run_id) if context.instance else None
         if run is None or EXECUTOR_TAG not in run.tags:
@@ -126,16 +125,16 @@ def release_at_end(context: dg.InitResourceContext, instance: ConfigContext) -> 
 
 
 def bound_resource(
-    context: ConfigContext, stages: Sequence[Stage] = (), build: Build | None = None
+    instance: ConfigContext, stages: Sequence[Stage] = (), build: Build | None = None
 ) -> InstanceResource:
     """The resource of one instance, with its stages.
 
-    Which instance it is are defaults of its fields, so that the run config of one run needs to name only what it
-    changes. With `build`, a run can have other attrs.
+    The fields that name the instance have defaults, so that the run config of a run contains only its changes. With
+    `build`, a run can have other attrs.
     """
-    config = context.config
+    config = instance.config
     bound: dict[str, Any] = {
-        "config_path": str(context.files.path),
+        "config_path": str(instance.files.path),
         "instance": config.name,
         "per_user": config.per_user,
     }
@@ -158,7 +157,7 @@ def validation(
     disable_cache_function: bool | None = None,
     ignore_task_version: bool | None = None,
 ) -> CacheValidation:
-    """How one run decides what must run: `own`, the instance's way, but for what is given.
+    """The cache validation of one run: the instance's own, with the changes that are given.
 
     Raises:
         ConfigError: there is no mode of this name.
@@ -174,7 +173,7 @@ def cache_mode(name: str) -> CacheMode:
     """The cache mode of this name.
 
     Raises:
-        ConfigError: there is none; a close one is named.
+        ConfigError: there is no such mode; a close one is named.
     """
     try:
         return CacheMode.of(name)
@@ -183,11 +182,11 @@ def cache_mode(name: str) -> CacheMode:
 
 
 def release(instance: ConfigContext, run_id: str) -> None:
-    """Give up the table versions that a run has pinned: in its own instance, in the one that it copies from, and
-    wherever else it has read in this process."""
-    known = [one.store.table_store for one in (instance, instance.source) if one is not None]
+    """Remove the pins of a run: in its own instance, in the one that it copies from, and in every other store that it
+    has read in this process."""
+    known = [each.store.table_store for each in (instance, instance.source) if each is not None]
     for store in dict.fromkeys([*known, *take_pinned(run_id)]):
         try:
             store.unpin(run_id)
-        except DatabaseError as error:  # the run has failed for it already; pins end by themselves
+        except DatabaseError as error:  # the run has already failed for the same reason; pins expire by themselves
             log.debug("pins of run %s stay: %s", run_id, error)

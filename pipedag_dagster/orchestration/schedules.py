@@ -1,4 +1,4 @@
-"""When an instance runs by the clock: the `schedule:` of its YAML."""
+"""Instances that run by the clock: the `schedule:` of the YAML."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pipedag_dagster.config.automation import Automation
 from pipedag_dagster.context import ConfigContext
 
 
-def schedules(context: ConfigContext, job: str) -> list[dg.ScheduleDefinition]:
-    """The schedule of an instance that has one."""
-    schedule = context.config.schedule
+def schedules(instance: ConfigContext, job: str) -> list[dg.ScheduleDefinition]:
+    """The schedule of an instance; none if its YAML has none."""
+    schedule = instance.config.schedule
     if schedule is None or schedule.cron is None:
         return []
     return [
@@ -20,13 +20,13 @@ def schedules(context: ConfigContext, job: str) -> list[dg.ScheduleDefinition]:
             cron_schedule=schedule.cron,
             execution_timezone=schedule.timezone,
             default_status=dg.DefaultScheduleStatus[status(schedule)],
-            description=f"Runs {context.instance_id} at {schedule.cron} ({schedule.timezone}).",
+            description=f"Runs {instance.instance_id} at {schedule.cron} ({schedule.timezone}).",
         )
     ]
 
 
 def status(automation: Automation) -> str:
-    """The name of its status, as Dagster has it.
+    """The name of the default status in Dagster.
 
     >>> status(Automation(default_status="running"))
     'RUNNING'

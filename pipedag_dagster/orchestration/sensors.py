@@ -1,7 +1,7 @@
-"""When an instance runs because its input has changed: `refresh:` and `poll:` of its YAML.
+"""Instances that run when their input has changed: `refresh:` and `poll:` of the YAML.
 
-Plain sensors that compare versions. Dagster's own sensors on assets and runs also fire when `full` ran and nothing has
-changed, or miss runs of the command line; and in the middle of a burst of events they would see half a stage.
+They are plain sensors that compare versions. Dagster's own sensors on assets and runs also fire when `full` ran and
+nothing changed, or they miss runs of the command line. In the middle of a burst of events they would see half a stage.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from pipedag_dagster.orchestration.schedules import status
 from pipedag_dagster.sampling.copies import source_of
 
 
-def sensors(context: ConfigContext, flows: list[FlowGraph], job: str) -> list[dg.SensorDefinition]:
-    """The sensors of an instance that has them.
+def sensors(instance: ConfigContext, flows: list[FlowGraph], job: str) -> list[dg.SensorDefinition]:
+    """The sensors of an instance; none if its YAML has none.
 
     Raises:
-        ConfigError: there is nothing that one could look at.
+        ConfigError: `poll` has no cache function to call.
     """
-    refresh, poll = context.config.refresh, context.config.poll
-    found = []
+    refresh, poll = instance.config.refresh, instance.config.poll
+    result = []
     if refresh is not None:
-        found.append(
+        result.append(
             _sensor(
                 f"{job}_refresh",
                 job,
-                lambda: freshness.of_source(context, flows),
+                lambda: freshness.of_source(instance, flows),
                 refresh.interval,
                 dg.DefaultSensorStatus[status(refresh)],
-                f"Runs {context.instance_id} when {context.config.copy_source} has committed other input.",
+                f"Runs {instance.instance_id} when {instance.config.copy_source} has committed new input.",
             )
         )
     if poll is not None and poll.interval is not None:
-        found.append(
+        result.append(
             _sensor(
                 f"{job}_poll",
                 job,
-                lambda: freshness.of_cache_functions(context, flows),
+                lambda: freshness.of_cache_functions(instance, flows),
                 poll.interval,
                 dg.DefaultSensorStatus[status(poll)],
-                _polled(context, flows),
+                _polled(instance, flows),
             )
         )
-    return found
+    return result
 
 
 def _sensor(
     name: str,
     job: str,
-    look: Callable[[], FreshInputs],
+    find_changes: Callable[[], FreshInputs],
     interval: int,
     default_status: dg.DefaultSensorStatus,
     description: str,
@@ -70,46 +70,46 @@ def _sensor(
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            found = look()
-        except (NotMaterialized, DatabaseError) as error:  # what helps is in the message; the next tick tries again
+            inputs = find_changes()
+        except (NotMaterialized, DatabaseError) as error:  # the message says what helps; the next tick tries again
             return dg.SkipReason(str(error))
-        for failure in found.failures:
+        for failure in inputs.failures:
             context.log.error(str(failure))
-        if not found.changed:
-            if found.failures:  # shown as a tick that failed; with changes, the run shows it
-                raise found.failures[0] if len(found.failures) == 1 else SeveralFailed(found.failures)
-            return dg.SkipReason(f"Nothing has changed ({_listed(found)}).")
-        # Of content alone, a key would be taken for the one of an earlier change when the content is back.
-        key = f"{name} {digest(*(f'{what}={seen}' for what, seen in sorted(found.seen.items())))[:16]}"
+        if not inputs.changed:
+            if inputs.failures:  # shown as a failed tick; if there are changes, the run shows it
+                raise inputs.failures[0] if len(inputs.failures) == 1 else SeveralFailed(inputs.failures)
+            return dg.SkipReason(f"Nothing has changed ({_listed(inputs)}).")
+        # The key contains versions. A key of content alone would repeat when old content comes back.
+        key = f"{name} {digest(*(f'{name}={version}' for name, version in sorted(inputs.seen.items())))[:16]}"
         if key == context.cursor:
             return dg.SkipReason(
-                f"{', '.join(found.changed)} changed ({_listed(found)}), and a run was requested for it. When it "
-                "failed or was rolled back it is not repeated by itself: launch the job by hand."
+                f"{', '.join(inputs.changed)} changed ({_listed(inputs)}), and a run was requested for it. A run that "
+                "failed or was rolled back is not repeated by itself: launch the job by hand."
             )
-        request = dg.RunRequest(run_key=key, tags={"pipedag/fresh": ", ".join(found.changed)})
+        request = dg.RunRequest(run_key=key, tags={"pipedag/fresh": ", ".join(inputs.changed)})
         return dg.SensorResult([request], cursor=key)
 
     return sensor
 
 
-def _listed(found: FreshInputs) -> str:
-    return ", ".join(f"{what}: {seen}" for what, seen in sorted(found.seen.items()))
+def _listed(inputs: FreshInputs) -> str:
+    return ", ".join(f"{name}: {version}" for name, version in sorted(inputs.seen.items()))
 
 
-def _polled(context: ConfigContext, flows: Iterable[FlowGraph]) -> str:
-    """What the sensor that polls looks at, and what it cannot look at, for people.
+def _polled(instance: ConfigContext, flows: Iterable[FlowGraph]) -> str:
+    """The description of the sensor that polls: which cache functions it calls, and which it cannot call.
 
     Raises:
-        ConfigError: it could look at nothing.
+        ConfigError: there is no cache function that it could call.
     """
     calls = [call for flow in flows for stage in flow.stages for call in stage.calls]
-    answers = {str(call): freshness.asks(call) for call in calls if source_of(context, call) is None}
+    answers = {str(call): freshness.asks(call) for call in calls if source_of(instance, call) is None}
     polled = [call for call, why in answers.items() if why == ""]
     skipped = [f"{call} ({why})" for call, why in answers.items() if why]
     if not polled:
-        reason = f"Not asked: {', '.join(skipped)}." if skipped else "For copied inputs, write `refresh: on_source`."
-        name = context.config.name
-        message = f"no task of {name!r} has a cache function that could be asked. {reason} Or write `poll: false`."
-        raise ConfigError(context.config.problem(("poll",), message))
-    text = f"Runs {context.instance_id} when the cache function of {', '.join(polled)} returns another value."
-    return text + (f" Not asked: {', '.join(skipped)}." if skipped else "")
+        reason = f"Not called: {', '.join(skipped)}." if skipped else "For copied inputs, write `refresh: on_source`."
+        name = instance.config.name
+        message = f"no task of {name!r} has a cache function to call. {reason} Or write `poll: false`."
+        raise ConfigError(instance.config.problem(("poll",), message))
+    text = f"Runs {instance.instance_id} when the cache function of {', '.join(polled)} returns another value."
+    return text + (f" Not called: {', '.join(skipped)}." if skipped else "")

@@ -266,7 +266,7 @@ def test_a_cache_function_that_takes_a_table_is_not_asked_and_the_sensor_says_so
     definitions = shop("full", "poll", full="poll: 60").definitions
     description = definitions.get_repository_def().get_sensor_def("full_poll").description or ""
     assert "raw.load_orders, raw.load_customers, report.report returns another value" in description
-    assert "Not asked: raw.clean (its cache function takes the table 'df')" in description
+    assert "Not called: raw.clean (its cache function takes the table 'df')" in description
 
 
 def test_a_cache_function_that_fails_fails_the_tick_but_does_not_hide_a_change(shop: Callable[..., Watch]) -> None:
