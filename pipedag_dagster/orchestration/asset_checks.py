@@ -19,7 +19,7 @@ from pipedag_dagster.versions.table_store import TableStore
 
 
 def check_specs(props: TableProps) -> Iterator[dg.AssetCheckSpec]:
-    """The checks of a table."""
+    """The checks of a table, for Dagster."""
     for check in props.task.about.checks_of(props.table):
         target = []
         if isinstance(check, References) and (check.stage, check.table) != (props.stage, props.table):
@@ -36,17 +36,17 @@ def check_specs(props: TableProps) -> Iterator[dg.AssetCheckSpec]:
 def _sampled(props: TableProps) -> str:
     if props.copied_from is None:
         return ""
-    return f" Of a sample of {props.deps[0].to_user_string()}: a row that is missing may not have been sampled."
+    return f" The table is a sample of {props.deps[0].to_user_string()}: a missing row may not have been sampled."
 
 
 def check_result(
     props: TableProps, result: CheckResult, store: TableStore, shown: Iterable[TableVersion] | None
 ) -> dg.AssetCheckResult:
-    """What became of a check.
+    """The result of a check, for Dagster.
 
     Args:
-        shown: the tables that people see as views, by which they are called in the query; None when it was not
-            committed: then the physical tables are.
+        shown: the tables that people see as views; the query of the check names these views. None when the stage was
+            not committed: then the query names the physical tables.
     """
     metadata: Metadata = {
         "pipedag/how": Value.text(result.how),
@@ -76,7 +76,7 @@ def check_result(
 def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
     """
     Raises:
-        WiringError: a check refers to a table that is not there, or that is made later.
+        WiringError: a check refers to a table that does not exist, or that is made later.
     """
     stages = [stage for flow in flows for stage in flow.stages]
     tables = {f"{stage.name}.{asset}" for stage in stages for call in stage.calls for asset in call.assets}
@@ -87,26 +87,25 @@ def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
                 for check in call.task.about.checks_of(asset):
                     if not isinstance(check, References):
                         continue
-                    target, what = f"{check.stage}.{check.table}", f"{stage.name}.{asset}: check {check.name!r}"
+                    target, subject = f"{check.stage}.{check.table}", f"{stage.name}.{asset}: check {check.name!r}"
                     if target not in tables:
                         raise WiringError(
-                            f"{what} refers to {target}, which is no table.{did_you_mean(target, tables)}"
+                            f"{subject} refers to {target}, but there is no such table.{did_you_mean(target, tables)}"
                         )
                     if check.stage not in before:
                         raise WiringError(
-                            f"{what} refers to {target}, but nothing makes stage {check.stage!r} run before "
-                            f"{stage.name!r}: the check would see an old version of it. Declare it in a stage that "
-                            f"reads both."
+                            f"{subject} refers to {target}, but stage {check.stage!r} does not have to run before "
+                            f"{stage.name!r}. The check could see an old version. Move it to a stage that reads both."
                         )
 
 
 def _before(stage: Stage) -> set[str]:
-    """The stage and all that it reads, directly or not."""
-    found: dict[str, Stage] = {}
-    todo = [stage]
-    while todo:
-        one = todo.pop()
-        if one.name not in found:
-            found[one.name] = one
-            todo += [needed.call.stage for call in one.calls for needed in call.inputs]
-    return set(found)
+    """The names of the stage and of all stages that it reads, directly or not."""
+    names: set[str] = set()
+    waiting = [stage]
+    while waiting:
+        current = waiting.pop()
+        if current.name not in names:
+            names.add(current.name)
+            waiting += [needed.call.stage for call in current.calls for needed in call.inputs]
+    return names

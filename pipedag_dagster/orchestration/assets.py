@@ -1,6 +1,6 @@
 """A stage as Dagster assets: one subsettable multi-asset, so one step, so one transaction."""
 
-from collections.abc import Iterator  # no postponed annotations here: Dagster looks at those of a step as objects
+from collections.abc import Iterator  # no postponed annotations: Dagster reads the annotations of a step as objects
 
 import dagster as dg
 
@@ -20,41 +20,43 @@ from pipedag_dagster.orchestration.translator import PipedagTranslator, TablePro
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
 
-def stage_assets(config: ConfigContext, stage: Stage, translator: PipedagTranslator) -> dg.AssetsDefinition:
-    """The tables of a stage as assets. Launching some of them runs only those.
+def stage_assets(instance: ConfigContext, stage: Stage, translator: PipedagTranslator) -> dg.AssetsDefinition:
+    """The tables of a stage as assets. A launch of some of them runs only those.
 
     Raises:
-        WiringError: Dagster does not allow what a task says about its tables.
+        WiringError: Dagster does not allow the description of a table.
     """
-    described = list(asset_specs(config, stage, translator))
-    tables = {props.table: props for props, _ in described}
+    specs = list(asset_specs(instance, stage, translator))
+    tables = {props.table: props for props, _ in specs}
 
     @dg.multi_asset(
-        name=identifier(f"{config.instance_id}__{stage.name}"),
-        specs=[spec for _, spec in described],
-        check_specs=[check for props, _ in described for check in check_specs(props)],
+        name=identifier(f"{instance.instance_id}__{stage.name}"),
+        specs=[spec for _, spec in specs],
+        check_specs=[check for props, _ in specs for check in check_specs(props)],
+        required_resource_keys={"instance"},
         can_subset=True,
     )
-    def run(context: dg.AssetExecutionContext, instance: InstanceResource) -> Results:
+    def run(context: dg.AssetExecutionContext) -> Results:
+        resource: InstanceResource = context.resources.instance
         selected, checks = _selected(context)
-        here, wired = instance.wired(config, stage)
+        rewired, wired_stage = resource.wired(instance, stage)
         try:
             result = run_stage(
-                here,
-                wired,
+                rewired,
+                wired_stage,
                 context.run.run_id,
                 assets=selected,
                 checks=checks,
-                validation=instance.validation(config.config.cache_validation),
+                validation=resource.validation(instance.config.cache_validation),
                 tell=context.log.info,
             )
         except ChecksFailed as error:
-            yield from _checks(config, tables, error.results, None)
+            yield from _checks(instance, tables, error.results, None)
             raise
-        context.instance.add_run_tags(context.run.run_id, run_tags(here, wired, result))
-        # Only now, after the commit: Dagster never says that a table is there that is not.
-        yield from _results(context, config, result, selected)
-        yield from _checks(config, tables, result.checks, result.seen)
+        context.instance.add_run_tags(context.run.run_id, run_tags(rewired, wired_stage, result))
+        # Only after the commit, so that Dagster never shows a table that does not exist.
+        yield from _results(context, instance, result, selected)
+        yield from _checks(instance, tables, result.checks, result.seen)
 
     return run
 
@@ -74,13 +76,13 @@ def _selected(context: dg.AssetExecutionContext) -> tuple[set[str], set[tuple[st
 
 
 def _checks(
-    config: ConfigContext,
+    instance: ConfigContext,
     tables: dict[str, TableProps],
     results: tuple[CheckResult, ...],
     seen: tuple[TableVersion, ...] | None,
 ) -> Iterator[dg.AssetCheckResult]:
     for result in results:
-        yield check_result(tables[result.asset], result, config.store.table_store, seen)
+        yield check_result(tables[result.asset], result, instance.store.table_store, seen)
 
 
 def _results(
@@ -96,22 +98,26 @@ def _results(
     known = metadata.of_tables(store, ((table, outcome.call.task.about) for outcome, _, table in shown))
     for outcome, asset, table in shown:
         key = asset_key(instance.instance_id, table.stage, asset)
-        told = metadata.of_outcome(outcome, result) | known[asset]
+        shown_metadata = metadata.of_outcome(outcome, result) | known[asset]
         if asset in selected:
-            yield dg.MaterializeResult(asset_key=key, metadata=told, data_version=dg.DataVersion(table.data_version))
+            yield dg.MaterializeResult(
+                asset_key=key, metadata=shown_metadata, data_version=dg.DataVersion(table.data_version)
+            )
         else:
-            # A table that was not known before the task ran is reported too.
+            # A table that nobody knew before the task ran is reported, too.
             tags = {"dagster/data_version": table.data_version}
-            context.log_event(dg.AssetMaterialization(key, metadata=told, tags=tags))
+            context.log_event(dg.AssetMaterialization(key, metadata=shown_metadata, tags=tags))
 
 
-def report(dagster: dg.DagsterInstance, instance: ConfigContext, before: StageVersion, after: StageVersion) -> None:
-    """Tell Dagster of a stage version that no run of Dagster has made: a materialization of each table that has
-    changed, with its data version."""
+def report(
+    dagster_instance: dg.DagsterInstance, instance: ConfigContext, before: StageVersion, after: StageVersion
+) -> None:
+    """Report a stage version that was not made by a run of Dagster: a materialization of each table that has changed,
+    with its data version."""
     known = metadata.of_rollback(instance.store.table_store, after, before)
     for asset, table in after.tables.items():
         old = before.tables.get(asset)
         if old is None or old.data_version != table.data_version:
             key = asset_key(instance.instance_id, after.stage, asset)
             tags = {"dagster/data_version": table.data_version}
-            dagster.report_runless_asset_event(dg.AssetMaterialization(key, metadata=known[asset], tags=tags))
+            dagster_instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=known[asset], tags=tags))

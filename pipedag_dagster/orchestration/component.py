@@ -1,4 +1,4 @@
-"""One instance of a pipeline as a component of a `dg` project: `defs.yaml` instead of `definitions.py`."""
+"""One instance of a pipeline as a component of a `dg` project: a `defs.yaml` takes the place of `definitions.py`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
     instance: str = Field(description="Name of the instance in the configuration.")
     config: str | None = Field(
         default=None,
-        description="The configuration, seen from the folder of this file: a YAML file, or a folder of them. Without "
+        description="The configuration, relative to the folder of this file: a YAML file, or a folder of them. Without "
         "it: PIPEDAG_CONFIG, else `instances/` or `pipedag.yaml` here or in a folder above.",
     )
     per_user: bool = Field(default=False, description="One instance for each user.")
@@ -37,27 +37,28 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         """The definitions of the instance.
 
         Raises:
-            ConfigError: there is no such function, or everything that is wrong in the configuration.
+            ConfigError: there is no such function, or the configuration has mistakes. All are listed.
             WiringError: the flow cannot run as it is wired.
         """
         config = find_config(context.path) if self.config is None else context.path / self.config
         return build_definitions(_function(self.flow), config, instance=self.instance, per_user=self.per_user)
 
 
-def _function(place: str) -> Callable[..., Any]:
-    module_name, colon, name = place.partition(":")
+def _function(reference: str) -> Callable[..., Any]:
+    """The function that `module:function` names."""
+    module_name, colon, name = reference.partition(":")
     if not colon or not name:
-        raise ConfigError(f"flow: {place!r} names no function. Write module:function, like my_pipeline.flow:build.")
+        raise ConfigError(f"flow: {reference!r} is not a function. Write module:function, like my_pipeline.flow:build.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise ConfigError(f"flow: {place!r}: there is no module {error.name!r}.") from None
-    found = getattr(module, name, None)
-    if not callable(found):
+            raise  # the module exists; a module that it imports does not
+        raise ConfigError(f"flow: {reference!r}: there is no module {error.name!r}.") from None
+    function = getattr(module, name, None)
+    if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ConfigError(
             f"flow: {Path(module.__file__ or module_name)} has no {name!r}.{did_you_mean(name, functions)}"
         )
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""Plain Dagster assets on an instance: under its keys, and with copies for those that bring data in on small ones."""
+"""Plain Dagster assets on an instance. Their keys begin with the instance, and small instances copy their inputs."""
 
-# no postponed annotations here: Dagster looks at those of a step as objects
+# no postponed annotations: Dagster reads the annotations of a step as objects
 import difflib
 import graphlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized, WiringError, did_you_mean
 from pipedag_dagster.execution.write_one_table import NewTable, Slice, newest, write_table
-from pipedag_dagster.orchestration.io_manager import place, table_metadata
+from pipedag_dagster.orchestration.io_manager import stage_and_table, table_metadata
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
 from pipedag_dagster.sampling import first_rows
 from pipedag_dagster.versions.write_table import Constraints
@@ -25,14 +25,15 @@ INPUT = "pipedag/input"
 def instance_assets(
     instance: ConfigContext, assets: Iterable[dg.AssetsDefinition], tables: Iterable[tuple[str, str]] = ()
 ) -> list[dg.AssetsDefinition]:
-    """The assets with the keys `[instance_id, stage, table]`. Where the instance copies its inputs, those with
-    `metadata={"pipedag/input": True}` are not run: a sample of what the source has committed takes their place.
+    """The assets with the keys `[instance_id, stage, table]`. If the instance copies its inputs, assets with
+    `metadata={"pipedag/input": True}` are not run: a sample of the committed tables of the source takes their place.
 
     Args:
         tables: stage and name of the tables of the flows, which the assets may read as `AssetKey([stage, table])`.
 
     Raises:
-        WiringError: two assets are the same table, or only some of a multi-asset are inputs.
+        WiringError: two assets are the same table, only some assets of a multi-asset are inputs, or an asset has
+            metadata that nobody reads.
     """
     assets = list(assets)
     keys = {dg.AssetKey(pair): _key(instance, *pair) for pair in tables}
@@ -40,7 +41,7 @@ def instance_assets(
     for definition in assets:
         for spec in definition.specs:
             refuse_unknown_metadata(spec)
-            keys[spec.key] = _key(instance, *place(spec.key, spec.group_name))
+            keys[spec.key] = _key(instance, *stage_and_table(spec.key, spec.group_name))
             if keys[spec.key] in taken:
                 raise WiringError(f"Two assets are the table {keys[spec.key].to_user_string()}. Rename one of them.")
             taken.add(keys[spec.key])
@@ -80,16 +81,16 @@ def refuse_circles(stages: Sequence[dg.AssetsDefinition], plain: Sequence[dg.Ass
             stage into two steps, and so into two transactions.
     """
     steps = [*stages, *plain]
-    step_of = {key: number for number, one in enumerate(steps) for key in one.keys}
+    step_of = {key: number for number, step in enumerate(steps) for key in step.keys}
     needs = {
-        number: {step_of.get(dep.asset_key, number) for spec in one.specs for dep in spec.deps} - {number}
-        for number, one in enumerate(steps)
+        number: {step_of.get(dep.asset_key, number) for spec in step.specs for dep in spec.deps} - {number}
+        for number, step in enumerate(steps)
     }
     try:
         graphlib.TopologicalSorter(needs).prepare()
     except graphlib.CycleError as error:
-        names = {number: f"stage {next(iter(one.keys)).path[1]!r}" for number, one in enumerate(stages)}
-        names |= {number: f"asset {min(one.keys).to_user_string()}" for number, one in enumerate(plain, len(stages))}
+        names = {number: f"stage {next(iter(step.keys)).path[1]!r}" for number, step in enumerate(stages)}
+        names |= {number: f"asset {min(step.keys).to_user_string()}" for number, step in enumerate(plain, len(stages))}
         first, *others = (names[number] for number in reversed(error.args[1]))
         raise WiringError(
             f"A stage and plain assets need each other in a circle: {first} needs {', which needs '.join(others)}. A "
@@ -107,7 +108,7 @@ def _is_input(definition: dg.AssetsDefinition) -> bool:
     if marked and marked != set(definition.keys):
         names = ", ".join(sorted(key.to_user_string() for key in definition.keys - marked))
         raise WiringError(
-            f"Some assets of one function are inputs and some are not ({names}): the function is run, or it is not. "
+            f"Some assets of one function are inputs and some are not ({names}), but the function runs as a whole. "
             f'Mark them all with metadata={{"{INPUT}": True}}, or write two functions.'
         )
     return bool(marked)
@@ -119,7 +120,7 @@ def _copying(
     keys: dict[dg.AssetKey, dg.AssetKey],
     stages: Sequence[str],
 ) -> dg.AssetsDefinition:
-    """Assets like those of `definition` that are copied from the source of the instance."""
+    """Assets with the keys of `definition` that are copied from the source of the instance."""
     source = instance.source
     assert source is not None
     specs = []
@@ -145,7 +146,7 @@ def _copying(
     )
     def copy(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         run_id = context.run.run_id
-        # All at once: whatever the source commits meanwhile, this run copies one version of it.
+        # All at once, so that this run copies one version of the source even if it commits meanwhile.
         source.store.table_store.pin(run_id, stages, ())
         for spec in specs:
             if spec.key in context.selected_asset_keys:
@@ -165,7 +166,7 @@ def _copy(
     tables = newest(source, stage, run_id).tables
     if name not in tables:
         raise NotMaterialized(
-            f"Instance {source.config.name!r}, from which {instance.config.name!r} copies its inputs, has no table "
+            f"Instance {instance.config.name!r} copies its inputs from {source.config.name!r}, which has no table "
             f"{stage}.{name} yet. Materialize {_key(source, stage, name).to_user_string()} first."
         )
     store = instance.store.table_store
@@ -176,7 +177,7 @@ def _copy(
 
 
 def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion, part: Slice | None) -> NewTable:
-    """The sample of a table of the source; of a partition, those rows of it that are in the sample of the table."""
+    """The sample of a table of the source. With `part`, only the rows of these partitions that are in the sample."""
     origin, store = source.store.table_store, instance.store.table_store
     rows = instance.config.sample_rows(table.asset, table.name)
     query = first_rows.sample_query(origin.schemas(table.stage).versions, table, rows)

@@ -1,4 +1,4 @@
-"""What Dagster calls the tables of an instance."""
+"""The names that tables and jobs have in Dagster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def asset_key(instance_id: str, stage: str, asset: str) -> dg.AssetKey:
 
 
 def identifier(name: str) -> str:
-    """`name` in the letters that Dagster allows for jobs, steps and kinds.
+    """`name` with the characters that Dagster allows for jobs, steps and kinds.
 
     >>> identifier("full-1")
     'full_1'

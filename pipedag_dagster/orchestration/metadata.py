@@ -1,4 +1,4 @@
-"""What Dagster shows of a table that was made."""
+"""What Dagster shows about a table that was made."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipedag_dagster.versions.table_store import TableStore
 Metadata: TypeAlias = dict[str, dg.MetadataValue]
 Value = dg.MetadataValue
 _LONGEST_LINE = 100
-_TOLD_ORIGINS = 5
+_SHOWN_ORIGINS = 5
 _SHOWN = 1000  # characters of a value
 
 
 def of_outcome(outcome: Outcome, result: StageResult) -> Metadata:
-    """What a run has done about a table."""
+    """What a run did about a table, and why."""
     return {
         "pipedag/reason": Value.text(outcome.reason),
         "pipedag/cached": Value.bool(outcome.cached),
@@ -33,12 +33,12 @@ def of_outcome(outcome: Outcome, result: StageResult) -> Metadata:
 
 
 def of_version(number: int, previous: int) -> Metadata:
-    """The version of the stage, and the one before. Numbers are plotted over time."""
+    """The version of the stage and the one before. They are numbers so that Dagster plots them over time."""
     return {"pipedag/stage_version": Value.int(number), "pipedag/previous_stage_version": Value.int(previous)}
 
 
 def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, TableDescription | None]]) -> dict[str, Metadata]:
-    """What tables are, by asset: their name, size, columns, query and first rows."""
+    """The name, size, columns, query and first rows of tables, by asset."""
     listed = list(tables)
     readable = [table for table, _ in listed if table.in_database]
     heads = store.heads(readable, store.config.preview) if store.config.preview else {}
@@ -46,10 +46,10 @@ def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, TableDescr
 
 
 def of_rollback(store: TableStore, after: StageVersion, before: StageVersion) -> dict[str, Metadata]:
-    """The same for a stage version that was made by going back."""
+    """The same for a stage version that a rollback has made."""
     version = of_version(after.number, before.number)
-    found = of_tables(store, ((table, None) for table in after.tables.values()))
-    return {asset: metadata | version for asset, metadata in found.items()}
+    tables = of_tables(store, ((table, None) for table in after.tables.values()))
+    return {asset: metadata | version for asset, metadata in tables.items()}
 
 
 def _of_table(
@@ -88,11 +88,12 @@ def _of_table(
 
 
 def _column(column: Column, table: TableVersion, description: str | None, instance: str) -> dg.TableColumn:
-    # Only the UI of Dagster+ draws column lineage; so it is told in words, too. Of a copy, that of the table says all.
+    # Only the UI of Dagster+ draws column lineage, so it is also written as text. For a copy, the lineage of the table
+    # is enough.
     origins = [".".join(origin[1:]) for origin in column.origins if origin[0] == instance]
     if origins:
-        told = f"From {', '.join(origins[:_TOLD_ORIGINS])}{', …' if len(origins) > _TOLD_ORIGINS else ''}"
-        description = f"{description} {told}" if description else told
+        text = f"From {', '.join(origins[:_SHOWN_ORIGINS])}{', …' if len(origins) > _SHOWN_ORIGINS else ''}"
+        description = f"{description} {text}" if description else text
     constraints = dg.TableColumnConstraints(
         nullable=column.nullable,
         unique=table.primary_key == (column.name,),
@@ -102,7 +103,7 @@ def _column(column: Column, table: TableVersion, description: str | None, instan
 
 
 def sql(query: str) -> str:
-    """A query as Markdown, whatever is in it, without long lines."""
+    """A query as a code block of Markdown, without long lines. Backticks in it are safe."""
     query = "\n".join(map(_broken, query.splitlines()))
     longest = max((len(run) for run in re.findall("`+", query)), default=0)
     fence = "`" * max(longest + 1, 3)
@@ -110,7 +111,7 @@ def sql(query: str) -> str:
 
 
 def _broken(line: str) -> str:
-    """A long line of SQL, broken after the commas of a list of columns: those outside of parentheses and quotes."""
+    """A long line of SQL, broken after commas that are outside of parentheses and quotes."""
     if len(line) <= _LONGEST_LINE or "--" in line or "$" in line:
         return line
     parts, depth, quote, start = [], 0, "", 0
@@ -126,7 +127,7 @@ def _broken(line: str) -> str:
 
 
 def markdown(names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
-    """Rows as a Markdown table. Whatever a value is, it is shown as it stands and does nothing.
+    """Rows as a Markdown table. Values are escaped: they are shown as text and never become markup.
 
     >>> print(markdown(["a"], [["x|y"], [None]]))
     | a |

@@ -1,7 +1,7 @@
-"""Partitions of plain assets as rows of a table, in the words of Dagster's own database IO managers.
+"""Partitions of plain assets as rows of a table.
 
-The metadata of the asset has `partition_expr`, a column or an SQL expression; of a multi-partitioned asset, one for
-each dimension.
+As with Dagster's own database IO managers, the metadata of the asset has `partition_expr`: a column or an SQL
+expression. A multi-partitioned asset has one for each dimension.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def table_slice(
     """The rows of the partitions `keys` of an asset.
 
     Raises:
-        WiringError: the asset's metadata has no `partition_expr`, or none for a dimension.
+        WiringError: the metadata of the asset has no `partition_expr`, or a dimension is missing or unknown.
     """
     expression = metadata.get(PARTITION)
     dimensions = _dimensions(definition)

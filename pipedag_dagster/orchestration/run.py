@@ -27,9 +27,9 @@ _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", d
 
 
 class StageLockContext:
-    """Keeps the results of the runs inside of it readable until it ends, whatever other runs commit meanwhile.
+    """Keeps the results of the runs inside of it readable until it ends, even if other runs commit meanwhile.
 
-    Nobody waits for it: it holds table versions, which are immutable, and not the stages.
+    No run waits for it: it does not lock stages, it only keeps their table versions.
     """
 
     _token: Token[list[tuple[ConfigContext, str]] | None]
@@ -46,14 +46,14 @@ class StageLockContext:
 
 
 class Result:
-    """What a run has done.
+    """The result of a run.
 
     Attributes:
-        successful: whether all went well.
-        error: what went wrong, else None.
+        successful: whether the run succeeded.
+        error: the error of a run that failed, else None.
         run_id: the id of the Dagster run.
-        checks: what became of each check that was evaluated, as Dagster has it: `.asset_key`, `.check_name`,
-            `.passed`, `.severity`, `.description`, `.metadata`.
+        checks: Dagster's results of the checks that were evaluated: `.asset_key`, `.check_name`, `.passed`,
+            `.severity`, `.description`, `.metadata`.
     """
 
     def __init__(
@@ -74,22 +74,22 @@ class Result:
 
     @property
     def tables(self) -> list[tuple[RunRecord, TableVersion]]:
-        """Each table of the run with what was done about it and why."""
+        """Each table of the run, with what was done about it and why."""
         return self.instance.store.table_store.of_run(self.run_id)
 
     def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any:
-        """What a task has returned, as the database has it.
+        """Read the result of a task from the database.
 
         Args:
             output: the handle that the task's call returned while wiring; or the name of a table, `"stage.table"`.
             as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame` or `sa.Table`.
 
         Returns:
-            A table, a value, or the object of a blob; for a task that returns several, all of them in the shape in
-            which it has returned them.
+            A table, a value, or the object of a blob. If the task returns several, all of them, in the shape in which
+            the task has returned them.
 
         Raises:
-            NotMaterialized: the run did not make it, or it was dropped since.
+            NotMaterialized: the run did not make the table, or its version was dropped since.
         """
         if isinstance(output, str):
             return self._read(output, as_type)
@@ -103,8 +103,8 @@ class Result:
 
         def missing(asset: str) -> NotMaterialized:
             return NotMaterialized(
-                f"Run {self.run_id[:8]} has no table {call.stage.name}.{asset}: it failed before, or the version "
-                "was dropped since. Read results inside of `with StageLockContext():`."
+                f"Run {self.run_id[:8]} has no table {call.stage.name}.{asset}: the run failed before, or the version "
+                "was dropped since. To keep results, run and read inside of `with StageLockContext():`."
             )
 
         store = self.instance.store.table_store
@@ -138,36 +138,36 @@ class Flow(FlowGraph):
     ) -> Result:
         """Run all stages on one instance: through Dagster, in this process.
 
-        Without DAGSTER_HOME, Dagster keeps no history of the run; with it, the run shows in the UI.
+        Without DAGSTER_HOME, Dagster keeps no history of the run. With it, the UI shows the run.
 
         Args:
             config: the instance; without it the current one (`with config:`).
-            cache_validation_mode, disable_cache_function, ignore_task_version: replace the instance's own
-                `cache_validation` for this run.
-            fail_fast: raise what went wrong, instead of returning a result that is not successful. Without it, as the
-                instance is configured.
+            cache_validation_mode, disable_cache_function, ignore_task_version: replace the `cache_validation` of the
+                instance for this run.
+            fail_fast: raise the error of a run that fails, and do not return a result. Without it, the configuration
+                of the instance decides.
 
         Raises:
-            PipedagError: with `fail_fast`, when the run fails.
+            PipedagError: the run fails, and `fail_fast` is true.
             ConfigError: there is no such cache mode.
             WiringError: the flow cannot run as it is wired.
         """
-        context = config or ConfigContext.get()
+        instance = config or ConfigContext.get()
         overrides = {
             "cache_validation_mode": cache_validation_mode and cache_mode(cache_validation_mode).value,
             "disable_cache_function": disable_cache_function,
             "ignore_task_version": ignore_task_version,
         }
-        definitions = define(context, [self])
-        result = execute(definitions, context, overrides)
-        if result.error is not None and (context.config.fail_fast if fail_fast is None else fail_fast):
+        definitions = define(instance, [self])
+        result = execute(definitions, instance, overrides)
+        if result.error is not None and (instance.config.fail_fast if fail_fast is None else fail_fast):
             raise result.error
         return result
 
 
 def execute(
     definitions: dg.Definitions,
-    context: ConfigContext,
+    instance: ConfigContext,
     overrides: dict[str, Any] | None = None,
     *,
     selection: list[dg.AssetKey] | None = None,
@@ -186,20 +186,20 @@ def execute(
         "loggers": {"console": {"config": {"log_level": logging.getLevelName(log_level)}}},
     }
     errors: list[BaseException] = []
-    job = definitions.resolve_job_def(job_name(context)).with_hooks({_collect(errors)})
-    with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as dagster:
+    job = definitions.resolve_job_def(job_name(instance)).with_hooks({_collect(errors)})
+    with _dagster_instance() as dagster_instance:
         token = caller_releases.set(True)
         try:
-            # A stage that failed does not keep those that do not need it from running.
+            # After a failed stage, stages that do not need it still run.
             done = job.execute_in_process(
                 run_config=run_config,
-                instance=dagster,
+                instance=dagster_instance,
                 run_id=run_id,
                 asset_selection=selection,
-                raise_on_error=context.config.fail_fast,
+                raise_on_error=instance.config.fail_fast,
             )
             if not done.success and not errors:
-                # Dagster makes a failed step of Ctrl-C, and calls no hook for it.
+                # After Ctrl-C, Dagster reports a failed step, and calls no hook.
                 failed = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
                 if any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in failed):
                     raise KeyboardInterrupt
@@ -207,46 +207,50 @@ def execute(
         except PipedagError as failure:
             errors.append(failure)
         except dg.DagsterInvalidConfigError as error:
-            errors.append(ConfigError("\n".join(one.message for one in error.errors)))
+            errors.append(ConfigError("\n".join(each.message for each in error.errors)))
         finally:
-            checks = _checks(dagster, run_id)
+            checks = _checks(dagster_instance, run_id)
             caller_releases.reset(token)
             held = _held.get()
             if held is None:
-                release(context, run_id)
+                release(instance, run_id)
             else:
-                held.append((context, run_id))
+                held.append((instance, run_id))
     unexpected = next((error for error in errors if not isinstance(error, PipedagError)), None)
     if unexpected is not None:
         raise unexpected
     different = {str(error): error for error in errors}
-    return Result(context, run_id, _one(list(different.values())), checks)
+    return Result(instance, run_id, _error(list(different.values())), checks)
 
 
-def _checks(dagster: dg.DagsterInstance, run_id: str) -> list[dg.AssetCheckEvaluation]:
-    """What became of the checks of a run, also of one that failed."""
-    records = dagster.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+def _dagster_instance() -> dg.DagsterInstance:
+    return dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
+
+
+def _checks(dagster_instance: dg.DagsterInstance, run_id: str) -> list[dg.AssetCheckEvaluation]:
+    """The results of the checks of a run, even if the run failed."""
+    records = dagster_instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     events = (record.event_log_entry.dagster_event for record in records)
     return [event.asset_check_evaluation_data for event in events if event is not None]
 
 
-def rollback(context: ConfigContext, stage: str, to: int | None = None) -> StageVersion:
-    """Commit the tables of an older version of a stage as a new one. With DAGSTER_HOME, Dagster shows those that
-    changed as materialized, with their older data versions.
+def rollback(instance: ConfigContext, stage: str, to: int | None = None) -> StageVersion:
+    """Commit the tables of an older version of a stage as a new one. With DAGSTER_HOME, Dagster shows the changed
+    tables as materialized, with their older data versions.
 
     Args:
-        to: number of the version; the one before the current one without it.
+        to: the number of the version. Without it, the version before the current one.
 
     Returns:
         The version that is visible now.
 
     Raises:
-        NotMaterialized: there is no such version, or not any more.
+        NotMaterialized: there is no such version any more, or there never was.
     """
-    before, after = history.rollback(context.store.table_store, stage, to, str(uuid.uuid4()))
+    before, after = history.rollback(instance.store.table_store, stage, to, str(uuid.uuid4()))
     if os.environ.get("DAGSTER_HOME"):
-        with dg.DagsterInstance.get() as dagster:
-            report(dagster, context, before, after)
+        with dg.DagsterInstance.get() as dagster_instance:
+            report(dagster_instance, instance, before, after)
     return after
 
 
@@ -259,6 +263,6 @@ def _collect(errors: list[BaseException]) -> dg.HookDefinition:
     return collect
 
 
-def _one(errors: list[BaseException]) -> BaseException | None:
+def _error(errors: list[BaseException]) -> BaseException | None:
     flat = [part for error in errors for part in (error.failures if isinstance(error, SeveralFailed) else [error])]
     return SeveralFailed(flat) if len(flat) > 1 else flat[0] if flat else None

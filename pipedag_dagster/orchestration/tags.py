@@ -1,4 +1,4 @@
-"""The tags of a run: its instance, and which stage versions it has read and written."""
+"""The tags of a run: its instance, and the stage versions that it has read and written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ EXECUTOR_TAG = "pipedag/executor"
 
 
 def run_tags(instance: ConfigContext, stage: Stage, result: StageResult) -> dict[str, str]:
-    """What a stage tells of the run: `pipedag/reads/raw: 12`, `pipedag/reads/full/raw: 7` of another instance,
-    `pipedag/writes/report: 3` where it has committed a version."""
+    """The tags that a stage adds to its run: `pipedag/reads/raw: 12`, `pipedag/reads/full/raw: 7` for another instance,
+    and `pipedag/writes/report: 3` if it has committed a version."""
     tags = {INSTANCE_TAG: instance.instance_id}
     tags |= {f"pipedag/reads/{name}": str(number) for name, number in result.reads.items()}
     if result.version != result.previous:

@@ -1,4 +1,4 @@
-"""From a table to what Dagster knows of it before it is made."""
+"""What Dagster shows about a table before it is made."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pipedag_dagster.sampling.copies import copied_from, source_of
 
 @dataclass(frozen=True)
 class TableProps:
-    """A table of a stage, as it is known before it is made.
+    """The properties of a table that are known before it is made.
 
     Attributes:
-        instance: whose table it is; `.instance_id`, `.attrs`.
-        stage, table: their names.
-        task: what makes it; `.fn` is the user's function, `.lazy`, `.input` and `.about` are its options.
-        copied_from: the instance from which a sample is copied in place of the task; else None.
-        deps: the keys of the tables that it is made of.
-        code_version: of the task.
+        instance: the instance that the table belongs to, with `.instance_id` and `.attrs`.
+        stage, table: the names of the stage and the table.
+        task: the task that makes the table: `.fn` is the user's function; `.lazy`, `.input` and `.about` are options.
+        copied_from: the instance from which a sample is copied and the task is not run; else None.
+        deps: the keys of the tables that the task reads.
+        code_version: the code version of the task.
     """
 
     instance: ConfigContext
@@ -42,12 +42,12 @@ class TableProps:
 
     @property
     def key(self) -> dg.AssetKey:
-        """`[instance_id, stage, table]`: fixed."""
+        """`[instance_id, stage, table]`. A translator cannot change it."""
         return asset_key(self.instance.instance_id, self.stage, self.table)
 
 
 class PipedagTranslator:
-    """Says what Dagster shows of each table: override `get_asset_spec`, and pass an object of your class to
+    """Decides what Dagster shows about each table. Override `get_asset_spec`, and pass an object of your class to
     `build_definitions(translator=…)`.
 
     Example:
@@ -60,8 +60,8 @@ class PipedagTranslator:
     """
 
     def get_asset_spec(self, props: TableProps) -> dg.AssetSpec:
-        """The spec of one table. Its key stays as it is: with another one, two instances could share an asset. Its
-        `deps` may get more."""
+        """The spec of one table. You may add to its `deps`. You may not change its key: two instances could then share
+        an asset."""
         about = props.task.about
         return dg.AssetSpec(
             props.key,
@@ -71,8 +71,8 @@ class PipedagTranslator:
             description=_description(props),
             owners=list(about.owners),
             tags=about.tags,
-            # The lineage graph shows nothing else by which to tell the tables of several instances apart.
-            kinds={identifier(props.instance.instance_id), "postgres", _kind(props), *about.kinds},
+            # The lineage graph shows nothing else that tells the tables of several instances apart.
+            kinds={identifier(props.instance.instance_id), "postgres", _library(props), *about.kinds},
         )
 
 
@@ -82,7 +82,7 @@ def asset_specs(
     """The specs of all tables of a stage.
 
     Raises:
-        WiringError: Dagster does not allow what a task says, or the translator has changed what must stay.
+        WiringError: Dagster does not allow a description, or the translator has changed a key or a dependency.
     """
     for call in stage.calls:
         call.task.about.refuse_unknown_tables(str(call), call.assets)
@@ -94,11 +94,11 @@ def asset_specs(
                 raise WiringError(f"{stage.name}.{slot.asset}: {error}") from error
             lost = set(props.deps) - {dep.asset_key for dep in spec.deps}
             if spec.key != props.key or lost:
-                what = "the key" if spec.key != props.key else f"the dependency on {_said(min(lost))}"
+                changed = "the key" if spec.key != props.key else f"the dependency on {min(lost).to_user_string()}"
                 raise WiringError(
-                    f"{type(translator).__name__}.get_asset_spec() changes {what} of {_said(props.key)}. Keys and the "
-                    "dependencies of the flow must stay: they keep the instances apart. Change group_name, tags, "
-                    "owners, kinds, description, metadata or automation_condition."
+                    f"{type(translator).__name__}.get_asset_spec() changes {changed} of {props.key.to_user_string()}. "
+                    "Leave keys and the dependencies of the flow: they keep the instances apart. You may change "
+                    "group_name, tags, owners, kinds, description, metadata and automation_condition."
                 )
             yield props, spec
 
@@ -125,17 +125,15 @@ def _description(props: TableProps) -> str | None:
     text = props.task.about.description_of(props.table) or inspect.getdoc(props.task.fn)
     if props.copied_from is None:
         return text
-    return f"A sample of {_said(props.deps[0])}, copied in place of this task:\n\n{text or props.task.name}"
+    return f"A sample of {props.deps[0].to_user_string()}, copied in place of this task:\n\n{text or props.task.name}"
 
 
-def _kind(props: TableProps) -> str:
+def _library(props: TableProps) -> str:
     if props.copied_from is not None:
         return "table"
-    kind = props.task.input_type
-    if kind is not None and issubclass(kind, sa.FromClause):
+    input_type = props.task.input_type
+    if input_type is not None and issubclass(input_type, sa.FromClause):
         return "sql"
-    return "pandas" if kind is None or issubclass(kind, pd.DataFrame) else kind.__module__.partition(".")[0]
-
-
-def _said(key: dg.AssetKey) -> str:
-    return key.to_user_string()
+    if input_type is None or issubclass(input_type, pd.DataFrame):
+        return "pandas"
+    return input_type.__module__.partition(".")[0]

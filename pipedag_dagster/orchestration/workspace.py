@@ -1,4 +1,4 @@
-"""CheckFinding the definitions that a command is about: those of a module, or those that `workspace.yaml` names."""
+"""Finding the definitions for a command: in a module, or in the modules that `workspace.yaml` names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGE = str(Path(__file__).parent.parent)
 
 @dataclass(frozen=True)
 class Location:
-    """The definitions of one instance. `name` is where they are: `module:attribute`."""
+    """The definitions of one instance. `name` says where they are: `module:attribute`."""
 
     name: str
     definitions: dg.Definitions
@@ -38,7 +38,7 @@ class Location:
         return self.resource.context
 
     def keys(self) -> list[dg.AssetKey]:
-        """All tables of the instance, stage after stage. Those of its `copy_source` are not its own."""
+        """The keys of all tables of the instance, stage by stage, without the tables of its `copy_source`."""
         own = (assets for assets in self.definitions.assets or () if isinstance(assets, dg.AssetsDefinition))
         return [key for assets in own for key in sorted(assets.keys)]
 
@@ -70,37 +70,36 @@ class Location:
 
 
 def locations(module: str | None = None, workspace: Path = Path("workspace.yaml")) -> list[Location]:
-    """All definitions made by `build_definitions` in a module, or in what the workspace names.
+    """All definitions made by `build_definitions` in a module, or in the modules that the workspace names.
 
     Raises:
-        ConfigError: everything that is wrong, at once.
+        ConfigError: definitions cannot be loaded. All mistakes are listed.
     """
-    found: list[Location] = []
+    loaded: list[Location] = []
     problems: list[Problem] = []
     for name, load, line in _targets(module, workspace):
         try:
-            found.extend(load())
+            loaded.extend(load())
         except ConfigError as error:
             problems.extend(error.problems)
         except Exception as error:  # the user's module may raise anything
             message = str(error) if isinstance(error, PipedagError) else f"{type(error).__name__}: {error}"
-            message += _place(error)
+            message += _raised_at(error)
             problems.append(Problem(None if module else workspace, line, f"{name} cannot be loaded: {message}"))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    if not found:
-        raise ConfigError(f"{module or workspace} has no definitions that were made by build_definitions().")
-    return found
+    if not loaded:
+        raise ConfigError(f"{module or workspace} has no definitions made by build_definitions().")
+    return loaded
 
 
-def refuse_shared_keys(found: Iterable[Location]) -> None:
-    """Dagster would show tables of two locations as one when they have the same key.
-
+def refuse_shared_keys(loaded: Iterable[Location]) -> None:
+    """
     Raises:
-        ConfigError: two locations have a table of the same instance id, stage and name.
+        ConfigError: two locations have a table of the same instance id, stage and name. Dagster would show them as one.
     """
     owner: dict[dg.AssetKey, Location] = {}
-    for location in found:
+    for location in loaded:
         own = location.keys()
         for key in own:
             other = owner.setdefault(key, location)
@@ -111,22 +110,22 @@ def refuse_shared_keys(found: Iterable[Location]) -> None:
                 )
 
 
-def of_instance(found: Iterable[Location], instance: str) -> list[Location]:
-    """Those of one instance.
+def of_instance(loaded: Iterable[Location], name: str) -> list[Location]:
+    """The locations of one instance.
 
     Raises:
-        UnknownInstance: there are none; close names are given.
+        UnknownInstance: there is no such instance; a close name is given.
     """
-    found = list(found)
-    chosen = [location for location in found if location.resource.instance == instance]
+    loaded = list(loaded)
+    chosen = [location for location in loaded if location.resource.instance == name]
     if not chosen:
-        known = {location.resource.instance for location in found}
-        raise UnknownInstance(f"There is no instance {instance!r}.{did_you_mean(instance, known)}")
+        known = {location.resource.instance for location in loaded}
+        raise UnknownInstance(f"There is no instance {name!r}.{did_you_mean(name, known)}")
     return chosen
 
 
 def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, int | None]]:
-    """Name, loader and line of each module that is named."""
+    """The name of each module, a function that loads its definitions, and the line that names it."""
     if module is not None:
         yield module, lambda: _in_module(module, None), None
         return
@@ -137,17 +136,19 @@ def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, in
     source = yaml_file.load(workspace)
     for number, entry in enumerate(source.data.get("load_from") or []):
         line = source.line(("load_from", number))
-        kind, target = next(iter(entry.items())) if isinstance(entry, dict) and entry else ("", None)
-        if kind == "python_module":
+        origin, target = next(iter(entry.items())) if isinstance(entry, dict) and entry else ("", None)
+        if origin == "python_module":
             name, attribute = _target(target, "module_name", workspace, line)
             yield name, lambda name=name, attribute=attribute: _in_module(name, attribute), line
-        elif kind == "python_file":
+        elif origin == "python_file":
             name, attribute = _target(target, "relative_path", workspace, line)
             path = workspace.parent / name
             yield name, lambda path=path, attribute=attribute: _definitions(_file(path), str(path), attribute), line
-        elif kind == "grpc_server":
-            advice = "is in another process. Name the module of your definitions: -m my_pipeline.definitions"
-            raise ConfigError(Problem(workspace, line, f"grpc_server: what it serves {advice}"))
+        elif origin == "grpc_server":
+            message = (
+                "grpc_server: the definitions are in another process. Name their module: -m my_pipeline.definitions"
+            )
+            raise ConfigError(Problem(workspace, line, message))
 
 
 def _target(target: Any, key: str, workspace: Path, line: int | None) -> tuple[str, str | None]:
@@ -158,8 +159,8 @@ def _target(target: Any, key: str, workspace: Path, line: int | None) -> tuple[s
     return target[key], target.get("attribute")
 
 
-def _place(error: Exception) -> str:
-    """Where in the user's own code it was raised."""
+def _raised_at(error: Exception) -> str:
+    """The line of the user's own code in which it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [
         frame
@@ -171,14 +172,14 @@ def _place(error: Exception) -> str:
 
 def _in_module(name: str, attribute: str | None) -> list[Location]:
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` and Dagster do: the working directory counts
+        sys.path.insert(0, "")  # the working directory, as with `python -m` and Dagster
     return _definitions(importlib.import_module(name), name, attribute)
 
 
 def _file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -186,12 +187,12 @@ def _file(path: Path) -> ModuleType:
 
 def _definitions(module: ModuleType, name: str, attribute: str | None) -> list[Location]:
     names = [attribute] if attribute else [key for key in vars(module) if not key.startswith("_")]
-    found = []
+    result = []
     for key in names:
         value = getattr(module, key)
         if isinstance(value, LazyDefinitions):  # of a `dg` project
             value = value()
         resource = value.resources.get("instance") if isinstance(value, dg.Definitions) and value.resources else None
         if isinstance(resource, InstanceResource):
-            found.append(Location(f"{name}:{key}", value, resource))
-    return found
+            result.append(Location(f"{name}:{key}", value, resource))
+    return result

@@ -219,7 +219,7 @@ def test_check_names_the_mistakes_of_all_files_and_all_modules_at_once(command: 
     ("workspace", "message"),
     [
         ("load_from:\n  - python_module: {attribute: full}\n", r"workspace\.yaml:2: module_name is missing"),
-        ("load_from: []\n", r"has no definitions that were made by build_definitions"),
+        ("load_from: []\n", r"has no definitions made by build_definitions"),
         (
             "load_from:\n  - python_module: {module_name: shop_definitions, attribute: fulll}\n",
             r"workspace\.yaml:2: shop_definitions cannot be loaded: .*'fulll'",

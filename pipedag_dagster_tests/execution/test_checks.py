@@ -216,7 +216,7 @@ def test_what_is_declared_wrong_is_refused_where_it_is_declared(wrong: Callable[
     [
         ({"order": [unique("id")]}, "checks= names the table 'order'. Did you mean 'orders'"),
         ({"orders": [references("customer", "raw.custmers.id")]}, "Did you mean 'raw.customers'"),
-        ({"orders": [references("id", "report.revenue.id")]}, "nothing makes stage 'report' run before 'raw'"),
+        ({"orders": [references("id", "report.revenue.id")]}, "stage 'report' does not have to run before 'raw'"),
     ],
 )
 def test_a_table_that_is_not_there_is_refused_when_definitions_are_loaded(
@@ -392,7 +392,7 @@ def test_on_a_small_instance_a_reference_says_that_the_table_is_a_sample(instanc
     (own,) = (assets for assets in definitions.assets or () if getattr(assets, "check_keys", None))
     assert isinstance(own, dg.AssetsDefinition)
     (spec,) = own.check_specs
-    assert "Of a sample of full/raw/orders: a row that is missing may not have been sampled." in (
+    assert "The table is a sample of full/raw/orders: a missing row may not have been sampled." in (
         spec.description or ""
     )
     (found,) = run(build, config, "mini").values()
