@@ -17,8 +17,8 @@ from pipedag_dagster.postgres import advisory_lock, session
 from pipedag_dagster.postgres.advisory_lock import StageLock
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers.session import OURS, SHOW
 from pipedag_dagster_tests.postgres.pgbouncer import IGNORE, direct, pgbouncer
-from pipedag_dagster_tests.postgres.test_session import OURS, SHOW
 
 LOCK = StageLock("full_raw", "stage 'raw' of instance 'full'", "pipedag-dagster unlock full raw")
 

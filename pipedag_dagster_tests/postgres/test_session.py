@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -15,8 +14,8 @@ from pipedag_dagster import ConfigContext, Flow, RawSql, Stage, Table, materiali
 from pipedag_dagster.data import frames
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.postgres.session import SEARCH_PATH
-from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers import Connection, Instances
+from pipedag_dagster_tests.helpers.session import OURS, SHOW
 
 NAME = "Müller – 名前 👍"
 ODD_SETTINGS = {
@@ -38,15 +37,6 @@ ODD_SETTINGS = {
     "idle_in_transaction_session_timeout": "1",
     "idle_session_timeout": "1",
 }
-OURS = ["UTF8", SEARCH_PATH, "ISO, MDY", "postgres", "UTC", "1", "hex", "on", "on", "off", "read committed", "off"]
-SHOW = """
-    SELECT current_setting('client_encoding'), replace(current_setting('search_path'), ' ', ''),
-        current_setting('DateStyle'), current_setting('IntervalStyle'), current_setting('TimeZone'),
-        current_setting('extra_float_digits'), current_setting('bytea_output'),
-        current_setting('standard_conforming_strings'), current_setting('array_nulls'),
-        current_setting('transform_null_equals'), current_setting('default_transaction_isolation'),
-        current_setting('transaction_read_only')
-"""
 
 
 @materialize(input=True)
@@ -79,19 +69,13 @@ def flow() -> Flow:
     return made
 
 
-@pytest.fixture
-def outsider(database_url: sa.URL) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connection:
-        yield connection
-
-
-def everything_is_right(instance: ConfigContext, outsider: psycopg.Connection[Any]) -> None:
+def everything_is_right(instance: ConfigContext, connection: Connection) -> None:
     flow().run(config=instance, fail_fast=True)
-    assert outsider.execute("SELECT id, name FROM full_raw.people").fetchall() == [(1, NAME)]
+    assert connection.execute("SELECT id, name FROM full_raw.people").fetchall() == [(1, NAME)]
     for table in ("query", "frame"):
-        found = outsider.execute(f"SELECT id, name, text FROM full_report.{table}".encode()).fetchall()
+        found = connection.execute(f"SELECT id, name, text FROM full_report.{table}".encode()).fetchall()
         assert found == [(1, NAME, "a\\b")]
-    assert outsider.execute("SELECT id, name, mine FROM full_report.scripted").fetchall() == [(1, NAME, NAME)]
+    assert connection.execute("SELECT id, name, mine FROM full_report.scripted").fetchall() == [(1, NAME, NAME)]
 
 
 @pytest.mark.parametrize(
@@ -104,32 +88,30 @@ def everything_is_right(instance: ConfigContext, outsider: psycopg.Connection[An
     ids=lambda variables: next(iter(variables)),
 )
 def test_the_environment_changes_nothing(
-    instances: Instances, outsider: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+    instances: Instances, connection: Connection, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     instance = instances().get("full")
     instance.store.table_store.close()
-    everything_is_right(instance, outsider)
+    everything_is_right(instance, connection)
 
 
 @pytest.mark.parametrize("name", ODD_SETTINGS)
 def test_a_default_of_the_database_changes_nothing(
-    instances: Instances, outsider: psycopg.Connection[Any], database_url: sa.URL, name: str
+    instances: Instances, connection: Connection, database_url: sa.URL, name: str
 ) -> None:
-    outsider.execute(
+    connection.execute(
         f"ALTER DATABASE {database_url.database} SET {name} = "
         f"{', '.join(repr(part.strip()) for part in ODD_SETTINGS[name].split(','))}".encode()
     )
-    everything_is_right(instances().get("full"), outsider)
+    everything_is_right(instances().get("full"), connection)
 
 
-def test_every_driver_has_the_same_settings(
-    database_url: sa.URL, outsider: psycopg.Connection[Any], tmp_path: Any
-) -> None:
+def test_every_driver_has_the_same_settings(database_url: sa.URL, connection: Connection, tmp_path: Any) -> None:
     for name, value in ODD_SETTINGS.items():
         parts = ", ".join(repr(part.strip()) for part in value.split(","))
-        outsider.execute(f"ALTER DATABASE {database_url.database} SET {name} = {parts}".encode())
+        connection.execute(f"ALTER DATABASE {database_url.database} SET {name} = {parts}".encode())
     database = Database(database_url, tmp_path)
     with database.begin() as connection:
         assert list(connection.execute(sa.text(SHOW)).one()) == OURS
@@ -147,12 +129,12 @@ def test_the_url_may_set_a_limit(database_url: sa.URL, tmp_path: Any) -> None:
 
 
 def test_sql_of_users_sees_the_search_path_of_its_login(
-    instances: Instances, outsider: psycopg.Connection[Any], database_url: sa.URL
+    instances: Instances, connection: Connection, database_url: sa.URL
 ) -> None:
-    outsider.execute("CREATE SCHEMA tools")
-    outsider.execute("CREATE FUNCTION tools.twice(n int) RETURNS int LANGUAGE sql AS 'SELECT 2 * n'")
-    outsider.execute("CREATE FUNCTION public.thrice(n int) RETURNS int LANGUAGE sql AS 'SELECT 3 * n'")
-    outsider.execute(f"ALTER DATABASE {database_url.database} SET search_path = tools, public".encode())
+    connection.execute("CREATE SCHEMA tools")
+    connection.execute("CREATE FUNCTION tools.twice(n int) RETURNS int LANGUAGE sql AS 'SELECT 2 * n'")
+    connection.execute("CREATE FUNCTION public.thrice(n int) RETURNS int LANGUAGE sql AS 'SELECT 3 * n'")
+    connection.execute(f"ALTER DATABASE {database_url.database} SET search_path = tools, public".encode())
 
     @materialize(lazy=True)
     def numbers() -> Any:
@@ -167,11 +149,11 @@ def test_sql_of_users_sees_the_search_path_of_its_login(
         scripted()
     made.run(config=instances().get("full"), fail_fast=True)
     for table in ("numbers", "also"):
-        assert outsider.execute(f"SELECT twice, thrice FROM full_raw.{table}".encode()).fetchall() == [(4, 6)]
+        assert connection.execute(f"SELECT twice, thrice FROM full_raw.{table}".encode()).fetchall() == [(4, 6)]
 
 
-def test_types_of_users_are_copied_between_databases(instances: Instances, outsider: psycopg.Connection[Any]) -> None:
-    outsider.execute("CREATE TYPE public.mood AS ENUM ('sad', 'ok')")
+def test_types_of_users_are_copied_between_databases(instances: Instances, connection: Connection) -> None:
+    connection.execute("CREATE TYPE public.mood AS ENUM ('sad', 'ok')")
 
     @materialize(input=True, lazy=True)
     def moods() -> Any:
@@ -181,7 +163,7 @@ def test_types_of_users_are_copied_between_databases(instances: Instances, outsi
         moods()
     for instance in ("full", "midi"):
         made.run(config=instances().get(instance), fail_fast=True)
-        assert outsider.execute(f"SELECT mood::text FROM {instance}_raw.moods".encode()).fetchall() == [("ok",)]
+        assert connection.execute(f"SELECT mood::text FROM {instance}_raw.moods".encode()).fetchall() == [("ok",)]
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
