@@ -209,7 +209,12 @@ class _Unpacking:
         table = storable(self._allowed(value, slot), f"{self.call.stage.name}.{slot.asset}", f"{self.call} returned")
         constraints = Constraints(table.primary_key, table.indexes, table.non_nullable)
         if isinstance(table.obj, sa.ClauseElement):
-            return QueryTable(slot, self._name(table, slot), constraints, sql_text.render(table.obj))
+            return QueryTable(
+                slot,
+                self._name(table, slot),
+                constraints,
+                sql_text.render(table.obj, f"{self.call.stage.name}.{slot.asset}"),
+            )
         return FrameTable(slot, self._name(table, slot), constraints, table.obj)
 
     def _view(self, value: Any, view: View, slot: Slot) -> ViewOutput:
@@ -225,7 +230,7 @@ class _Unpacking:
         if not isinstance(query, sa.ClauseElement):
             raise UnstorableResult(f"{what} of {type(query).__name__}. Give it a query, or tables (sa.Table).")
         named = view if view.name is not None else value
-        return ViewOutput(slot, self._name(named, slot), sql_text.render(query))
+        return ViewOutput(slot, self._name(named, slot), sql_text.render(query, f"{self.call.stage.name}.{slot.asset}"))
 
     def _allowed(self, value: Any, slot: Slot) -> Any:
         if not isinstance(value, Table) and types_of(value).isdisjoint(self.auto_table):

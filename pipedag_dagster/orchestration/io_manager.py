@@ -54,7 +54,7 @@ class TableIOManager(dg.ConfigurableIOManager):
         given = storable(obj, f"{stage}.{name}")
         constraints = Constraints(given.primary_key, given.indexes, given.non_nullable)
         if isinstance(given.obj, sa.ClauseElement):
-            query = render(given.obj)
+            query = render(given.obj, f"{stage}.{name}")
             content = NewTable(partial(store.stage_query, stage, name, query), constraints, query)
         else:
             content = NewTable(partial(store.stage_frame, stage, name, given.obj), constraints)

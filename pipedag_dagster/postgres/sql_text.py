@@ -1,122 +1,161 @@
 """The SQL text of a query that SQLAlchemy has built, with its parameters written as constants.
 
-The text is what SQLAlchemy's psycopg dialect would send, and each constant has the value and the type that psycopg
-would send for its parameter. `literal_binds` of SQLAlchemy is not enough: it writes dates and UUIDs without their
-types, NULL for a parameter that has no value, and knows no constants for NaN, bytes, JSON and arrays.
+The text is what SQLAlchemy's psycopg dialect would send. Each constant has the value and the type that psycopg would
+send for its parameter. SQLAlchemy's own `literal_binds` is not enough: it writes dates and UUIDs without their types,
+NULL for a parameter that has no value, and knows no constants for NaN, bytes, JSON and arrays.
 """
+
+# mypy: disable-error-code="no-untyped-call"
+# SQLAlchemy's dialects have no type annotations.
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
-from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
-import psycopg
 import sqlalchemy as sa
-from psycopg import sql
-from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
+from sqlalchemy.dialects.postgresql import HSTORE, psycopg
 
 from pipedag_dagster.errors import UnstorableResult
+from pipedag_dagster.postgres import literals, sql_lexer
 
-_DIALECT = psycopg_dialect.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
+_QUERY_WORDS = ("SELECT", "WITH", "VALUES", "TABLE")
+_PARAMETER = re.compile(r"(?<![:\w$\\]):(\w+)(?![:\w$])")  # what SQLAlchemy takes for one in sa.text(…)
 
-_PARAMETER = re.compile(r"%\((?P<name>[^)]*)\)s")
-_QUOTED = re.compile(
-    r"""
-    \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"     # texts and names
-    | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$                                # dollar-quoted texts
-    | --[^\n]* | /\*.*?\*/                                           # comments
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_UNTYPED = (sa.types.NullType, sa.types.String, sa.types.Numeric, sa.types.TupleType, sa.JSON.JSONElementType)
-"""Types for which a text is written as it is: SQLAlchemy has written the cast already, or there is none."""
+_UNTYPED = (sa.types.NullType, sa.types.String, sa.types.TupleType, sa.JSON.JSONElementType)
 
 
-def render(query: Any) -> str:
-    """The SQL text of a query, without a semicolon at its end.
+def render(query: Any, what: str = "The query") -> str:
+    """The SQL text of a query, with its parameters written as constants: executed, it gives the rows and the types of
+    columns that SQLAlchemy would get.
 
     Args:
-        query: a SELECT, a table, `sa.text(…)`, or anything else of SQLAlchemy that compiles to a query.
+        query: anything of SQLAlchemy's that selects rows, or `sa.text(…)`.
+        what: the name of the result, for errors.
 
     Raises:
-        UnstorableResult: a parameter has no value, is inside of a quoted text, or has a value that SQL has no constant
-            for.
+        UnstorableResult: a parameter has no value or no SQL form, or it is not one query.
 
-    >>> import datetime
-    >>> render(sa.select(sa.literal(datetime.date(2024, 1, 31)).label("day")))
-    "SELECT '2024-01-31'::date::DATE AS day"
-    >>> render(sa.text("SELECT * FROM orders WHERE amount > :limit").bindparams(limit=5))
-    'SELECT * FROM orders WHERE amount > 5'
+    >>> render(sa.select(sa.literal(datetime.date(2024, 1, 31)).label("as_of")))
+    "SELECT '2024-01-31'::DATE AS as_of"
     """
-    if isinstance(query, sa.FromClause) and not isinstance(query, sa.SelectBase):
+    if isinstance(query, sa.FromClause) and not isinstance(query, sa.Select):
         query = sa.select(query)
     try:
-        compiled = query.compile(dialect=_DIALECT)
-        expanded = compiled.construct_expanded_state()
-    except (sa.exc.CompileError, NotImplementedError) as error:
-        raise UnstorableResult(f"The query cannot be written as SQL: {error}") from error
-    except sa.exc.InvalidRequestError:
-        raise UnstorableResult(_unset(query, compiled)) from None
-    text = str(expanded.statement)
-    for quoted in _QUOTED.finditer(text):
-        if inside := _PARAMETER.search(quoted[0]):
-            raise UnstorableResult(_in_quotes(inside["name"], quoted[0]))
-    types = _types(compiled, expanded.parameter_expansion)
-    parameters = expanded.parameters
-    assert isinstance(parameters, Mapping)
-    literals = {
-        name: _literal(name, value, types.get(name, sa.types.NULLTYPE), expanded.processors.get(name))
-        for name, value in parameters.items()
-    }
-    return str(text % literals).strip().rstrip(";").rstrip()
+        text = str(query.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
+        return _one_query(text)
+    except UnstorableResult as error:
+        raise UnstorableResult(f"{what}: {error}") from error
+    except (sa.exc.SQLAlchemyError, NotImplementedError) as error:
+        raise UnstorableResult(f"{what} cannot be written as SQL: {error}") from error
 
 
-def _types(compiled: Any, expansion: Mapping[str, list[str]]) -> dict[str, Any]:
-    """The type of each parameter by the name that it has in the text; for `IN (…)`, of each of its values."""
-    found = {}
-    for bind, name in compiled.bind_names.items():
-        for part in expansion.get(name, [name]):
-            found[part] = bind.type
-    return found
+def is_ordered(query: str) -> bool:
+    """Whether the outermost level of a query has an ORDER BY.
+
+    >>> is_ordered("SELECT * FROM (SELECT 1 ORDER BY 1) AS q")
+    False
+    """
+    words = [token for token in sql_lexer.tokens(query) if token.is_code]
+    while words and words[0].text == "(" and words[-1].text == ")" and _closes(words):
+        words = words[1:-1]
+    level = words[0].depth if words else 0
+    outer = [token for token in words if token.depth == level]
+    return any(first.is_word("ORDER") and second.is_word("BY") for first, second in pairwise(outer))
 
 
-def _literal(name: str, value: Any, kind: Any, processor: Any) -> str:
-    processor = processor or kind.dialect_impl(_DIALECT).bind_processor(_DIALECT)
-    try:
-        value = processor(value) if processor is not None else value
-        text = _number(value) if isinstance(value, float | Decimal) else sql.Literal(value).as_string().strip()
-    except (psycopg.Error, TypeError, ValueError, sa.exc.SQLAlchemyError) as error:
+def _closes(words: list[sql_lexer.Token]) -> bool:
+    """Whether the first parenthesis is closed by the last one."""
+    return all(token.depth > words[0].depth for token in words[1:-1])
+
+
+def _one_query(text: str) -> str:
+    text = sql_lexer.without_last_semicolon(text)
+    code = [token for token in sql_lexer.tokens(text) if token.is_code]
+    if any(token.text == ";" for token in code):
         raise UnstorableResult(
-            f"The query has the parameter {name!r} with a {type(value).__name__}, which SQL has no constant for: "
-            f"{error}. Give it a type, as in sa.literal(value, JSONB), or write it as text and cast it."
-        ) from error
-    if isinstance(value, str) and not isinstance(kind, _UNTYPED):
-        return f"{text}::{kind.compile(dialect=_DIALECT)}"
-    return f"({text})" if text.startswith("-") else text
+            f"a query must be one statement, and this is several statements. Return RawSql(…) for a script.\n{text}"
+        )
+    first = next((token for token in code if token.text != "("), None)
+    if first is None or not any(first.is_word(word) for word in _QUERY_WORDS):
+        begins = "is empty" if first is None else f"begins with {first.text}"
+        raise UnstorableResult(
+            f"it {begins}, and so is not a query. Return a SELECT (or WITH, VALUES, TABLE), or RawSql(…) for any other "
+            f"statement.\n{text}"
+        )
+    return text
 
 
-def _number(value: float | Decimal) -> str:
-    """With its type. Without it, the float 0.1 would be a NUMERIC, which has no infinity and no negative zero, and the
-    decimal 5 would be an INTEGER."""
-    if isinstance(value, Decimal):
-        return f"'{value}'::numeric"
-    return f"'{float(value)!r}'::float8"
+class _Compiler(psycopg.PGCompiler_psycopg):
+    """SQLAlchemy's compiler for psycopg, with constants in the places of its parameters."""
+
+    _casts = False
+
+    def visit_bindparam(self, bindparam: Any, *args: Any, **options: Any) -> str:
+        # Functions like aggregate_strings() do not pass the option on to their arguments in SQLAlchemy 2.0.
+        return str(super().visit_bindparam(bindparam, *args, **options | {"literal_binds": True}))
+
+    def visit_textclause(self, textclause: Any, *args: Any, **options: Any) -> str:
+        clause = _without_parameters_in_constants(textclause)
+        return str(super().visit_textclause(clause, *args, **options))
+
+    def render_literal_bindparam(self, bindparam: Any, *args: Any, **options: Any) -> str:
+        unset = bindparam.value is None and bindparam.callable is None
+        if unset and bindparam.required and not args and "render_literal_value" not in options:
+            raise UnstorableResult(
+                f"the parameter :{bindparam.key} has no value. Write .bindparams({bindparam.key}=…); or \\:"
+                f"{bindparam.key}, if this is no parameter."
+            )
+        self._casts = True
+        try:
+            if unset and not bindparam.expanding:
+                return self.render_literal_value(None, bindparam.type)
+            return str(super().render_literal_bindparam(bindparam, *args, **options))
+        finally:
+            self._casts = False
+
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        """A value of a parameter, cast as psycopg's dialect casts parameters; or a part of SQLAlchemy's own syntax."""
+        if not self._casts:
+            return literals.quoted(str(value))
+        kind = type_.dialect_impl(self.dialect)
+        process = kind.bind_processor(self.dialect)
+        value = process(value) if process else value
+        while isinstance(kind, sa.TypeDecorator):
+            kind = kind.impl_instance
+        if isinstance(kind, HSTORE) and isinstance(value, dict):
+            value = HSTORE().bind_processor(self.dialect)(value)
+        # Without a type, PostgreSQL would store a NULL or a text as text, whatever the type of the parameter is.
+        typed = kind.render_bind_cast or ((value is None or type(value) is str) and not isinstance(kind, _UNTYPED))
+        return literals.constant(value, self.render_bind_cast(type_, kind, "").removeprefix("::") if typed else None)
 
 
-def _unset(query: Any, compiled: Any) -> str:
-    names = [bind.key for bind in compiled.bind_names if bind.required and bind.value is None and bind.callable is None]
-    name = names[0] if names else "?"
-    return (
-        f"The query has the parameter {name!r}, which has no value. Give it one, as in "
-        f"sa.text(…).bindparams({name}=…). If :{name} is meant as text, write \\:{name}."
-    )
+def _without_parameters_in_constants(clause: Any) -> Any:
+    """The same text, in which a colon in a constant, a quoted name or a comment is a colon.
+
+    Raises:
+        UnstorableResult: a parameter has a value, but stands only where it is a text.
+    """
+    parts = list(sql_lexer.tokens(clause.text))
+    quoted = [token for token in parts if token.kind in ("constant", "name", "comment")]
+    named = {name for token in quoted for name in _PARAMETER.findall(token.text)}
+    if not named:
+        return clause
+    code = "".join(" " if token in quoted else token.text for token in parts)
+    for parameter in clause.get_children():
+        key, given = getattr(parameter, "key", None), not getattr(parameter, "required", True)
+        if given and key in named and key not in _PARAMETER.findall(code):
+            raise UnstorableResult(
+                f"the parameter :{key} has a value, but is written inside quotes or a comment, where it is not "
+                f"replaced. Write :{key} without quotes."
+            )
+    changed = copy.copy(clause)
+    changed.text = "".join(_PARAMETER.sub(r"\\:\1", token.text) if token in quoted else token.text for token in parts)
+    return changed
 
 
-def _in_quotes(name: str, quoted: str) -> str:
-    shown = quoted.replace("%%", "%")
-    return (
-        f"The query has the parameter {name!r} inside of a quoted text or a comment, where it cannot stand: {shown}. "
-        f"If :{name} is meant as text, write \\:{name}. If not, take it out of the quotes and join the parts with ||."
-    )
+# `named` leaves a % in a text alone, where the driver's own style would double it.
+_DIALECT = psycopg.dialect(paramstyle="named")
+_DIALECT.statement_compiler = _Compiler
