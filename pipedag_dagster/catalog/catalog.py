@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from pipedag_dagster.catalog.pins import Pins
+from pipedag_dagster.catalog.reason import Reason, ReasonKind
 from pipedag_dagster.catalog.rows import (
     CheckFinding,
     Column,
@@ -81,7 +82,11 @@ class Catalog(Pins):
         rows = connection.execute(sa.select(table).where(table.c.stage == stage).order_by(table.c.number.desc()))
         return [
             Commit(
-                row.number, row.committed_at, row.run_id, tuple(SourceVersion(**part) for part in row.sources), row.note
+                row.number,
+                row.committed_at,
+                row.run_id,
+                tuple(SourceVersion(**part) for part in row.sources),
+                row.restored,
             )
             for row in rows
         ]
@@ -94,16 +99,22 @@ class Catalog(Pins):
         tables: Iterable[int],
         run_id: str,
         sources: Collection[SourceVersion] | None = None,
-        note: str | None = None,
+        restored: int | None = None,
     ) -> None:
-        """Record a stage version. Its sources are those of the version before, unless they are given."""
+        """Record a stage version. Without `sources`, it has those of the version before.
+
+        Args:
+            restored: the number of the version whose tables it has, when a rollback makes it.
+        """
         table = self.stage_version
         if sources is None:
             before = sa.select(table.c.sources).where(table.c.stage == stage, table.c.number == number - 1)
             copied = connection.scalar(before) or []
         else:
             copied = [dataclasses.asdict(source) for source in sources]
-        connection.execute(table.insert().values(stage=stage, number=number, run_id=run_id, sources=copied, note=note))
+        connection.execute(
+            table.insert().values(stage=stage, number=number, run_id=run_id, sources=copied, restored=restored)
+        )
         rows = [{"stage": stage, "number": number, "table_version": table} for table in tables]
         if rows:
             connection.execute(self.stage_table.insert(), rows)
@@ -152,7 +163,11 @@ class Catalog(Pins):
     # What runs did
 
     def record(self, connection: sa.Connection, tables: Iterable[RunRecord]) -> None:
-        rows = [{name: part for name, part in vars(table).items() if name != "at"} for table in tables]
+        rows = [
+            {name: part for name, part in vars(table).items() if name != "at"}
+            | {"reason": table.reason.kind.value, "details": list(table.reason.details)}
+            for table in tables
+        ]
         if rows:
             statement = insert(self.run_table)
             update = {name: statement.excluded[name] for name in rows[0] if name not in ("run_id", "stage", "asset")}
@@ -163,19 +178,22 @@ class Catalog(Pins):
     def of_run(self, connection: sa.Connection, run_id: str) -> list[tuple[RunRecord, TableVersion]]:
         """What a run did, in the order in which it did it. Tables that were dropped since are left out."""
         run, made = self.run_table, self.table_version
-        query = sa.select(run.c.reason, run.c.seconds.label("run_seconds"), made)
+        query = sa.select(run.c.reason, run.c.details, run.c.seconds.label("run_seconds"), made)
         query = query.join(made, made.c.id == run.c.table_version).where(run.c.run_id == run_id)
         return [
-            (RunRecord(run_id, row.stage, row.asset, row.reason, row.run_seconds, row.id), _table_version(row))
+            (RunRecord(run_id, row.stage, row.asset, _reason(row), row.run_seconds, row.id), _table_version(row))
             for row in connection.execute(query.order_by(run.c.at, made.c.id))
         ]
 
     def runs(self, connection: sa.Connection, stage: str, asset: str, limit: int) -> list[RunRecord]:
         """What the last runs did about a table, the newest first."""
         run = self.run_table
-        query = sa.select(*(run.c[one.name] for one in dataclasses.fields(RunRecord)))
-        query = query.where(run.c.stage == stage, run.c.asset == asset).order_by(run.c.at.desc()).limit(limit)
-        return [RunRecord(*row) for row in connection.execute(query)]
+        query = sa.select(run).where(run.c.stage == stage, run.c.asset == asset).order_by(run.c.at.desc()).limit(limit)
+        names = [field.name for field in dataclasses.fields(RunRecord) if field.name != "reason"]
+        return [
+            RunRecord(reason=_reason(row), **{name: getattr(row, name) for name in names})
+            for row in connection.execute(query)
+        ]
 
     def assets(self, connection: sa.Connection) -> list[tuple[str, str]]:
         """Stage and asset of every table that runs are remembered of."""
@@ -229,7 +247,7 @@ class Catalog(Pins):
     def _forget_runs(self, connection: sa.Connection, stage: str) -> None:
         """Forget what older runs did about each table of a stage, and the texts that nothing refers to any more."""
         run, made, text = self.run_table, self.table_version, self.text
-        kinds = (run.c.asset, run.c.reason == "cached")
+        kinds = (run.c.asset, run.c.reason == ReasonKind.cached.value)
         newest = sa.func.row_number().over(partition_by=kinds, order_by=run.c.at.desc()).label("newest")
         ranked = sa.select(run.c.run_id, run.c.asset, newest).where(run.c.stage == stage).subquery()
         old = sa.select(ranked.c.run_id, ranked.c.asset).where(ranked.c.newest > KEPT_RUNS)
@@ -252,6 +270,10 @@ class Catalog(Pins):
     def id(self, connection: sa.Connection) -> str:
         """The id of this catalog, which no other one has."""
         return str(connection.scalar(sa.select(self.meta.c.id)))
+
+
+def _reason(row: sa.Row[Any]) -> Reason:
+    return Reason(ReasonKind(row.reason), tuple(row.details))
 
 
 def _table_version(row: sa.Row[Any]) -> TableVersion:

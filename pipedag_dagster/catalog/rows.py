@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from pipedag_dagster.catalog.reason import Reason, ReasonKind
+
 Origin: TypeAlias = tuple[str, str, str, str]
 """A column that another one comes from: instance id, stage, asset, column."""
 
@@ -103,13 +105,14 @@ class StageVersion:
 
 @dataclass(frozen=True)
 class Commit:
-    """What the catalog says about a stage version itself. `note` is set for what no run of the stage has made."""
+    """What the catalog says about a stage version itself. `restored` is set when a rollback made it: the number of the
+    version whose tables it has."""
 
     number: int
     committed_at: datetime.datetime
     run_id: str
     sources: tuple[SourceVersion, ...]
-    note: str | None
+    restored: int | None
 
 
 @dataclass(frozen=True)
@@ -123,19 +126,25 @@ class CheckFinding:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run did about one table. `reason` is why it ran, or `cached`.
+    """What one run did about one table, and why.
 
-    When it ran: `old_text` and `new_text` are the keys of the texts of code and query, of what was there and of what
-    was made; `same`: the content was what it had been before.
+    Attributes:
+        old_text, new_text: the keys of the texts of code and query, before and after, when these have changed.
+        same: whether a task that ran has made the same content as before.
     """
 
     run_id: str
     stage: str
     asset: str
-    reason: str
+    reason: Reason
     seconds: float
     table_version: int
     old_text: str | None = None
     new_text: str | None = None
     same: bool | None = None
     at: datetime.datetime | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Whether nothing ran."""
+        return self.reason.kind is ReasonKind.cached

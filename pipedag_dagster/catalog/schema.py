@@ -12,8 +12,18 @@ from pipedag_dagster.catalog import functions
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.postgres.database import execute
 
-FORMAT = 4
+FORMAT = 5
 """Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
+
+
+def _reason_as_data(kind: str, pattern: str, separator: str) -> str:
+    """Format 4 kept reasons as sentences. The statement that makes a kind and its details of those that match."""
+    return (
+        f"UPDATE {{schema}}.run_table SET reason = '{kind}', "
+        f"details = to_jsonb(string_to_array(substring(reason, '{pattern}'), '{separator}')) "
+        f"WHERE reason ~ '{pattern}'"
+    )
+
 
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
@@ -44,6 +54,16 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE {schema}.new_pin RENAME TO pin",
         "ALTER INDEX {schema}.new_pin_pkey RENAME TO pin_pkey",
         *functions.STATEMENTS,
+    ),
+    4: (
+        "ALTER TABLE {schema}.run_table ADD COLUMN details jsonb NOT NULL DEFAULT '[]'",
+        _reason_as_data("version changed", r"^code changed \((.* → .*)\)$", " → "),
+        _reason_as_data("code changed", r"^code changed \((.*)\)$", ", "),
+        _reason_as_data("argument changed", r"^argument changed \((.*)\)$", ", "),
+        _reason_as_data("input changed", "^input changed: (.*)$", ", "),
+        "ALTER TABLE {schema}.stage_version ADD COLUMN restored integer",
+        "UPDATE {schema}.stage_version SET restored = substring(note, '^rollback to ([0-9]+)$')::integer",
+        "ALTER TABLE {schema}.stage_version DROP COLUMN note",
     ),
 }
 """The statements that make the next format of a format. They run in one transaction when a run finds an older one."""
@@ -99,7 +119,7 @@ class CatalogTables:
             sa.Column("run_id", sa.Text, nullable=False),
             sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
             sa.Column("sources", JSONB, nullable=False),
-            sa.Column("note", sa.Text),
+            sa.Column("restored", sa.Integer),
         )
         self.stage_table = sa.Table(
             "stage_table",
@@ -116,6 +136,7 @@ class CatalogTables:
             metadata,
             *(sa.Column(name, sa.Text, primary_key=True) for name in ("run_id", "stage", "asset")),
             sa.Column("reason", sa.Text, nullable=False),
+            sa.Column("details", JSONB, nullable=False, server_default="[]"),
             sa.Column("seconds", sa.Double, nullable=False),
             sa.Column("table_version", sa.BigInteger, nullable=False),
             sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),

@@ -15,7 +15,6 @@ from rich.table import Table as Grid
 from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.cli.options import cache_modes, count, where
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
-from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.plan import Action, PlannedTable
 from pipedag_dagster.execution.plan import plan as what_would_run
 from pipedag_dagster.execution.run_log import SUSPICION, is_suspicious
@@ -152,10 +151,10 @@ def _heading(instance: str, table: str, current: TableVersion | None) -> str:
 
 def _run(run: RunRecord) -> str:
     when = f"{run.at.astimezone():%Y-%m-%d %H:%M:%S}" if run.at else ""
-    if run.reason == CACHED:
+    if run.cached:
         return f"{when}  run {run.run_id[:8]}  [dim]cached[/]"
     same = "; the content is what it was" if run.same else ""
-    return f"{when}  run {run.run_id[:8]}  [green]ran[/]: {escape(run.reason)}[dim] ({run.seconds:.2f} s{same})[/]"
+    return f"{when}  run {run.run_id[:8]}  [green]ran[/]: {escape(str(run.reason))}[dim] ({run.seconds:.2f} s{same})[/]"
 
 
 COMMANDS = (plan, explain)

@@ -36,7 +36,9 @@ def versions(instance: str, stage: str, module: str | None, workspace: Path) -> 
         grid.add_column(name, justify="right" if name == "version" else "left", no_wrap=name in ("when", "run"))
     for one in found:
         marks = ["[bold green]current[/]"] if one.current else []
-        marks += [f"pinned by run {run[:8]}" for run in one.pinned_by] + ([one.note] if one.note else [])
+        marks += [f"pinned by run {run[:8]}" for run in one.pinned_by] + (
+            [f"rollback to {one.restored}"] if one.restored else []
+        )
         origin = "; ".join([*(_origin(context, source) for source in one.sources), *marks])
         when = f"{one.committed_at.astimezone():%Y-%m-%d %H:%M}"
         grid.add_row(str(one.number), when, one.run_id[:8], _changes(one.changes), origin)
@@ -53,7 +55,7 @@ def rollback(instance: str, stage: str, to: int | None, module: str | None, work
     (context,) = _contexts(module, workspace, instance)
     after = roll_back(context, _stage(context, stage), to)
     done = history.versions(context.store.table_store, after.stage)[0]
-    click.echo(f"{instance} {after.stage}: version {after.number} is visible now ({done.note}).")
+    click.echo(f"{instance} {after.stage}: version {after.number} is visible now (rollback to {done.restored}).")
     click.echo("The next run makes newer results visible again: fix what made them first, or switch its launch off.")
 
 

@@ -29,7 +29,6 @@ from pipedag_dagster.cli.options import WORKSPACE, attrs_of, cache_modes, count,
 from pipedag_dagster.cli.roles import roles
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
-from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.stage_run import Outcome
 from pipedag_dagster.orchestration.run import Result, execute
 from pipedag_dagster.orchestration.table_names import label
@@ -239,7 +238,7 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
     store = instance.store.table_store
     tables = result.tables
     versions = store.current({run.stage for run, _ in tables})
-    ran = sum(run.reason != CACHED for run, _ in tables)
+    ran = sum(not run.cached for run, _ in tables)
     grid = Grid(
         title=f"[bold]{instance.instance_id}[/]  {ran} of {count(len(tables), 'table')} ran in {seconds:.1f} s",
         title_justify="left",
@@ -255,9 +254,8 @@ def _summary(location: Location, result: Result, seconds: float) -> Grid:
         if run.stage != stage:
             stage = run.stage
             grid.add_row(f"[bold cyan]{stage}[/]", "", f"[dim]version {versions[stage].number}[/]", "")
-        cached = run.reason == CACHED
-        what = "[dim]cached[/]" if cached else f"[green]ran[/]: {escape(run.reason)}"
-        name, duration = escape(label(table.asset, table.name)), "" if cached else f"{run.seconds:.2f}"
+        what = "[dim]cached[/]" if run.cached else f"[green]ran[/]: {escape(str(run.reason))}"
+        name, duration = escape(label(table.asset, table.name)), "" if run.cached else f"{run.seconds:.2f}"
         grid.add_row(f"  {name}", _extent(table), what, duration)
     return grid
 

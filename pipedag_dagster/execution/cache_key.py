@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.catalog.reason import NEW, Reason, ReasonKind
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
@@ -22,7 +23,6 @@ from pipedag_dagster.graph.flow import Output, Stage, TaskCall, outputs_in
 
 log = logging.getLogger(__name__)
 
-CACHED = "cached"
 _FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
@@ -238,7 +238,7 @@ def usable(found: Iterable[TableVersion], key: Key, validation: CacheValidation)
     return [table for table in same if no_source or source_key(table.parts) == key.source_key]
 
 
-def assert_not_fresh(call: TaskCall, validation: CacheValidation, *, reads_source: bool, reason: str) -> None:
+def assert_not_fresh(call: TaskCall, validation: CacheValidation, *, reads_source: bool, reason: Reason) -> None:
     """With `assert_no_fresh_input`, refuse to run a task that brings data in, unless it has `allow_fresh_input=True`.
 
     Raises:
@@ -254,30 +254,32 @@ def assert_not_fresh(call: TaskCall, validation: CacheValidation, *, reads_sourc
         )
 
 
-def why(key: Key, before: TableVersion | None, code: Callable[[], list[str]] = list) -> str:
-    """Why a task runs, compared with what it made last.
+def why(key: Key, before: TableVersion | None, code: Callable[[], list[str]] = list) -> Reason:
+    """Why a task runs, compared with its table before.
 
     Args:
-        code: the names of what has changed in its code, as far as that is known.
+        code: gives the names of what has changed in its code, as far as that is known.
     """
     if before is None:
-        return "new"
+        return NEW
     old, new = before.parts, key.parts
     if old.get("code") != new.get("code"):
         fingerprints = all(_FINGERPRINT.fullmatch(str(parts.get("code"))) for parts in (old, new))
-        names = ", ".join(code()) if fingerprints else ""
-        return f"code changed ({names or ' → '.join(str(parts.get('code')) for parts in (old, new))})"
+        names = code() if fingerprints else []
+        if names:
+            return Reason(ReasonKind.code, tuple(names))
+        return Reason(ReasonKind.version, (str(old.get("code")), str(new.get("code"))))
     if old.get("text") != new.get("text"):
-        return "query changed"
+        return Reason(ReasonKind.query)
     changed = _changed(old.get("arguments") or {}, new.get("arguments") or {})
     if changed:
-        return f"argument changed ({', '.join(changed)})"
+        return Reason(ReasonKind.argument, changed)
     for part in ("inputs", "source"):
         changed = _changed(old.get(part) or {}, new.get(part) or {})
         if changed:
-            return f"input changed: {', '.join(changed)}"
-    return "fresh input" if old.get("cache") != new.get("cache") else "forced"
+            return Reason(ReasonKind.input, changed)
+    return Reason(ReasonKind.fresh_input if old.get("cache") != new.get("cache") else ReasonKind.forced)
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in {*old, *new} if old.get(name) != new.get(name)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
+from pipedag_dagster.catalog.reason import CACHED, Reason
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.execution import cache_key
-from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.fingerprint.code_text import changed
 from pipedag_dagster.versions.table_store import TableStore
@@ -19,7 +19,7 @@ class Decision:
     then `reason` says why."""
 
     cached: list[TableVersion]
-    reason: str
+    reason: Reason
 
 
 class Decider:

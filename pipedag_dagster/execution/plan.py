@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
+from pipedag_dagster.catalog.reason import CACHED, NEW
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import DatabaseMissing, NotMaterialized, PipedagError
 from pipedag_dagster.execution import cache_key
-from pipedag_dagster.execution.cache_key import CACHED, Key
+from pipedag_dagster.execution.cache_key import Key
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs, Unpinned
 from pipedag_dagster.execution.run_task import TaskRunner
@@ -139,7 +140,7 @@ class _StagePlan:
     def _found(self, table: TableVersion) -> PlannedTable:
         visible = self.inputs.base.tables.get(table.asset)
         same = visible is not None and visible.id == table.id
-        return PlannedTable(table.stage, table.asset, Action.cached if same else Action.shown, CACHED)
+        return PlannedTable(table.stage, table.asset, Action.cached if same else Action.shown, str(CACHED))
 
     def _first(self, call: TaskCall) -> tuple[Action, str]:
         """Of an instance that has never run."""
@@ -149,8 +150,8 @@ class _StagePlan:
         if call.source is not None:
             self.inputs.source_tables(call)
         reads_source = source_of(self.inputs.instance, call) is not None
-        cache_key.assert_not_fresh(call, self.validation, reads_source=reads_source, reason="new")
-        return Action.runs, "new"
+        cache_key.assert_not_fresh(call, self.validation, reads_source=reads_source, reason=NEW)
+        return Action.runs, str(NEW)
 
     def _decide(self, call: TaskCall, unknown: tuple[str, ...]) -> tuple[Action, str]:
         """As the run would decide, if the inputs that are not known yet turned out to be what they are now."""
@@ -160,19 +161,19 @@ class _StagePlan:
         except NotMaterialized:
             if not unknown:
                 raise
-            return Action.runs, cache_key.why(self._without_inputs(call, before), before)
+            return Action.runs, str(cache_key.why(self._without_inputs(call, before), before))
         except PipedagError:
             raise
         except Exception as error:  # of a lazy task
             if unknown:  # it may need what they will be
-                return (Action.runs, "new") if before is None else (Action.perhaps, "")
+                return (Action.runs, str(NEW)) if before is None else (Action.perhaps, "")
             return Action.fails, f"{call} fails: {type(error).__name__}: {error}"
         if not decision.cached:
-            return Action.runs, decision.reason
+            return Action.runs, str(decision.reason)
         if unknown:
             return Action.perhaps, ""
         self.inputs.made[call] = {table.asset: table for table in decision.cached}
-        return Action.cached, CACHED
+        return Action.cached, str(CACHED)
 
     def _without_inputs(self, call: TaskCall, before: TableVersion | None) -> Key:
         """What is known of the key while an input is not there at all."""

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 
 from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
+from pipedag_dagster.catalog.reason import CACHED, Reason, ReasonKind
 from pipedag_dagster.digest import digest
 from pipedag_dagster.execution import cache_key
-from pipedag_dagster.execution.cache_key import CACHED, TaskCode
+from pipedag_dagster.execution.cache_key import TaskCode
 from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 from pipedag_dagster.graph.flow import TaskCall
@@ -44,19 +45,21 @@ def with_query(code: CodeText, table: str, query: str | None) -> CodeText:
     return CodeText((*code.parts, CodePart("query", "", f"the query of {table}", query, digest(query))))
 
 
-def run_table(run_id: str, reason: str, seconds: float, table: TableVersion, before: TableVersion | None) -> RunRecord:
-    """What a run did about a table, compared with what was there before."""
+def run_record(
+    run_id: str, reason: Reason, seconds: float, table: TableVersion, before: TableVersion | None
+) -> RunRecord:
+    """What a run did about a table, compared with the table before."""
     old_text = new_text = None
-    if reason.startswith(("code changed", "query changed")) and before is not None:
+    if before is not None and reason.kind in (ReasonKind.code, ReasonKind.version, ReasonKind.query):
         old_text, new_text = before.text, table.text
     same = None if before is None or reason == CACHED else before.data_version == table.data_version
     return RunRecord(run_id, table.stage, table.asset, reason, seconds, table.id or 0, old_text, new_text, same)
 
 
 def is_suspicious(runs: Sequence[RunRecord]) -> bool:
-    """Whether the last runs (the newest first) found fresh input each time, but never other content."""
+    """Whether each of the last runs (the newest first) found fresh input, but the content was the same."""
     last = runs[:SUSPICIOUS]
-    return len(last) == SUSPICIOUS and all(run.reason == "fresh input" and run.same for run in last)
+    return len(last) == SUSPICIOUS and all(run.reason.kind is ReasonKind.fresh_input and run.same for run in last)
 
 
 def suspect(call: TaskCall) -> str:

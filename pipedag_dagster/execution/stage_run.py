@@ -15,16 +15,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from pipedag_dagster.catalog.catalog import RunRecord, SourceVersion, StageVersion, TableVersion
+from pipedag_dagster.catalog.reason import Reason, ReasonKind
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
-from pipedag_dagster.execution.cache_key import CACHED
 from pipedag_dagster.execution.check_runner import Checker, CheckResult, refuse
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall
-from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_table, suspect
+from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_record, suspect
 from pipedag_dagster.execution.run_task import TaskRunner
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.graph.flow import Stage, TaskCall
@@ -41,12 +41,12 @@ class Outcome:
 
     call: TaskCall
     tables: Mapping[str, TableVersion]
-    reason: str
+    reason: Reason
     seconds: float
 
     @property
     def cached(self) -> bool:
-        return self.reason == CACHED
+        return self.reason.kind is ReasonKind.cached
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _StageRun:
             self.tell(f"stage {self.stage.name}: {len(cached)} cached ({', '.join(cached)})")
         members = self._members(outcomes, assets)
         records = [
-            run_table(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
+            run_record(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
             for outcome in outcomes
             for asset, table in outcome.tables.items()
             if assets is None or asset in assets or asset not in outcome.call.assets
@@ -256,10 +256,10 @@ class _StageRun:
 
     def _suspect(self, outcome: Outcome) -> None:
         """Tell of a cache function whose value changes by itself."""
-        if outcome.reason != "fresh input":
+        if outcome.reason.kind is not ReasonKind.fresh_input:
             return
         asset, table = next(iter(outcome.tables.items()))
-        now = run_table(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
+        now = run_record(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
         if is_suspicious([now, *self.store.runs(self.stage.name, asset, SUSPICIOUS)]):
             self.tell(suspect(outcome.call))
 

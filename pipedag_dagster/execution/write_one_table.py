@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import psycopg
 
 from pipedag_dagster.catalog.catalog import Column, StageVersion, TableVersion
+from pipedag_dagster.catalog.reason import CACHED, Reason, ReasonKind
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
-from pipedag_dagster.execution.cache_key import CACHED
-from pipedag_dagster.execution.run_log import run_table
+from pipedag_dagster.execution.run_log import run_record
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
@@ -77,17 +77,22 @@ def write_table(
         if any(table.name == name and asset != name for asset, table in base.tables.items()):
             raise UnstorableResult(f"Stage {stage!r} has a table {name!r} already. Give the asset another name.")
         if before is not None and content.key is not None and before.cache_key == content.key:
-            store.keep(stage, base.number, run_id, [run_table(run_id, CACHED, 0.0, before, before)])
+            store.keep(stage, base.number, run_id, [run_record(run_id, CACHED, 0.0, before, before)])
             return WriteResult(before, base.number, before.data_version, before.rows, cached=True)
         given, made = _stage(store, f"{stage}.{name}", before, content, part)
         table = _version(stage, name, run_id, content, made, time.monotonic() - started)
         data_version = table.data_version if given is made else given.content or table.data_version
         if before is not None and _same(before, table):
-            store.keep(stage, base.number, run_id, [run_table(run_id, "unchanged", table.seconds, before, before)])
+            store.keep(
+                stage,
+                base.number,
+                run_id,
+                [run_record(run_id, Reason(ReasonKind.unchanged), table.seconds, before, before)],
+            )
             return WriteResult(before, base.number, data_version, given.rows, cached=False)
         table = store.add([table])[0]
         members = dict(base.tables) | {name: table}
-        records = [run_table(run_id, "written", table.seconds, table, before)]
+        records = [run_record(run_id, Reason(ReasonKind.written), table.seconds, table, before)]
         store.commit(stage, base.number + 1, members, run_id, records)
         return WriteResult(table, base.number + 1, data_version, given.rows, cached=False)
 

@@ -25,7 +25,7 @@ _SHOWN = 1000  # characters of a value
 def of_outcome(outcome: Outcome, result: StageResult) -> Metadata:
     """What a run did about a table, and why."""
     return {
-        "pipedag/reason": Value.text(outcome.reason),
+        "pipedag/reason": Value.text(str(outcome.reason)),
         "pipedag/cached": Value.bool(outcome.cached),
         "pipedag/seconds": Value.float(round(outcome.seconds, 3)),
         **of_version(result.version, result.previous),

@@ -46,7 +46,7 @@ def commit(
     run_id: str,
     records: Sequence[RunRecord],
     sources: Collection[SourceVersion] | None = None,
-    note: str | None = None,
+    restored: int | None = None,
     *,
     check: Callable[[], None],
 ) -> None:
@@ -86,7 +86,7 @@ def commit(
         gate(connection, schemas, check)
         members = [table.id for table in tables if table.id]
         try:
-            catalog.commit(connection, owner.stage, number, members, run_id, sources, note)
+            catalog.commit(connection, owner.stage, number, members, run_id, sources, restored)
         except sa.exc.IntegrityError:
             raise DatabaseError(
                 f"Version {number} of {owner} is there already: another run has made it meanwhile. Nothing was "

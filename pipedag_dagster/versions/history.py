@@ -31,7 +31,7 @@ class VersionInfo:
     run_id: str
     changes: Changes | None
     sources: tuple[SourceVersion, ...]
-    note: str | None
+    restored: int | None
     current: bool
     kept: bool
     pinned_by: tuple[str, ...]
@@ -56,7 +56,7 @@ def versions(store: TableStore, stage: str) -> list[VersionInfo]:
             one.run_id,
             _changes(contents.get(one.number - 1), contents[one.number]),
             one.sources,
-            one.note,
+            one.restored,
             current=position == 0,
             kept=position < store.config.keep_versions,
             pinned_by=tuple(run for run, _, number in pins if number == one.number),
@@ -73,14 +73,6 @@ def _changes(old: dict[str, str] | None, new: dict[str, str]) -> Changes | None:
         tuple(sorted(name for name in new.keys() & old.keys() if new[name] != old[name])),
         tuple(sorted(old.keys() - new.keys())),
     )
-
-
-_ROLLBACK = "rollback to "
-
-
-def _went_back_to(note: str | None) -> int | None:
-    """The version whose tables a rollback has made visible again, by the note of its own version."""
-    return int(note.removeprefix(_ROLLBACK)) if note and note.startswith(_ROLLBACK) else None
 
 
 def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tuple[StageVersion, StageVersion]:
@@ -104,7 +96,7 @@ def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tupl
             commits = {one.number: one for one in store.catalog.commits(connection, stage)}
             before = store.catalog.current(connection, [stage])[stage]
             older = sorted(number for number in commits if number != before.number)
-            same_as = _went_back_to(commits[before.number].note) if before.number else None
+            same_as = commits[before.number].restored if before.number else None
             number = to if to is not None else max((n for n in older if n < (same_as or before.number)), default=0)
             if number not in older:
                 there = ", ".join(map(str, older)) or "none"
@@ -119,8 +111,8 @@ def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tupl
             tables = store.catalog.versions(connection, {stage: number})[stage].tables
         try:
             after = StageVersion(stage, before.number + 1, tables)
-            sources, note = commits[number].sources, f"{_ROLLBACK}{number}"
-            store.commit(stage, after.number, tables, run_id, sources=sources, note=note)
+            sources = commits[number].sources
+            store.commit(stage, after.number, tables, run_id, sources=sources, restored=number)
         finally:
             store.unpin(run_id)
     return before, after

@@ -376,14 +376,14 @@ class TableStore:
         records: Sequence[RunRecord] = (),
         *,
         sources: Collection[SourceVersion] | None = None,
-        note: str | None = None,
+        restored: int | None = None,
     ) -> None:
         """Make these tables (by asset) the version `number` of the stage, atomically, and let the run see it. What
         the run did is recorded with it. The caller holds the stage's lock.
 
         Args:
             sources: what its inputs were copied from; without it, what those of the version before were.
-            note: why it was made, when no run of the stage has made it.
+            restored: the number of the version whose tables these are, for a rollback.
         """
         commit.commit(
             self.database,
@@ -395,7 +395,7 @@ class TableStore:
             run_id,
             records,
             sources,
-            note,
+            restored,
             check=self._lock_checks[stage],
         )
         self._clean_up_after(stage)

@@ -64,7 +64,7 @@ class Project:
         """Why the lazy task ran, and the rows of its table."""
         flow = self.flow(expression)
         result = flow.run(self.config, fail_fast=True, **options)
-        reason = next(run.reason for run, table in result.tables if table.asset == "large")
+        reason = next(str(run.reason) for run, table in result.tables if table.asset == "large")
         store = self.config.store.table_store
         table = store.current(["report"])["report"].tables["large"]
         return reason, store.read(table, pl.DataFrame).rows()
@@ -214,6 +214,6 @@ def test_a_lazy_frame_without_inputs(instances: Instances) -> None:
 
     def reason(value: int) -> str:
         ((run, _),) = flow(value).run(config, fail_fast=True).tables
-        return run.reason
+        return str(run.reason)
 
     assert [reason(value) for value in (1, 1, 2)] == ["new", "cached", "query changed"]

@@ -274,7 +274,7 @@ def test_what_was_staged_is_used_again_when_the_check_is_fixed(instances: Instan
     assert number(config, "raw") == 0
     context = config.get("full")
     result = shop(unique("id"))(context).run(config=context)
-    assert {table.name: run.reason for run, table in result.tables if table.stage == "raw"} == {
+    assert {table.name: str(run.reason) for run, table in result.tables if table.stage == "raw"} == {
         "orders": "cached",
         "customers": "cached",
     }

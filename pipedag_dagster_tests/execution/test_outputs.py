@@ -275,6 +275,6 @@ def test_constants_and_defaults_are_arguments_like_any_other(full: ConfigContext
     assert ran == []
     result = run(3, {"path": Path("a")})
     assert ran == [(3, {"path": Path("a")})]
-    assert {run.asset: run.reason for run, _ in result.tables}["scaled_2"] == "argument changed (by)"
+    assert {run.asset: str(run.reason) for run, _ in result.tables}["scaled_2"] == "argument changed (by)"
     run(3, {"path": Path("b")})
     assert len(ran) == 3

@@ -148,7 +148,7 @@ def last_run(project: Project) -> tuple[dict[str, str], dict[str, str], dict[str
             if event.dagster_event is not None and event.dagster_event.is_step_materialization:
                 made = event.dagster_event.step_materialization_data.materialization
                 metadata[made.asset_key.path[-1]] = str(made.metadata["pipedag/reason"].value)
-    done = {record.asset: record.reason for record, _ in project.config.store.table_store.of_run(run.run_id)}
+    done = {record.asset: str(record.reason) for record, _ in project.config.store.table_store.of_run(run.run_id)}
     return done, log, metadata
 
 
@@ -321,7 +321,7 @@ def test_whatever_changes_a_run_does_what_the_plan_says(instances: Instances, se
         foreseen = plan(config, torture.flow(world).stages, validation=CacheValidation(mode=mode))
         fails = {one.asset for one in foreseen if one.action is Action.fails}
         done = torture.flow(world, broken).run(config, fail_fast=False, cache_validation_mode=mode)
-        reasons = {record.asset: record.reason for record, _ in done.tables}
+        reasons = {record.asset: str(record.reason) for record, _ in done.tables}
         assert not fails & set(reasons)
         assert bool(fails) <= (not done.successful)
         for one in foreseen:

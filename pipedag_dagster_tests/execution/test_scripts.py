@@ -92,7 +92,7 @@ class Shop:
         return self.flow().run(self.config, fail_fast=True, **options)
 
     def reasons(self) -> dict[str, str]:
-        return {f"{run.stage}.{run.asset}": run.reason for run, _ in self.run().tables}
+        return {f"{run.stage}.{run.asset}": str(run.reason) for run, _ in self.run().tables}
 
 
 def script(text: str | list[str], **options: Any) -> Callable[[ConfigContext], Shop]:

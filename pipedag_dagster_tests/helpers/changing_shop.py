@@ -62,4 +62,4 @@ class Shop:
 
 
 def reasons(result: Result) -> dict[str, str]:
-    return {record.asset: record.reason for record, _ in result.tables}
+    return {record.asset: str(record.reason) for record, _ in result.tables}

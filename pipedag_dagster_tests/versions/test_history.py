@@ -44,7 +44,7 @@ def test_versions_say_what_has_changed(stage: Stage) -> None:
     second, first = history.versions(stage.store, "raw")
     assert first.changes == history.Changes(("x", "y"), (), ())
     assert second.changes == history.Changes(("z",), ("x",), ("y",))
-    assert (first.current, second.current, second.note, second.sources) == (False, True, None, ())
+    assert (first.current, second.current, second.restored, second.sources) == (False, True, None, ())
     stage.commit(x=frame(3))
     assert [one.number for one in history.versions(stage.store, "raw")] == [3, 2]
     assert history.versions(stage.store, "raw")[-1].changes is None
@@ -58,7 +58,7 @@ def test_a_rollback_commits_the_older_tables_as_a_new_version(stage: Stage) -> N
     assert (before.number, after.number) == (2, 3)
     assert stage.seen() == stage.catalog_rows() == {"x": [(1,)]}
     newest = history.versions(stage.store, "raw")[0]
-    assert (newest.note, newest.run_id, newest.pinned_by) == ("rollback to 1", "back", ())
+    assert (newest.restored, newest.run_id, newest.pinned_by) == (1, "back", ())
     assert differences(stage.store) == []
 
 

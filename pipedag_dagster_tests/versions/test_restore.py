@@ -37,4 +37,4 @@ def test_a_restored_database_is_read_and_run_as_before(instances: Instances, dat
     for instance in ("full", "midi"):
         assert differences(files.get(instance).store.table_store) == []
         result = shop.run(str(files.path), instance, world)
-        assert {record.reason for record, _ in result.tables} == {"cached"}
+        assert {str(record.reason) for record, _ in result.tables} == {"cached"}
