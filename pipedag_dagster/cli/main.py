@@ -9,10 +9,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 from dagster import AssetCheckEvaluation, AssetCheckSeverity, BetaWarning, DagsterExecutionInterruptedError
@@ -29,7 +27,8 @@ from pipedag_dagster.cli.options import WORKSPACE, attrs_of, cache_modes, count,
 from pipedag_dagster.cli.roles import roles
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem, SeveralFailed
-from pipedag_dagster.execution.stage_run import Outcome
+from pipedag_dagster.execution.stage_result import Outcome
+from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.orchestration.run import Result, execute
 from pipedag_dagster.orchestration.table_names import label
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance, refuse_shared_keys
@@ -86,7 +85,8 @@ def run(
     for location in of_instance(locations(module, workspace), instance):
         selection = location.select(select)
         started = time.monotonic()
-        with _progress(location, len(selection)):
+        bar = _Bar(location, len(selection))
+        with bar.bars:
             result = execute(
                 location.definitions,
                 location.instance,
@@ -98,6 +98,7 @@ def run(
                 },
                 selection=selection,
                 log_level=logging.CRITICAL,
+                progress=bar,
             )
         if result.error is not None:
             raise result.error
@@ -186,51 +187,33 @@ def _mistakes(load: Callable[[], object]) -> list[str]:
     return []
 
 
-@contextmanager
-def _progress(location: Location, total: int) -> Iterator[None]:
-    """A bar that counts tables, and names the last one; lines of text where there is no terminal."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[last]}"),
-    )
-    console = Console(stderr=True)
-    live = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not live) as progress:
-        bar = progress.add_task(location.resource.instance, total=total, last="")
+class _Bar:
+    """A bar that counts tables, and names the task that started last; lines of text where there is no terminal."""
 
-        def advance(outcome: Outcome) -> None:
-            progress.update(bar, advance=len(outcome.tables), last=str(outcome.call))
-            if not live:
-                click.echo(f"{outcome.call}: {outcome.reason} ({outcome.seconds:.1f} s)", err=True)
+    def __init__(self, location: Location, total: int) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[last]}"),
+        )
+        console = Console(stderr=True)
+        self.is_live = console.is_terminal
+        self.bars = Progress(*columns, console=console, transient=True, disable=not self.is_live)
+        self.bar = self.bars.add_task(location.resource.instance, total=total, last="")
 
-        handler = _Advance(advance)
-        logger = logging.getLogger("pipedag_dagster.execution.stage_run")
-        before = logger.level, logger.propagate
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
-        logger.propagate = False
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.level, logger.propagate = before
+    def started(self, call: TaskCall) -> None:
+        self.bars.update(self.bar, last=str(call))
 
+    def finished(self, outcome: Outcome) -> None:
+        self.bars.update(self.bar, advance=len(outcome.tables))
+        if not self.is_live:
+            click.echo(f"{outcome.call}: {outcome.reason} ({outcome.seconds:.1f} s)", err=True)
 
-class _Advance(logging.Handler):
-    """Hands the outcomes that a stage run logs to a function."""
-
-    def __init__(self, advance: Callable[[Outcome], None]) -> None:
-        super().__init__(logging.DEBUG)
-        self.advance = advance
-
-    def emit(self, record: logging.LogRecord) -> None:
-        outcome: Any = getattr(record, "outcome", None)
-        if outcome is not None:
-            self.advance(outcome)
+    def message(self, text: str) -> None:
+        """The summary says it."""
 
 
 def _summary(location: Location, result: Result, seconds: float) -> Grid:

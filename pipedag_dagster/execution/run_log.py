@@ -14,7 +14,7 @@ from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 from pipedag_dagster.graph.flow import TaskCall
 
-log = logging.getLogger(__name__)  # not that of the stage run, which the command line shows as a progress bar
+log = logging.getLogger(__name__)
 
 SUSPICIOUS = 3
 """After so many runs in a row with fresh input of the same content, the cache function is suspected."""

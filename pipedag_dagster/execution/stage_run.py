@@ -7,60 +7,28 @@ the next run.
 
 from __future__ import annotations
 
-import contextvars
-import logging
 import time
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from pipedag_dagster.catalog.catalog import RunRecord, SourceVersion, StageVersion, TableVersion
-from pipedag_dagster.catalog.reason import Reason, ReasonKind
+from pipedag_dagster.catalog.reason import ReasonKind
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
-from pipedag_dagster.execution.check_runner import Checker, CheckResult, refuse
+from pipedag_dagster.errors import PipedagError, TaskFailed
+from pipedag_dagster.execution.check_runner import Checker, refuse
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall
+from pipedag_dagster.execution.progress import LoggedProgress, Progress
 from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_record, suspect
 from pipedag_dagster.execution.run_task import TaskRunner
+from pipedag_dagster.execution.scheduler import Scheduler
+from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.graph.flow import Stage, TaskCall
 from pipedag_dagster.versions.renewal import renewed
-
-log = logging.getLogger(__name__)
-
-_LISTEN = 0.5  # seconds
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one call: its tables, by asset, and why it ran (or `cached`)."""
-
-    call: TaskCall
-    tables: Mapping[str, TableVersion]
-    reason: Reason
-    seconds: float
-
-    @property
-    def cached(self) -> bool:
-        return self.reason.kind is ReasonKind.cached
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage run has done. `version` is the stage version that is visible now, `previous` the one before; `seen`
-    are the tables of the instance as the run sees them at its end, and `reads` the versions of the other stages that
-    it has read, those of other instances as `full/raw`."""
-
-    outcomes: tuple[Outcome, ...]
-    version: int
-    previous: int
-    checks: tuple[CheckResult, ...] = ()
-    seen: tuple[TableVersion, ...] = ()
-    reads: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_stage(
@@ -71,7 +39,7 @@ def run_stage(
     assets: Collection[str] | None = None,
     checks: Collection[tuple[str, str]] | None = None,
     validation: CacheValidation | None = None,
-    tell: Callable[[str], None] = log.info,
+    progress: Progress | None = None,
 ) -> StageResult:
     """Bring the tables of one stage up to date and commit them.
 
@@ -82,7 +50,7 @@ def run_stage(
             committed version.
         checks: only these (asset, name of the check); those of `assets` without it.
         validation: replaces the instance's own `cache_validation`.
-        tell: gets a line of text for each thing that happens.
+        progress: is told what happens. Without it, the log of this package is.
 
     Raises:
         TaskFailed: a task failed. What is visible is what was visible before.
@@ -92,16 +60,17 @@ def run_stage(
         RunActive: another run writes the stage, for longer than `lock_timeout`.
         ConnectionLost, DiskFull: of the database. What is visible is one whole version.
     """
+    progress = progress or LoggedProgress()
     store = instance.store.table_store
     store.prepare([stage.name])
     names = stage.flow.stage_names
     read = {output.call.stage.name for call in stage.calls for output in call.inputs}
     pins = store.pin(run_id, names, read)
     source_pins = instance.source.store.table_store.pin(run_id, names, [stage.name]) if instance.source else {}
-    with renewed(run_id), store.lock(stage.name, run_id, tell), instance:
+    with renewed(run_id), store.lock(stage.name, run_id, progress.message), instance:
         base = store.current([stage.name])[stage.name]
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
-        run = _StageRun(instance, stage, run_id, validation or instance.config.cache_validation, tell, base, inputs)
+        run = _StageRun(instance, stage, run_id, validation or instance.config.cache_validation, progress, base, inputs)
         calls = [call for call in stage.calls if assets is None or set(call.assets) & set(assets)]
         return run.run(calls, assets, _chosen(stage, assets, checks))
 
@@ -124,7 +93,7 @@ class _StageRun:
     stage: Stage
     run_id: str
     validation: CacheValidation
-    tell: Callable[[str], None]
+    progress: Progress
     base: StageVersion
     inputs: Inputs
     outcomes: dict[TaskCall, Outcome] = field(default_factory=dict)
@@ -141,7 +110,7 @@ class _StageRun:
     ) -> StageResult:
         started = time.monotonic()
         try:
-            self._run_all(calls)
+            self._run_calls(calls)
         except PipedagError as error:
             error.add_note(self._left())
             raise
@@ -149,7 +118,7 @@ class _StageRun:
         cached = [asset for outcome in outcomes if outcome.cached for asset in outcome.tables]
         if cached:
             # One line for all: each is an entry in Dagster's event log, which costs more than the look-up.
-            self.tell(f"stage {self.stage.name}: {len(cached)} cached ({', '.join(cached)})")
+            self.progress.message(f"stage {self.stage.name}: {len(cached)} cached ({', '.join(cached)})")
         members = self._members(outcomes, assets)
         records = [
             run_record(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
@@ -166,9 +135,11 @@ class _StageRun:
         checked += checker.run((asset, check) for asset, check in checks if not check.blocking)
         for result in checked:
             if not result.passed:
-                self.tell(f"check failed: {result}")
+                self.progress.message(f"check failed: {result}")
         if checked:
-            self.tell(f"stage {self.stage.name}: {sum(one.passed for one in checked)} of {len(checked)} checks passed")
+            self.progress.message(
+                f"stage {self.stage.name}: {sum(one.passed for one in checked)} of {len(checked)} checks passed"
+            )
         others = (
             table for name, pin in self.inputs.pins.items() if name != self.stage.name for table in pin.tables.values()
         )
@@ -193,66 +164,37 @@ class _StageRun:
         stage, previous = self.stage.name, self.base.number
         if previous and same and self.store.shows(self.base):
             self.store.keep(stage, previous, self.run_id, records)
-            self.tell(f"stage {stage}: unchanged, version {previous}")
+            self.progress.message(f"stage {stage}: unchanged, version {previous}")
             return previous
         sources = self._sources(calls)
         self.store.commit(stage, previous + 1, members, self.run_id, records, sources=sources)
-        self.tell(f"stage {stage}: committed version {previous + 1} after {time.monotonic() - started:.1f} s")
+        self.progress.message(
+            f"stage {stage}: committed version {previous + 1} after {time.monotonic() - started:.1f} s"
+        )
         return previous + 1
 
-    def _run_all(self, calls: list[TaskCall]) -> None:
-        """Run the calls, independent ones at the same time, each after those that it needs."""
-        waiting = list(calls)
-        running: dict[Future[Outcome], TaskCall] = {}
-        failures: list[PipedagError] = []
-        broken: set[TaskCall] = set()
+    def _run_calls(self, calls: list[TaskCall]) -> None:
         total = sum(len(call.assets) for call in calls)
-        limit = self.instance.config.max_concurrent  # no more are submitted: after a failure none of them starts
-        threads = ThreadPoolExecutor(limit, thread_name_prefix=self.stage.name)
-        try:
-            while waiting or running:
-                for call in list(waiting):
-                    needed = {output.call for output in call.inputs} & set(calls)
-                    if needed & broken:
-                        broken.add(call)
-                        waiting.remove(call)
-                    elif len(running) < limit and all(other in self.outcomes for other in needed):
-                        waiting.remove(call)
-                        running[threads.submit(contextvars.copy_context().run, self._run_call, call)] = call
-                if not running:
-                    continue
-                # Ctrl-C must reach this thread. Libraries of tasks (polars is one) may install handlers of signals by
-                # which only a wait with a time is interrupted.
-                done, _ = wait(running, timeout=_LISTEN, return_when=FIRST_COMPLETED)
-                for future in done:
-                    call = running.pop(future)
-                    try:
-                        self.outcomes[call] = future.result()
-                        self.inputs.made[call] = self.outcomes[call].tables
-                    except PipedagError as failure:
-                        failures.append(failure)
-                        broken.add(call)
-                        self.tell(f"{call}: failed")
-                    else:
-                        self._tell(self.outcomes[call], total)
-                if failures and self.instance.config.fail_fast:
-                    waiting.clear()
-        finally:
-            # Nothing runs here any more, unless this thread is interrupted: then nobody waits for the tasks.
-            threads.shutdown(wait=False)
-        different = list({str(failure): failure for failure in failures}.values())
-        if len(different) == 1:
-            raise different[0]
-        if different:
-            raise SeveralFailed(different) from different[0]
+        config = self.instance.config
+        Scheduler(
+            self._run_call,
+            started=self.progress.started,
+            finished=lambda outcome: self._finished(outcome, total),
+            failed=lambda call: self.progress.message(f"{call}: failed"),
+            threads=config.max_concurrent,
+            fail_fast=config.fail_fast,
+            name=self.stage.name,
+        ).run_all(calls)
 
-    def _tell(self, outcome: Outcome, total: int) -> None:
-        done = sum(len(one.tables) for one in self.outcomes.values()) - len(outcome.tables)
+    def _finished(self, outcome: Outcome, total: int) -> None:
+        done = sum(len(other.tables) for other in self.outcomes.values())
+        self.outcomes[outcome.call] = outcome
+        self.inputs.made[outcome.call] = outcome.tables
         for number, (asset, table) in enumerate({} if outcome.cached else outcome.tables.items(), done + 1):
             what = f"staged {_size(table)} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
-            self.tell(f"{self.stage.name}.{asset}: {what}: {outcome.reason}")
+            self.progress.message(f"{self.stage.name}.{asset}: {what}: {outcome.reason}")
         self._suspect(outcome)
-        log.debug("%s done", outcome.call, extra={"outcome": outcome})
+        self.progress.finished(outcome)
 
     def _suspect(self, outcome: Outcome) -> None:
         """Tell of a cache function whose value changes by itself."""
@@ -261,7 +203,7 @@ class _StageRun:
         asset, table = next(iter(outcome.tables.items()))
         now = run_record(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
         if is_suspicious([now, *self.store.runs(self.stage.name, asset, SUSPICIOUS)]):
-            self.tell(suspect(outcome.call))
+            self.progress.message(suspect(outcome.call))
 
     def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:
         """The tables of the coming stage version, by asset: what this run selected, and of the rest what the flow

@@ -8,12 +8,14 @@ from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ChecksFailed
 from pipedag_dagster.execution.check_runner import CheckResult
-from pipedag_dagster.execution.stage_run import StageResult, run_stage
+from pipedag_dagster.execution.stage_result import StageResult
+from pipedag_dagster.execution.stage_run import run_stage
 from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.orchestration import metadata
 from pipedag_dagster.orchestration.asset_checks import check_result, check_specs
 from pipedag_dagster.orchestration.keys import asset_key, identifier
 from pipedag_dagster.orchestration.resources import InstanceResource
+from pipedag_dagster.orchestration.step_progress import StepProgress
 from pipedag_dagster.orchestration.tags import run_tags
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
 
@@ -48,7 +50,7 @@ def stage_assets(instance: ConfigContext, stage: Stage, translator: PipedagTrans
                 assets=selected,
                 checks=checks,
                 validation=resource.validation(instance.config.cache_validation),
-                tell=context.log.info,
+                progress=StepProgress(context.log),
             )
         except ChecksFailed as error:
             yield from _checks(instance, tables, error.results, None)

@@ -10,7 +10,7 @@ import dagster as dg
 
 from pipedag_dagster.catalog.catalog import Column, StageVersion, TableVersion
 from pipedag_dagster.data import json_values
-from pipedag_dagster.execution.stage_run import Outcome, StageResult
+from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.graph.description import TableDescription
 from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.versions.table_store import TableStore

@@ -16,11 +16,13 @@ from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed, did_you_mean
 from pipedag_dagster.execution.call_outputs import CallOutputs
+from pipedag_dagster.execution.progress import Progress
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import define, job_name
 from pipedag_dagster.orchestration.resources import cache_mode, caller_releases, release
+from pipedag_dagster.orchestration.step_progress import observer
 from pipedag_dagster.versions import history
 
 _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
@@ -172,12 +174,14 @@ def execute(
     *,
     selection: list[dg.AssetKey] | None = None,
     log_level: int = logging.WARNING,
+    progress: Progress | None = None,
 ) -> Result:
     """Run the definitions of one instance, or some of its assets, in this process.
 
     Args:
         overrides: fields of the instance resource, for this run.
         log_level: of Dagster's own log on the console.
+        progress: is told what happens while it runs.
     """
     run_id = str(uuid.uuid4())
     chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
@@ -188,7 +192,7 @@ def execute(
     errors: list[BaseException] = []
     job = definitions.resolve_job_def(job_name(instance)).with_hooks({_collect(errors)})
     with _dagster_instance() as dagster_instance:
-        token = caller_releases.set(True)
+        token, observed = caller_releases.set(True), observer.set(progress)
         try:
             # After a failed stage, stages that do not need it still run.
             done = job.execute_in_process(
@@ -211,6 +215,7 @@ def execute(
         finally:
             checks = _checks(dagster_instance, run_id)
             caller_releases.reset(token)
+            observer.reset(observed)
             held = _held.get()
             if held is None:
                 release(instance, run_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.execution.stage_run import StageResult
+from pipedag_dagster.execution.stage_result import StageResult
 from pipedag_dagster.graph.flow import Stage
 
 INSTANCE_TAG = "pipedag/instance"
