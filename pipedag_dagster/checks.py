@@ -1,5 +1,7 @@
-"""What must be true of a table. Declared with the task that makes it, evaluated in the database before the stage is
-committed, shown by Dagster as asset checks.
+"""Checks: conditions that a table must meet.
+
+They are declared with the task that makes the table, evaluated in the database before the stage is committed, and shown
+by Dagster as asset checks.
 
     @materialize(
         outputs=["orders", "customers"],
@@ -10,13 +12,13 @@ committed, shown by Dagster as asset checks.
     )
     def load(): ...
 
-Every check takes
+Every check has these options:
 
-- `blocking=True`: while it fails, the stage is not committed, and people see the version before.
-- `severity="WARN"`: a failure is a warning. Without it, it is an error; in neither case does the run fail.
-- `name=`: of the check in Dagster. Without it, it is named after what it checks.
+- `blocking=True`: if the check fails, the stage is not committed, and people still see the version before.
+- `severity="WARN"`: a failure is a warning. By default it is an error. The run itself does not fail in either case.
+- `name=`: the name of the check in Dagster. By default it is made of the kind of check and its columns.
 
-No Dagster and no database here: a check is the query of the rows that are bad.
+Nothing here needs Dagster or a database: a check is the query that selects the bad rows.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ from pipedag_dagster.options import known_options
 
 Severity: TypeAlias = Literal["ERROR", "WARN"]
 ROWS = "pipedag_rows"
-"""The column of a query of bad rows that says how many rows of the table one row of it stands for."""
+"""A column in the query of bad rows: the number of rows of the table that one row of the query stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that must be true of a table. Made by the functions below."""
+    """One condition that a table must meet. The functions below make them."""
 
     name: str
     description: str
@@ -49,13 +51,11 @@ class Check:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.name):
-            raise WiringError(f"Check {self.name!r}: Dagster allows letters, digits and '_' only. Write name='…'.")
+            raise WiringError(f"Check {self.name!r}: Dagster allows only letters, digits and '_'. Write name='…'.")
         if self.severity not in ("ERROR", "WARN"):
-            raise WiringError(f"Check {self.name!r}: severity is 'ERROR' or 'WARN', not {self.severity!r}.")
+            raise WiringError(f"Check {self.name!r}: severity must be 'ERROR' or 'WARN', not {self.severity!r}.")
         if self.blocking and self.severity == "WARN":
-            raise WiringError(
-                f"Check {self.name!r}: one that is blocking cannot be a warning only. Choose one of them."
-            )
+            raise WiringError(f"Check {self.name!r}: a blocking check cannot be a warning. Choose one of them.")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -64,29 +64,29 @@ class Check:
 
     @property
     def wrong(self) -> str:
-        """What is wrong with the bad rows: "3 of 7 rows …"."""
+        """What is wrong with the bad rows; it follows "3 of 7 rows …"."""
         return "refused"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnCheck(Check):
-    """A check of some columns, row by row or group by group."""
+    """A check of one or more columns, row by row or group by group."""
 
     columns: tuple[str, ...]
     grouped: ClassVar[bool] = True
-    """Whether a row of the query is a value of the columns; otherwise it is a row of the table."""
+    """Whether the query has one row for each bad value of the columns. Otherwise it has one for each bad row."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         return self.columns
 
     def bad(self, table: str, keys: Sequence[str], target: str = "") -> str:
-        """The query of what is bad, with the column `ROWS`.
+        """The query that selects the bad rows or values, with the column `ROWS`.
 
         Args:
             table: the SQL name of the table.
-            keys: the columns by which people know a row of the table.
-            target: the SQL name of the table that it refers to.
+            keys: the columns that identify a row for people.
+            target: the SQL name of the table that the columns refer to.
         """
         shown = self.columns if self.grouped else keys
         listed = ", ".join(quote("t", column) for column in shown)
@@ -111,7 +111,7 @@ class Unique(ColumnCheck):
         return f"with the {_listed(self.columns)} of another row"
 
     def _where(self, target: str) -> str:
-        return self._all("IS NOT NULL")  # as for UNIQUE: no value is no value twice
+        return self._all("IS NOT NULL")  # as UNIQUE does: NULLs are not equal
 
     def _having(self) -> str:
         return " HAVING count(*) > 1"
@@ -133,7 +133,7 @@ class NotNull(ColumnCheck):
 class PrimaryKey(ColumnCheck):
     @property
     def wrong(self) -> str:
-        return f"without {_listed(self.columns, 'or')}, or with that of another row"
+        return f"without {_listed(self.columns, 'or')}, or with the {_listed(self.columns)} of another row"
 
     def _where(self, target: str) -> str:
         return "true"
@@ -148,7 +148,7 @@ class AcceptedValues(ColumnCheck):
 
     @property
     def wrong(self) -> str:
-        return f"with another {self.columns[0]} than {', '.join(map(repr, self.values))}"
+        return f"with a {self.columns[0]} other than {', '.join(map(repr, self.values))}"
 
     def _where(self, target: str) -> str:
         values = ", ".join(map(literal, self.values))
@@ -191,7 +191,7 @@ class FunctionCheck(Check):
 
 
 class Options(TypedDict, total=False):
-    """What every check takes."""
+    """The options that every check has."""
 
     blocking: bool
     severity: Severity
@@ -200,15 +200,15 @@ class Options(TypedDict, total=False):
 
 @known_options(*Options.__optional_keys__)
 def unique(*columns: str, **options: Unpack[Options]) -> Check:
-    """No two rows have the same value, or the same combination of values. NULL equals nothing.
+    """No two rows have the same value, or the same combination of values. NULLs are not equal to each other.
 
     >>> unique("origin", "hour").name
     'unique_origin_hour'
     """
-    what = "value" if len(columns) == 1 else "combination of values"
+    value = "value" if len(columns) == 1 else "combination of values"
     return Unique(
         columns=_columns("unique", columns),
-        description=f"No two rows have the same {what} of {_listed(columns)}.",
+        description=f"No two rows have the same {value} of {_listed(columns)}.",
         **_named("unique", columns, options),
     )
 
@@ -225,26 +225,26 @@ def not_null(*columns: str, **options: Unpack[Options]) -> Check:
 
 @known_options(*Options.__optional_keys__)
 def primary_key(*columns: str, **options: Unpack[Options]) -> Check:
-    """Unique and not NULL. It costs nothing where `Table(…, primary_key=…)` makes the database enforce it."""
+    """Unique and not NULL. The check costs nothing if the database enforces it anyway: `Table(…, primary_key=…)`."""
     return PrimaryKey(
         columns=_columns("primary_key", columns),
-        description=f"A row is known by its {_listed(columns)}: unique, and never NULL.",
+        description=f"The {_listed(columns)} of a row is unique, and never NULL.",
         **_named("primary_key", columns, options),
     )
 
 
 @known_options(*Options.__optional_keys__)
 def min_rows(rows: int, **options: Unpack[Options]) -> Check:
-    """The table has at least so many rows. Mind that small instances have fewer than full."""
+    """The table has at least this number of rows. Note that small instances have fewer rows than full."""
     if not isinstance(rows, int) or rows < 1:
         raise WiringError(f"min_rows({rows!r}): write a whole number of at least 1.")
-    description = f"There {'is 1 row' if rows == 1 else f'are {rows:,} rows'} at least."
+    description = f"The table has at least {rows:,} row{'' if rows == 1 else 's'}."
     return MinRows(rows=rows, description=description, **_named("min_rows", (), options))
 
 
 @known_options(*Options.__optional_keys__)
 def accepted_values(column: str, values: Sequence[Any], **options: Unpack[Options]) -> Check:
-    """The column has only these values. NULL is none: `not_null` says that there must be one."""
+    """The column has only these values, or NULL. To refuse NULL, add `not_null`."""
     if isinstance(values, str) or not values:
         raise WiringError(f"accepted_values({column!r}, {values!r}): write a list of values.")
     return AcceptedValues(
@@ -262,17 +262,17 @@ def references(
     target_columns: Sequence[str] | None = None,
     **options: Unpack[Options],
 ) -> Check:
-    """Every value is one of another table's: a foreign key, also between stages. NULL refers to nothing.
+    """Every value exists in another table: a foreign key, which may cross stages. NULL is allowed.
 
     Args:
-        columns: one column, or several that refer together.
-        target: `"stage.table.column"`; `"stage.table"` where the columns have the same names in both tables. The stage
-            is the same one, or one that comes before it.
-        target_columns: the columns of the other table, where there are several.
+        columns: one column, or several columns that refer to the other table together.
+        target: `"stage.table.column"`, or `"stage.table"` if the columns have the same names in both tables. It is the
+            stage of the check, or a stage before it.
+        target_columns: the columns of the other table, if there are several.
 
     Example:
         >>> references("customer", "raw.customers.id").description
-        'Every customer is the id of a row of raw.customers.'
+        'Every customer is an id in raw.customers.'
     """
     ours = _columns("references", (columns,) if isinstance(columns, str) else tuple(columns))
     stage, _, rest = target.partition(".")
@@ -287,7 +287,7 @@ def references(
         stage=stage_name(stage),
         table=asset_name(table),
         target_columns=theirs,
-        description=f"Every {_listed(ours)} is the {_listed(theirs)} of a row of {stage}.{table}.",
+        description=f"Every {_listed(ours)} is {_a(_listed(theirs))} in {stage}.{table}.",
         **_named("references", ours, options),
     )
 
@@ -301,16 +301,16 @@ def check(fn: Function, /) -> FunctionCheck: ...
 def check(*, input_type: type = ..., **options: Unpack[Options]) -> Callable[[Function], FunctionCheck]: ...
 @known_options(*Options.__optional_keys__)
 def check(fn: Function | None = None, /, *, input_type: type = sa.Table, **options: Unpack[Options]) -> Any:
-    """Make a check of a function that gets the table and returns the rows that are bad.
+    """Make a check of a function that takes the table and returns the bad rows.
 
     Args:
-        input_type: how the table arrives. `sa.Table`, the default: an alias on which to build the query that selects
-            the bad rows. `pd.DataFrame`, `pl.DataFrame`, `pa.Table`: return the bad rows as one.
+        input_type: how the table arrives. With `sa.Table`, the default, it is an alias; return the query that selects
+            the bad rows. With `pd.DataFrame`, `pl.DataFrame` or `pa.Table`, return the bad rows as a frame.
 
     Example:
         @check(severity="WARN")
         def no_negative_amounts(orders):
-            "Nobody is paid for buying."
+            "No customer is paid for buying."
             return sa.select(orders).where(orders.c.amount < 0)
     """
     if fn is None:
@@ -319,23 +319,27 @@ def check(fn: Function | None = None, /, *, input_type: type = sa.Table, **optio
 
 
 def _function(fn: Function, input_type: type, options: Options) -> FunctionCheck:
-    called = getattr(fn, "__name__", type(fn).__name__)
+    name = getattr(fn, "__name__", type(fn).__name__)
     if len(inspect.signature(fn).parameters) != 1:
-        raise WiringError(f"Check {called!r}: it must take one argument, the table.")
-    description = inspect.getdoc(fn) or f"{called}() finds no bad row."
-    return FunctionCheck(fn=fn, input_type=input_type, description=description, **_named(called, (), options))
+        raise WiringError(f"Check {name!r}: it must take one argument, the table.")
+    description = inspect.getdoc(fn) or f"{name}() finds no bad row."
+    return FunctionCheck(fn=fn, input_type=input_type, description=description, **_named(name, (), options))
 
 
-def _columns(what: str, columns: tuple[str, ...]) -> tuple[str, ...]:
+def _columns(check: str, columns: tuple[str, ...]) -> tuple[str, ...]:
     if not columns or not all(isinstance(column, str) for column in columns):
-        raise WiringError(f"{what}(…) needs the name of a column, or of several, but got {columns!r}.")
+        raise WiringError(f"{check}(…) needs the names of one or more columns, but got {columns!r}.")
     return columns
 
 
-def _named(what: str, columns: Sequence[str], options: Options) -> Options:
-    name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join((what, *columns)))
+def _named(check: str, columns: Sequence[str], options: Options) -> Options:
+    name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join((check, *columns)))
     return {"name": name, **options}
 
 
 def _listed(columns: Sequence[str], word: str = "and") -> str:
     return columns[0] if len(columns) == 1 else f"{', '.join(columns[:-1])} {word} {columns[-1]}"
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

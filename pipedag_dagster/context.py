@@ -1,4 +1,4 @@
-"""What runs and tasks see of the configuration: one instance with its store."""
+"""One instance with its store, as runs and tasks see it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Store:
 class ConfigContext(Instance):
     """One instance of a pipeline: its configuration, and the store that holds its tables.
 
-    `with config:` makes it the current one, which `ConfigContext.get()` returns. Nothing connects to the database
-    before the first use of the store.
+    `with instance:` makes it the current one, which `ConfigContext.get()` returns. Nothing connects to the database
+    before the store is used for the first time.
     """
 
     def __init__(self, config: InstanceConfig, files: PipedagConfig) -> None:
@@ -48,7 +48,7 @@ class ConfigContext(Instance):
 
     @property
     def instance_id(self) -> str:
-        """The id that keeps the instance apart: part of its schema prefix or database."""
+        """The id that keeps the tables of the instance apart: it is part of the schema prefix or the url."""
         return self.config.instance_id
 
     @functools.cached_property
@@ -66,8 +66,8 @@ class ConfigContext(Instance):
         if self.config.copy_source is None:
             return None
         source = self.files.get(self.config.copy_source, self.config.copy_per_user)
-        # It is read with the rights of this instance, not with those of its owner, and what this one may not make of
-        # its own, it does not make of another one.
+        # This instance reads the source with its own rights. It never creates the database of the source if it may not
+        # create its own.
         role = self.config.role or source.config.role
         create = source.config.create_database_if_not_exists and self.config.create_database_if_not_exists
         changes: dict[str, Any] = {"role": role, "create_database_if_not_exists": create}
@@ -76,13 +76,13 @@ class ConfigContext(Instance):
         return ConfigContext(source.config.model_copy(update=changes), self.files)
 
     def with_attrs(self, attrs: Mapping[str, Any]) -> ConfigContext:
-        """The same instance, with the same tables, where some `attrs` are others. Flows are to be built anew with it.
+        """The same instance, with the same tables, but with some other `attrs`. Build the flow again with it.
 
         Args:
-            attrs: replace those of the instance; mappings key by key.
+            attrs: these replace attrs of the instance. Mappings are merged key by key.
 
         Raises:
-            ConfigError: `copy_filter_cnt` is no number of rows.
+            ConfigError: `copy_filter_cnt` is not a number of rows.
 
         Example:
             more = config.with_attrs({"copy_filter_cnt": 5})
@@ -100,14 +100,14 @@ class ConfigContext(Instance):
 
     @classmethod
     def get(cls) -> ConfigContext:
-        """The current configuration, inside of `with config:` and inside of tasks.
+        """The current instance, inside of `with instance:` and inside of tasks.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no current instance.
         """
         current = _current.get()
         if current is None:
-            raise ConfigError("No instance is current here: write `with config:` around it.")
+            raise ConfigError("There is no current instance here. Write `with PipedagConfig(…).get(…):` around it.")
         return current
 
     def __enter__(self) -> Self:
@@ -125,11 +125,11 @@ class PipedagConfig:
     """All instances of a pipeline.
 
     Args:
-        path: a YAML file, or a folder with `__any__.yaml` and one file an instance. Without it: the environment
+        path: a YAML file, or a folder with `__any__.yaml` and one file per instance. Without it: the environment
             variable PIPEDAG_CONFIG, else `instances/` or `pipedag.yaml` in the working directory or above it.
 
     Raises:
-        ConfigError: everything that is wrong, at once, with file and line.
+        ConfigError: the configuration has mistakes. All are listed, with file and line.
 
     Example:
         cfg = PipedagConfig("pipedag.yaml").get("midi")
@@ -147,7 +147,7 @@ class PipedagConfig:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Keys that are accepted and mean nothing here."""
+        """Keys that are accepted and have no effect."""
         return self.files.notes
 
     @property
@@ -156,15 +156,15 @@ class PipedagConfig:
 
     @known_options()
     def get(self, instance: str, per_user: bool = False) -> ConfigContext:
-        """The configuration of one instance.
+        """One instance.
 
         Args:
-            instance: its name.
-            per_user: one for each user: the user's name becomes part of the instance's id.
+            instance: the name of the instance.
+            per_user: an instance for each user: the name of the user becomes part of the instance id.
 
         Raises:
-            UnknownInstance: there is none of this name.
-            MissingVariable: it uses an environment variable or attribute file that is not there.
+            UnknownInstance: there is no instance of this name.
+            MissingVariable: the instance uses an environment variable or an attribute file that does not exist.
         """
         return ConfigContext(self.files.instance(instance, per_user), self)
 
@@ -178,7 +178,11 @@ def _same_place(one: sa.URL | str, two: sa.URL | str) -> bool:
 
 
 def find_config(start: Path | None = None) -> Path:
-    """The configuration that a command means when it names none (see `PipedagConfig`)."""
+    """The configuration of a command that names none (see `PipedagConfig`).
+
+    Raises:
+        ConfigError: there is no configuration.
+    """
     named = os.environ.get("PIPEDAG_CONFIG")
     if named:
         return Path(named)
@@ -188,6 +192,6 @@ def find_config(start: Path | None = None) -> Path:
             if (candidate / "__any__.yaml").is_file() or (candidate.is_file() and candidate.suffix):
                 return candidate
     raise ConfigError(
-        f"No configuration: neither instances/__any__.yaml nor pipedag.yaml is in {start} or above it. "
-        "Name it, or set PIPEDAG_CONFIG."
+        f"There is no configuration: neither instances/__any__.yaml nor pipedag.yaml is in {start} or a folder above. "
+        "Write one, pass its path, or set PIPEDAG_CONFIG."
     )

@@ -1,33 +1,33 @@
 """Every error that this package raises on purpose.
 
-One class for each thing that a user can do about it. The message names the object, what is wrong and
-what to type next; a docstring here is the remedy in one line.
+There is one class for each thing that a user can do about an error. The message names the object, what is wrong and
+what to type next. A docstring here is the remedy in one line.
 
     PipedagError
     ├── ConfigError             fix the YAML file (every mistake is listed, with file and line)
-    │   ├── UnknownInstance     choose one of the instances that exist
+    │   ├── UnknownInstance     choose an instance that exists
     │   └── MissingVariable     set the environment variable, or write the attribute file
     ├── WiringError             fix the flow: names, cycles, the way tasks are called
     │   ├── UnknownOption       fix the name of the option (a TypeError, too)
     │   └── InvalidName         choose another name for a stage or table
     ├── DatabaseError           look at the database
     │   ├── DatabaseUnreachable start it, or fix host and port
-    │   ├── ConnectionLost      run it again: what was staged is reused
+    │   ├── ConnectionLost      run it again: finished tasks are not repeated
     │   ├── DiskFull            make room, and run it again
     │   ├── LoginRefused        fix user name and password
     │   ├── TooManyConnections  lower max_concurrent, or raise max_connections
     │   ├── TimedOut            raise the limit that the message names
     │   ├── ReadOnlyServer      connect to the primary server
     │   ├── PoolerRefused       connect directly, or set pool_mode = session
-    │   └── DatabaseMissing     create the database, or allow us to
+    │   └── DatabaseMissing     create the database, or set create_database_if_not_exists
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
     ├── RunActive               wait for the run, or stop it
-    ├── InUse                   somebody else's objects need it: remove them first
+    ├── InUse                   other objects depend on it: remove them first
     ├── PinLost                 start a new run
-    ├── NotMaterialized         run what comes before
-    ├── FreshInput              the source changed, and this run was told to assert that it did not
+    ├── NotMaterialized         run the stage that makes the table
+    ├── FreshInput              the source changed, and the mode of the run does not allow that
     ├── SeveralFailed           several tasks failed (fail_fast: false); each one is listed
-    ├── ChecksFailed            look at the rows that are named: the stage was not committed
+    ├── ChecksFailed            fix the rows in the message: the stage was not committed
     ├── TaskFailed              fix the task
     │   └── UnstorableResult    return something that a table can hold
     ├── EmptySelection          select at least one table
@@ -64,7 +64,7 @@ class Problem:
 
 
 class ConfigError(PipedagError):
-    """Fix the configuration. All mistakes that could be found at once are in `problems`."""
+    """Fix the configuration. `problems` lists all mistakes."""
 
     def __init__(self, problems: Problem | str | Sequence[Problem]) -> None:
         if isinstance(problems, str):
@@ -74,15 +74,15 @@ class ConfigError(PipedagError):
 
 
 class UnknownInstance(ConfigError):
-    """Choose one of the instances that the configuration has."""
+    """Choose an instance that exists."""
 
 
 class MissingVariable(ConfigError):
-    """Set the environment variable, or write the attribute file, that the chosen instance uses."""
+    """Set the environment variable, or write the attribute file, that the instance uses."""
 
 
 class WiringError(PipedagError):
-    """Fix the flow: it cannot be run as it is wired."""
+    """Fix the flow: it cannot run as it is wired."""
 
 
 class UnknownOption(WiringError, TypeError):
@@ -90,7 +90,7 @@ class UnknownOption(WiringError, TypeError):
 
 
 class InvalidName(WiringError):
-    """Choose another name: this one cannot be a stage or a table."""
+    """Choose another name: a stage or table cannot have this one."""
 
 
 class DatabaseError(PipedagError):
@@ -102,7 +102,7 @@ class DatabaseUnreachable(DatabaseError):
 
 
 class ConnectionLost(DatabaseError):
-    """The connection was cut in the middle. Run it again: what was staged is reused."""
+    """The connection was cut. Run it again: the results of finished tasks are reused."""
 
 
 class DiskFull(DatabaseError):
@@ -138,11 +138,11 @@ class NotOwned(PipedagError):
 
 
 class RunActive(PipedagError):
-    """A run is using what would be written or removed. Wait for it, or stop it."""
+    """Another run uses the tables that would be written or removed. Wait for it, or stop it."""
 
 
 class InUse(PipedagError):
-    """Objects of somebody else depend on what would be removed. Remove them first."""
+    """Objects of somebody else depend on the tables that would be removed. Remove them first."""
 
 
 class PinLost(PipedagError):
@@ -150,11 +150,11 @@ class PinLost(PipedagError):
 
 
 class NotMaterialized(PipedagError):
-    """Run what comes before: the table that was asked for has no committed version."""
+    """Run the stage first: the table has no committed version."""
 
 
 class FreshInput(PipedagError):
-    """The input changed while `assert_no_fresh_input` was asked for."""
+    """The input changed, but the mode of the run is `assert_no_fresh_input`. Choose another mode."""
 
 
 class TaskFailed(PipedagError):
@@ -175,8 +175,8 @@ class SeveralFailed(PipedagError):
 
 
 class ChecksFailed(PipedagError):
-    """Look at the rows that are named: blocking checks failed, and the stage was not committed. What became of each of
-    them is in `results`."""
+    """Fix the rows in the message: blocking checks failed, and the stage was not committed. `results` has the result of
+    each check."""
 
     def __init__(self, message: str, results: Sequence[Any] = ()) -> None:
         self.results = tuple(results)
@@ -188,7 +188,7 @@ class EmptySelection(PipedagError):
 
 
 class FilesInTheWay(PipedagError):
-    """Choose another folder for the new project: no file is overwritten."""
+    """Choose another folder for the new project: existing files are never overwritten."""
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:

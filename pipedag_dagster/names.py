@@ -1,11 +1,11 @@
-"""Names in the database: what they may be, and how they are built from instance, stage and table.
+"""Names in the database: the rules for them, and how they are made from instance, stage and table.
 
 For the prefix `midi_` and the stage `raw`:
 
-    midi_raw              what people query: one view per table
+    midi_raw              the views that people query: one per table
     midi_raw__versions    the immutable physical tables
-    midi_raw__next        the views of the coming stage version, while a commit prepares them
-    midi_raw__old         the views of the last one, until they are dropped
+    midi_raw__next        the views of the next stage version, while a commit prepares them
+    midi_raw__old         the views of the version before, until they are dropped
     midi_pipedag          the catalog
 """
 
@@ -42,66 +42,66 @@ _SUFFIXES = ("__versions", "__next", "__old")
 
 
 def table_name(name: str) -> str:
-    """The name under which a table is stored: lower-case, refused when it cannot be one."""
+    """The name under which a table is stored: lower-case. Names that PostgreSQL cannot store are refused."""
     return _checked(name, "table")
 
 
 def asset_name(name: str) -> str:
-    """The name of a table that is known before it is made: a Dagster asset too, so letters, digits and `_` only."""
+    """The name of a table that is also a Dagster asset: lower-case letters, digits and `_`."""
     lowered = table_name(name)
     if not re.fullmatch(r"[a-z0-9_]+", lowered):
         raise InvalidName(
-            f"Table name {name!r}: Dagster's assets allow letters, digits and '_' only. Give the task another name, or "
-            "names in outputs=[…]; a Table(…, name=…) that it returns may have any name."
+            f"Table name {name!r}: Dagster's assets allow only letters, digits and '_'. Give the task another name, or "
+            "write names in outputs=[…]. A table may still have any name in SQL: Table(…, name=…)."
         )
     return lowered
 
 
 def stage_name(name: str) -> str:
-    """The name under which a stage is stored: lower-case, refused when it cannot be one."""
+    """The name under which a stage is stored: lower-case. Names that Dagster or PostgreSQL do not allow are refused."""
     lowered = _checked(name, "stage")
     if not re.fullmatch(r"[a-z0-9_]+", lowered):
-        raise InvalidName(f"Stage name {name!r}: Dagster's asset groups allow letters, digits and '_' only.")
+        raise InvalidName(f"Stage name {name!r}: Dagster's asset groups allow only letters, digits and '_'.")
     if lowered == CATALOG or re.search(rf"({'|'.join(_SUFFIXES)})\d*$", lowered):  # a commit may need __old2
         raise InvalidName(
-            f"Stage name {name!r} is taken by the package itself ({CATALOG!r} and names that end in "
-            f"{', '.join(_SUFFIXES)}). Choose another one."
+            f"Stage name {name!r} is reserved, like {CATALOG!r} and all names that end in {', '.join(_SUFFIXES)}. "
+            "Choose another name."
         )
     return lowered
 
 
 def instance_id(name: str) -> str:
-    """The id of an instance as it is: refused when Dagster cannot have it in asset keys and job names."""
+    """The id of an instance, unchanged. Ids that Dagster does not allow in asset keys and job names are refused."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or keyword.iskeyword(name) or name in _TAKEN_BY_DAGSTER:
         raise InvalidName(
-            f"Instance id {name!r}: Dagster's assets and jobs allow letters, digits, '_', '-' and '.' only, and keep "
-            "some words for themselves. Choose another instance_id."
+            f"Instance id {name!r}: Dagster's assets and jobs allow only letters, digits, '_', '-' and '.', and some "
+            "words are reserved. Choose another instance_id."
         )
     return name
 
 
 def role_name(name: str) -> str:
-    """The name of a database role, case and all: refused when it cannot be one."""
+    """The name of a database role, unchanged. Names that PostgreSQL cannot store are refused."""
     _checked(name, "role")
     return name
 
 
-def _checked(name: str, kind: str) -> str:
+def _checked(name: str, noun: str) -> str:
     if not isinstance(name, str) or not name:
-        raise InvalidName(f"A {kind} needs a name: a text of at least one character, but got {name!r}.")
+        raise InvalidName(f"A {noun} needs a name of at least one character, but got {name!r}.")
     lowered = name.lower()
     if UNSTORABLE.search(lowered):
-        raise InvalidName(f"The {kind} name {name!r} has characters that PostgreSQL cannot store. Remove them.")
-    # The lower-case form may be the longer one: that of İ is.
+        raise InvalidName(f"The {noun} name {name!r} has characters that PostgreSQL cannot store. Remove them.")
+    # The lower-case form may be longer: İ has two bytes, and its lower-case form has three.
     if len(lowered.encode()) > MAX_BYTES:
         raise InvalidName(
-            f"The {kind} name {name!r} has {len(lowered.encode())} bytes; PostgreSQL allows {MAX_BYTES}. Shorten it."
+            f"The {noun} name {name!r} has {len(lowered.encode())} bytes; PostgreSQL allows {MAX_BYTES}. Shorten it."
         )
     return lowered
 
 
 def physical_name(table: str) -> str:
-    """A new name for one immutable version of a table: unique, and still recognizable."""
+    """A new name for one immutable version of a table: unique, but still readable."""
     token = secrets.token_hex(6)
     stem = table.encode()[: MAX_BYTES - len(token) - 1].decode(errors="ignore")
     return f"{stem}_{token}"
@@ -118,13 +118,17 @@ class StageSchemas:
 
     @classmethod
     def of(cls, prefix: str, stage: str, suffix: str = "") -> StageSchemas:
-        """Raise InvalidName when the longest of the names does not fit into PostgreSQL's 63 bytes."""
+        """The schemas of a stage.
+
+        Raises:
+            InvalidName: PostgreSQL does not allow one of the names, or would cut it because it has more than 63 bytes.
+        """
         current = f"{prefix}{stage_name(stage)}{suffix}"
         longest = f"{current}{max(_SUFFIXES, key=len)}"
         if UNSTORABLE.search(current) or current.startswith("pg_"):
             raise InvalidName(
                 f"Stage {stage!r} with schema_prefix {prefix!r} needs the schema name {current!r}, but PostgreSQL "
-                "keeps names that begin with pg_ for itself, and cannot store some characters. Choose another prefix."
+                "reserves names that begin with pg_, and cannot store some characters. Choose another prefix."
             )
         if len(longest.encode()) > MAX_BYTES:
             raise InvalidName(

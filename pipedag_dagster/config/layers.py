@@ -23,10 +23,10 @@ from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
 
 @dataclass(frozen=True)
 class Layer:
-    """A section as one file says it, checked, without its mistakes; `at` is its place in the file.
+    """One section of a file, checked and without its mistakes. `at` is its path in the file.
 
-    `bad` has the places of mistakes in it; the place () is a file that cannot be read at all.
-    `below` is where the section lies in an instance: a connection lies below `table_store`.
+    `bad` has the paths of mistakes; the path () means that the file cannot be read at all.
+    `below` is the path of the section in an instance: a connection is below `table_store`.
     """
 
     source: YamlFile
@@ -36,23 +36,23 @@ class Layer:
     below: Key = ()
 
     def part(self, *at: str) -> Layer:
-        """The section at `at` in this one; empty when there is none."""
+        """The section at `at` in this one; an empty one when there is none."""
         place = (*self.at, *at)
         bad = frozenset(b for b in self.bad if b[: len(place)] == place or place[: len(b)] == b)
         return Layer(self.source, place, get(self.data, at) or {}, bad)
 
     def get(self, path: Key) -> Any:
-        """What the layer says about the value at `path` of the instance, None when nothing."""
+        """The value of the layer for `path` in the instance; None when it has none."""
         lies_below = path[: len(self.below)] == self.below
         return get(self.data, path[len(self.below) :]) if lies_below else None
 
     def keys(self, section: str) -> list[str]:
-        """The names that the file has in a section, those with mistakes too."""
-        found = get(self.source.data, (section,))
-        return [key for key in found if isinstance(key, str)] if isinstance(found, dict) else []
+        """The names in a section of the file, including those with mistakes."""
+        data = get(self.source.data, (section,))
+        return [key for key in data if isinstance(key, str)] if isinstance(data, dict) else []
 
     def problem(self, path: Key, message: str) -> Problem:
-        """A mistake in the value at `path` of the instance."""
+        """A mistake in the value for `path` in the instance."""
         place = (*self.at, *path[len(self.below) :])
         return Problem(self.source.file, self.source.line(place), f"{dotted(place)}: {message}")
 
@@ -77,7 +77,7 @@ def merge(low: dict[Any, Any], high: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def nested(path: Key, data: dict[Any, Any]) -> dict[Any, Any]:
-    """`data` put below `path`."""
+    """`data` in nested mappings, so that it is at `path`."""
     return reduce(lambda inner, key: {key: inner}, reversed(path), data)
 
 
@@ -91,7 +91,7 @@ def dotted(path: Key) -> str:
 
 
 def read(file: Path, model: type[BaseModel], problems: list[Problem], notes: list[str]) -> Layer:
-    """Read one file as `model` says; mistakes go to `problems`, keys without a meaning here to `notes`."""
+    """Read one file. Mistakes are added to `problems`, and keys that have no effect to `notes`."""
     try:
         source = load(file)
     except ConfigError as error:
@@ -145,7 +145,7 @@ def _unused(model: BaseModel, at: Key = ()) -> Iterator[Key]:
 
 
 def _sentence(mistake: ErrorDetails, model: type[BaseModel]) -> str:
-    """What is wrong, in words for somebody who never heard of pydantic."""
+    """The mistake as a sentence for people who have never heard of pydantic."""
     loc, value, context = mistake["loc"], mistake["input"], mistake.get("ctx", {})
     if loc[-1] == "[key]":
         return "a name must be text. Put it into quotes."
@@ -170,17 +170,17 @@ def _sentence(mistake: ErrorDetails, model: type[BaseModel]) -> str:
             sentence = "must be text (put it into quotes)"
         case _:
             sentence = mistake["msg"]
-    # What stands below `args` or in the options of an executor may be a password.
+    # A value below `args`, or in the options of an executor, may be a password.
     secret = "args" in loc or "executor" in loc or isinstance(value, dict | list)
     return f"{sentence}." if secret else f"{sentence}, not {value!r}."
 
 
 def _keys_at(model: type[BaseModel], loc: Key) -> Iterable[str]:
-    kind: Any = model
+    section: Any = model
     for part in loc:
-        if hasattr(kind, "model_fields"):
-            kind = kind.model_fields[keys_of(kind)[str(part)]].annotation
-            kind = get_args(kind)[0] if type(None) in get_args(kind) else kind
+        if hasattr(section, "model_fields"):
+            section = section.model_fields[keys_of(section)[str(part)]].annotation
+            section = get_args(section)[0] if type(None) in get_args(section) else section
         else:  # dict[str, section]
-            kind = get_args(kind)[-1]
-    return keys_of(kind)
+            section = get_args(section)[-1]
+    return keys_of(section)

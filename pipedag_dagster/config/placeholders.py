@@ -1,6 +1,6 @@
-"""Placeholders in configured texts: `{$NAME}` is an environment variable, `{name}` a value that is known here.
+"""Placeholders in texts of the configuration: `{$NAME}` is an environment variable, `{name}` a value known here.
 
-Values are never in a message: most of them are there to keep a password out of the file.
+Messages never contain values: most placeholders are there to keep a password out of the file.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ class Filler:
         self._problem = problem
 
     def __call__(self, path: Key, template: str, known: Mapping[str, str] | None = None) -> str:
-        """`{$NAME}` from the environment, `{name}` from `known`; without `known` it is just text."""
+        """Fill in `{$NAME}` from the environment, and `{name}` from `known`. Without `known`, `{name}` is ordinary
+        text."""
         login = _LOGIN.match(template) if path == URL else None
 
         def value(match: re.Match[str]) -> str:
             dollar, name = match.groups()
             if not dollar and known is None:
                 return match[0]
-            found = os.environ.get(name) if dollar else (known or {}).get(name)
-            if found is None:
+            text = os.environ.get(name) if dollar else (known or {}).get(name)
+            if text is None:
                 hint = "" if dollar else did_you_mean(name, known or ())
-                said = f"the environment variable {name}: export {name}=…" if dollar else f"a value for {match[0]}."
-                self._missing(path, f"needs {said}{hint}")
-            # A password may have any character; in a url some of them would end it.
+                needed = f"the environment variable {name}: export {name}=…" if dollar else f"a value for {match[0]}."
+                self._missing(path, f"needs {needed}{hint}")
+            # A password may have any character. In a url, some of them would end the password.
             inside = login is not None and login.start(1) <= match.start() < login.end(1)
-            return quote(found or "", safe="") if inside else found or ""
+            return quote(text or "", safe="") if inside else text or ""
 
         return PLACEHOLDER.sub(value, template)
 
     def deep(self, path: Key, value: Any) -> Any:
-        """The environment variables in all texts of a value, however deep."""
+        """Fill in environment variables in all texts of a nested value."""
         if isinstance(value, dict):
             return {key: self.deep((*path, key), inner) for key, inner in value.items()}
         if isinstance(value, list):
@@ -57,7 +58,7 @@ class Filler:
         return self(path, value) if isinstance(value, str) else value
 
     def attributes(self, folder: Path, template: str, known: Mapping[str, str]) -> Mapping[str, str] | None:
-        """`known` and what the url_attrs_file says, None when that cannot be read. Values are never shown."""
+        """`known` and the values of the url_attrs_file; None when it cannot be read. Values are never shown."""
         path, before = (*ARGS, "url_attrs_file"), len(self.problems)
         file = folder / Path(self(path, template, known)).expanduser()
         if len(self.problems) > before:
@@ -65,15 +66,15 @@ class Filler:
         try:
             source = load(file, scalars_as_text=True)
         except ConfigError as error:
-            wrong = [problem.line or problem.message for problem in error.problems]
+            mistakes = [problem.line or problem.message for problem in error.problems]
         else:
-            wrong = [problem.line or "" for problem in source.problems]
-            wrong += [source.line((k,)) or "" for k, value in source.data.items() if not isinstance(value, str)]
-            if not wrong:
+            mistakes = [problem.line or "" for problem in source.problems]
+            mistakes += [source.line((k,)) or "" for k, value in source.data.items() if not isinstance(value, str)]
+            if not mistakes:
                 return {**source.data, **known}
-        for what in wrong:
-            said = what if isinstance(what, str) else f"line {what} is not a name and a value in quotes."
-            self._missing(path, f"needs {file}, a mapping of names to values: {said}")
+        for mistake in mistakes:
+            text = mistake if isinstance(mistake, str) else f"line {mistake} is not a name and a value in quotes."
+            self._missing(path, f"needs {file}, a mapping of names to values: {text}")
         return None
 
     def _missing(self, path: Key, message: str) -> None:
@@ -81,8 +82,12 @@ class Filler:
 
 
 def user_name() -> str:
-    """The user who runs this, for `{username}` in per_user_template."""
+    """The name of the current user, for `{username}` in per_user_template.
+
+    Raises:
+        MissingVariable: the user has no name.
+    """
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
-        raise MissingVariable("per_user needs the name of the user: export USER=…") from None
+        raise MissingVariable("per_user needs the name of the current user: export USER=…") from None

@@ -1,7 +1,7 @@
-"""YAML files with positions: plain dicts and lists, and the line on which each key stands.
+"""YAML files with positions: plain dicts and lists, and the line of each key.
 
-What YAML accepts but nobody means is a problem here: a key twice in one mapping (YAML libraries keep the
-last one without a word), and `{$NAME}` without quotes (to YAML a mapping, to its writer a placeholder).
+Some things are valid YAML, but never intended. They are mistakes here: a key twice in one mapping (YAML libraries
+silently keep the last one), and `{$NAME}` without quotes (YAML reads a mapping where a placeholder was meant).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LARGEST = 100_000
 
 @dataclass(frozen=True)
 class YamlFile:
-    """One YAML file: its data, the mistakes that did not stop the reading, and where each key stands."""
+    """One YAML file: its data, the mistakes that could be skipped, and the line of each key."""
 
     file: Path
     data: dict[Any, Any]
@@ -33,7 +33,7 @@ class YamlFile:
         """The line (from 1) of the key at `path`, else of its nearest parent, else None."""
         node, line = self._root, None
         for part in path:
-            # From the end: a merge key (<<) puts what it merges before the mapping's own keys.
+            # From the end: the keys of a merge key (<<) come before the mapping's own keys.
             if isinstance(node, yaml.MappingNode):
                 key, node = next((kv for kv in reversed(node.value) if kv[0].value == str(part)), (None, None))
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
@@ -49,8 +49,11 @@ class YamlFile:
 def load(file: Path, *, scalars_as_text: bool = False) -> YamlFile:
     """Read one YAML file; an empty one is an empty mapping.
 
-    `scalars_as_text` takes every value as it is written: the password `0123` is no octal number.
-    Raise ConfigError, with file and line, for what cannot be read at all; see `YamlFile.problems` for the rest.
+    Args:
+        scalars_as_text: take every value as it is written: the password `0123` is not a number.
+
+    Raises:
+        ConfigError: the file cannot be read at all. `YamlFile.problems` has the mistakes that could be skipped.
     """
     try:
         content = file.read_bytes()
@@ -81,10 +84,10 @@ def load(file: Path, *, scalars_as_text: bool = False) -> YamlFile:
 
 
 def _check_size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many values a node is, with what its aliases stand for: an alias takes one line, and may stand for billions.
+    """The number of values in a node, with its aliases written out: a short file may stand for billions of values.
 
     Raises:
-        ValueError: too many, or an alias stands for something that contains it.
+        ValueError: there are too many, or an alias stands for a value that contains it.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
@@ -93,9 +96,9 @@ def _check_size(node: yaml.Node, sizes: dict[int, int]) -> int:
         parts = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
         sizes[id(node)] = 1 + sum(_check_size(part, sizes) for part in parts)
         if sizes[id(node)] > _LARGEST:
-            raise ValueError(f"with its aliases (*name) written out it has more than {_LARGEST:,} values")
+            raise ValueError(f"with its aliases (*name) written out, it has more than {_LARGEST:,} values")
     elif not sizes[id(node)]:
-        raise ValueError("Circular reference: an alias (*name) stands for something that contains it")
+        raise ValueError("Circular reference: an alias (*name) stands for a value that contains it")
     return sizes[id(node)]
 
 
@@ -124,7 +127,7 @@ class _Loader(yaml.SafeLoader):
                 # Go on as if the quotes were there, to find the other mistakes too.
                 return yaml.ScalarNode(_TEXT, placeholder, node.start_mark, node.end_mark)
             if (first := seen.get((key.tag, key.value))) is not None:
-                self.mistakes.append((line, f"the key {key.value!r} is there twice; first in line {first}."))
+                self.mistakes.append((line, f"the key {key.value!r} is written twice; first in line {first}."))
             seen.setdefault((key.tag, key.value), line)
         return node
 

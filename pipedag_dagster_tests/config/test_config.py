@@ -458,7 +458,7 @@ def test_an_unknown_instance(folder: Any, name: str, hint: str) -> None:
         ("attrs: {copy_filter_cnt: true}", "attrs.copy_filter_cnt: must be a whole number of at least 1"),
         ("attrs: {key: {$HOME}}", '{$HOME} must be in quotes: "{$HOME}".'),
         ("instance_id: {$HOME}", '{$HOME} must be in quotes: "{$HOME}".'),
-        ("fail_fast: true\nfail_fast: true", "the key 'fail_fast' is there twice; first in line 1."),
+        ("fail_fast: true\nfail_fast: true", "the key 'fail_fast' is written twice; first in line 1."),
         ("- a", "must be a mapping of keys to values at its top level."),
         ("5: x", "[5]: unknown key."),
         ("instance_id: {id}_", 'A value that begins with { must be in quotes: "{…}".'),

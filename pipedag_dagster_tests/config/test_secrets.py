@@ -363,7 +363,7 @@ def test_a_file_whose_aliases_stand_for_billions_of_values_is_refused_at_once(
     started = time.monotonic()
     message = refused(tmp_path, f"{place}:\n" + "\n".join(lines) + "\n")
     assert time.monotonic() - started < 5
-    assert "with its aliases (*name) written out it has more than 100,000 values" in message
+    assert "with its aliases (*name) written out, it has more than 100,000 values" in message
 
 
 def test_aliases_as_people_use_them_are_fine(tmp_path: Path) -> None:

@@ -97,14 +97,14 @@ CASES = {
     "primary key": (
         primary_key("id"),
         3,
-        "3 of 5 rows without id, or with that of another row: id=2 (2 rows), id=NULL",
+        "3 of 5 rows without id, or with the id of another row: id=2 (2 rows), id=NULL",
     ),
     "min rows": (min_rows(5), 0, "5 rows"),
     "too few rows": (min_rows(1000), 995, "5 rows, but there should be 1,000 at least"),
     "accepted values": (
         accepted_values("state", ["open", "paid"]),
         1,
-        "1 of 5 rows with another state than 'open', 'paid': state=pai|d",
+        "1 of 5 rows with a state other than 'open', 'paid': state=pai|d",
     ),
     "accepted numbers": (accepted_values("customer", [10, 30]), 0, "no bad row among 5"),
     "references": (
@@ -192,13 +192,13 @@ def nothing() -> None:
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "severity": (lambda: unique("id", severity="warning"), "'ERROR' or 'WARN', not 'warning'"),  # type: ignore[arg-type]
     "blocking warning": (lambda: unique("id", blocking=True, severity="WARN"), "Choose one"),
-    "no column": (lambda: unique(), "needs the name of a column"),
+    "no column": (lambda: unique(), "needs the names of one or more columns"),
     "no values": (lambda: accepted_values("state", "open"), "write a list"),
     "no target": (lambda: references("customer", "customers"), '"stage.table.column"'),
     "unequal": (lambda: references(["a", "b"], "raw.customers.id"), "a and b cannot refer to id"),
     "rows": (lambda: min_rows(0), "at least 1"),
     "arguments": (lambda: check(nothing), "one argument"),  # type: ignore[misc,arg-type]
-    "same name": (lambda: shop(unique("id"), unique("id")), "two checks are called 'unique_id'"),
+    "same name": (lambda: shop(unique("id"), unique("id")), "two checks have the name 'unique_id'"),
     "a check that is none": (lambda: materialize(checks=[len])(nothing), "Write a list of checks"),  # type: ignore[list-item]
     "columns": (lambda: materialize(columns={"id": 7})(nothing), "descriptions of columns"),  # type: ignore[dict-item]
     "owners": (lambda: materialize(owners="team:a")(nothing), r"owners=\['team:a'\]"),
@@ -214,7 +214,7 @@ def test_what_is_declared_wrong_is_refused_where_it_is_declared(wrong: Callable[
 @pytest.mark.parametrize(
     ("by_table", "said"),
     [
-        ({"order": [unique("id")]}, "checks= names the table 'order'. Did you mean 'orders'"),
+        ({"order": [unique("id")]}, "names the table 'order', which the task does not make. Did you mean 'orders'"),
         ({"orders": [references("customer", "raw.custmers.id")]}, "Did you mean 'raw.customers'"),
         ({"orders": [references("id", "report.revenue.id")]}, "stage 'report' does not have to run before 'raw'"),
     ],

@@ -261,7 +261,7 @@ def test_a_table_of_a_flow_is_found_by_stage_and_name() -> None:
         ({"version": 1.0}, r'version must be a text, as in version="1\.0"'),
         ({"version": True}, r"version must be a text"),
         ({"nout": "2"}, r"nout must be a whole number of at least 1, not '2'"),
-        ({"cache": "source_version"}, r"cache must be a function, not 'source_version'"),
+        ({"cache": "source_version"}, r"cache must be a function, or a list of functions, not 'source_version'"),
         ({"input": "yes"}, r"input must be True or False, not 'yes'"),
         ({"lazy": 1}, r"lazy must be True or False, not 1"),
         ({"tags": ["raw"]}, r"tags must be a dict"),
@@ -273,7 +273,7 @@ def test_options_that_contradict_each_other_are_refused_at_the_function(options:
 
 
 def test_a_function_without_a_name_that_a_table_can_have_needs_outputs() -> None:
-    with pytest.raises(InvalidName, match=r"'<lambda>'.*Give the task another name, or names in outputs"):
+    with pytest.raises(InvalidName, match=r"'<lambda>'.*Give the task another name, or write names in outputs"):
         materialize(lambda: None)
     assert materialize(outputs=["orders"])(lambda: 7)() == 7
 
@@ -305,13 +305,13 @@ def test_stages_that_need_each_other_are_refused_and_the_circle_is_named() -> No
     ("name", "message"),
     [
         ("", "A stage needs a name"),
-        ("pipedag", "is taken by the package itself"),
-        ("x__versions", "is taken by the package itself"),
-        ("x__next", "is taken by the package itself"),
-        ("x__old", "is taken by the package itself"),
-        ('ra"w', "letters, digits and '_' only"),
-        ("raw data", "letters, digits and '_' only"),
-        ("größe", "letters, digits and '_' only"),
+        ("pipedag", "is reserved"),
+        ("x__versions", "is reserved"),
+        ("x__next", "is reserved"),
+        ("x__old", "is reserved"),
+        ('ra"w', "only letters, digits and '_'"),
+        ("raw data", "only letters, digits and '_'"),
+        ("größe", "only letters, digits and '_'"),
         ("s" * 64, "64 bytes; PostgreSQL allows 63"),
     ],
 )
