@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.main import main
-from pipedag_dagster_tests.helpers import SECRET, SIZES, Connection, Instances, libpq
+from pipedag_dagster_tests.helpers import SECRET, SIZES, Connection, Instances, Query, libpq
 from pipedag_dagster_tests.helpers.command_line import MODULES, Command, Done, write_shop
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
@@ -74,6 +75,17 @@ def connection(database_url: sa.URL) -> Iterator[Connection]:
 
 
 @pytest.fixture
+def query(connection: Connection) -> Query:
+    """Runs SQL as somebody else: `query("SELECT 1")`."""
+
+    def run(text: str) -> list[Any]:
+        cursor = connection.execute(text.encode())
+        return cursor.fetchall() if cursor.description else []
+
+    return run
+
+
+@pytest.fixture
 def instances(tmp_path: Path, database_url: sa.URL) -> Instances:
     """Write `instances/` for the test's database and read it: full, midi (2 rows) and mini (1 row).
 
@@ -90,6 +102,12 @@ def instances(tmp_path: Path, database_url: sa.URL) -> Instances:
         return PipedagConfig(folder)
 
     return write
+
+
+@pytest.fixture
+def config(instances: Instances) -> PipedagConfig:
+    """The configuration of full, midi (2 rows) and mini (1 row)."""
+    return instances()
 
 
 @pytest.fixture

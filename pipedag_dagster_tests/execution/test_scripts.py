@@ -27,26 +27,12 @@ from pipedag_dagster import (
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
-from pipedag_dagster_tests.helpers import Instances
-
-Query = Callable[[str], list[Any]]
+from pipedag_dagster_tests.helpers import Instances, Query
 
 
 @pytest.fixture
 def full(instances: Instances) -> ConfigContext:
     return instances().get("full")
-
-
-@pytest.fixture
-def query(database_url: sa.URL) -> Query:
-    """Run SQL as somebody else."""
-    connection = psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True)
-
-    def run(text: str) -> list[Any]:
-        cursor = connection.execute(text.encode())
-        return cursor.fetchall() if cursor.description else []
-
-    return run
 
 
 class Shop:

@@ -13,6 +13,9 @@ from pipedag_dagster import PipedagConfig
 Instances = Callable[..., PipedagConfig]
 """The fixture `instances`: writes the YAML of full, midi and mini, and reads it."""
 
+Query = Callable[[str], list[Any]]
+"""The fixture `query`: the rows that SQL returns to somebody else."""
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 """The fixture `connection`: somebody else who works on the test's database."""
 
@@ -30,3 +33,9 @@ SIZES = {
 def libpq(url: sa.URL) -> str:
     """The url as psycopg and PostgreSQL's own tools read it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def visible(connection: Connection, schema: str) -> list[str]:
+    """The names of what people can query in a schema."""
+    query = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s ORDER BY 1"
+    return [row[0] for row in connection.execute(query, [schema])]

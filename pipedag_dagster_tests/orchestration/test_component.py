@@ -16,14 +16,8 @@ from dagster.components.testing import create_defs_folder_sandbox
 from pipedag_dagster import PipedagConfig, PipelineComponent
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.errors import ConfigError, UnknownInstance
-from pipedag_dagster_tests.helpers import Instances
 
 QUICKSTART = "pipedag_dagster.examples.quickstart.flow:build"
-
-
-@pytest.fixture
-def config(instances: Instances) -> PipedagConfig:
-    return instances()
 
 
 def definitions(config: PipedagConfig, **attributes: Any) -> dg.Definitions:

@@ -20,7 +20,7 @@ from dagster._serdes import serialize_value
 
 from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, build_definitions, materialize
 from pipedag_dagster.errors import ConfigError, InvalidName, NotMaterialized, WiringError
-from pipedag_dagster_tests.helpers import SECRET, Connection, Instances
+from pipedag_dagster_tests.helpers import SECRET, Connection, Instances, visible
 from pipedag_dagster_tests.helpers.launching import failure, launch, materializations, metadata
 
 NUMBERS = pd.DataFrame({"a": [1, 2, 3], "word": ["x", None, "z"]})
@@ -54,11 +54,6 @@ def build(instance: ConfigContext) -> Flow:
             doubled(double)
             words(dfb)
     return flow
-
-
-def visible(connection: Connection, schema: str) -> list[str]:
-    query = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s ORDER BY 1"
-    return [row[0] for row in connection.execute(query, [schema])]
 
 
 def specs(definitions: dg.Definitions) -> dict[tuple[str, ...], dg.AssetSpec]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psycopg
 import pytest
-import sqlalchemy as sa
 import yaml
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._serdes import serialize_value
@@ -30,7 +28,7 @@ from pipedag_dagster import (
 )
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.orchestration.executors import release_ended
-from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers import Instances, Query
 from pipedag_dagster_tests.helpers.gated_project import Project, kill, redis, running, wait_for
 
 MINI = "attrs: {copy_filtered_input: true, copy_source: full}\n"
@@ -42,19 +40,11 @@ def project(instances: Instances, tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-@pytest.fixture
-def query(database_url: sa.URL) -> Iterator[Callable[[str], list[Any]]]:
-    with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connection:
-        yield lambda text: connection.execute(text.encode()).fetchall()
-
-
 def done(process: Any, project: Project, program: str = "dagster") -> None:
     assert process.wait(120) == 0, project.log(program)
 
 
-def test_a_run_in_several_processes_sees_one_version_of_every_stage(
-    project: Project, query: Callable[[str], list[Any]]
-) -> None:
+def test_a_run_in_several_processes_sees_one_version_of_every_stage(project: Project, query: Query) -> None:
     done(project.materialize(), project)
     project.set_orders(1, 2)
     project.close_gate()
@@ -116,7 +106,7 @@ def worker(project: Project, name: str) -> Any:
     )
 
 
-def test_a_celery_worker_that_is_killed_in_the_middle(celery: Project, query: Callable[[str], list[Any]]) -> None:
+def test_a_celery_worker_that_is_killed_in_the_middle(celery: Project, query: Query) -> None:
     """Its step is done again by another worker, once Redis gives it out again; nothing half-done is ever seen."""
     workers = [worker(celery, "one"), worker(celery, "two")]
     with running(*workers):
@@ -155,9 +145,7 @@ def test_a_celery_worker_that_is_killed_in_the_middle(celery: Project, query: Ca
     ]
 
 
-def test_dask_runs_what_was_selected_and_nothing_else(
-    instances: Instances, tmp_path: Path, query: Callable[[str], list[Any]]
-) -> None:
+def test_dask_runs_what_was_selected_and_nothing_else(instances: Instances, tmp_path: Path, query: Query) -> None:
     """dagster-dask forgets the selection of the run on the way to the step."""
     pytest.importorskip("dagster_dask", reason="pip install 'pipedag_dagster[dask]'")
     instances(any="executor: {dask: {cluster: {local: {n_workers: 1}}}}\n")
@@ -250,7 +238,7 @@ def test_the_password_of_a_broker_is_in_nothing_that_dagster_shows(
 
 
 def test_what_a_killed_run_has_pinned_is_given_up_when_dagster_knows_that_it_has_ended(
-    instances: Instances, tmp_path: Path, query: Callable[[str], list[Any]]
+    instances: Instances, tmp_path: Path, query: Query
 ) -> None:
     context = instances(mini=MINI).get("full")
     store = context.store.table_store
@@ -273,9 +261,7 @@ def test_what_a_killed_run_has_pinned_is_given_up_when_dagster_knows_that_it_has
 # ---- another host ----------------------------------------------------------------------------------------------
 
 
-def test_what_a_step_needs_is_made_anew_in_another_folder_from_a_pickle(
-    project: Project, query: Callable[[str], list[Any]]
-) -> None:
+def test_what_a_step_needs_is_made_anew_in_another_folder_from_a_pickle(project: Project, query: Query) -> None:
     """Nothing of the process that has made it counts: no open connection, no working directory, no file beside it."""
     resource = InstanceResource(config_path=str(project.folder / "instances"), instance="full")
     manager = TableIOManager(instance=resource)

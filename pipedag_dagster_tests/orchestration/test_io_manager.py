@@ -24,14 +24,9 @@ from pipedag_dagster import (
     materialize,
 )
 from pipedag_dagster.errors import NotMaterialized, UnstorableResult, WiringError
-from pipedag_dagster_tests.helpers import Connection, Instances
+from pipedag_dagster_tests.helpers import Connection, visible
 
 ORDERS = pd.DataFrame({"id": [1, 2, 3], "customer": ["ann", None, "bob"]})
-
-
-@pytest.fixture
-def config(instances: Instances) -> PipedagConfig:
-    return instances()
 
 
 @pytest.fixture
@@ -45,11 +40,6 @@ def run(config: PipedagConfig) -> Callable[..., dg.ExecuteInProcessResult]:
             return dg.materialize(assets, resources=resources, selection=selection, instance=dagster)
 
     return materialize
-
-
-def visible(connection: Connection, schema: str) -> list[str]:
-    query = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s ORDER BY 1"
-    return [row[0] for row in connection.execute(query, [schema])]
 
 
 @dg.asset(io_manager_key="io_manager", group_name="raw")

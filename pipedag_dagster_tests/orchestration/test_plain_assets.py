@@ -15,12 +15,6 @@ import sqlalchemy as sa
 
 from pipedag_dagster import Flow, PipedagConfig, PipedagError, Stage, Table, build_definitions, materialize
 from pipedag_dagster.errors import NotMaterialized, UnstorableResult, WiringError
-from pipedag_dagster_tests.helpers import Instances
-
-
-@pytest.fixture
-def config(instances: Instances) -> PipedagConfig:
-    return instances()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster.orchestration.workspace import locations, refuse_shared_keys
-from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers import Instances, Query
 from pipedag_dagster_tests.helpers.gated_project import Project, running, wait_for
 
 MINI = "attrs: {copy_filtered_input: true, copy_source: full}\n"
@@ -28,14 +28,8 @@ def write_workspace(folder: Path, *modules: str) -> Path:
     return file
 
 
-@pytest.fixture
-def query(database_url: sa.URL) -> Iterator[Callable[[str], list[Any]]]:
-    with psycopg.connect(database_url.render_as_string(hide_password=False), autocommit=True) as connection:
-        yield lambda text: connection.execute(text.encode()).fetchall()
-
-
 def test_the_daemon_runs_mini_when_the_command_line_has_committed_full(
-    instances: Instances, tmp_path: Path, query: Callable[[str], list[Any]]
+    instances: Instances, tmp_path: Path, query: Query
 ) -> None:
     instances(mini=MINI + "refresh: {interval: 1, default_status: running}\n")
     project = Project(tmp_path)
@@ -119,7 +113,7 @@ def names_of(definitions: dg.Definitions) -> list[str]:
 @pytest.mark.parametrize("databases", ["one", "several"])
 def test_two_pipelines_with_two_instances_each_in_one_workspace(
     pipelines: Callable[..., Path],
-    query: Callable[[str], list[Any]],
+    query: Query,
     databases: str,
     database_url: sa.URL,
     server_url: sa.URL,
