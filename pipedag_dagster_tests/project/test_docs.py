@@ -119,3 +119,12 @@ def test_every_key_of_the_configuration_is_documented() -> None:
         "problem",
     }
     assert {key for key in own if f"`{key}" not in text and f".{key}`" not in text} <= set()
+
+
+def test_the_drawing_of_the_house_has_every_folder() -> None:
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    package = REPOSITORY / "pipedag_dagster"
+    folders = {f"{folder.name}/" for folder in package.iterdir() if folder.is_dir() and folder.name != "__pycache__"}
+    modules = {module.stem for module in package.glob("*.py") if module.stem != "__init__"}
+    drawing = page.partition("```text")[2].partition("```")[0]
+    assert {name for name in folders | modules if name not in drawing} == set()
