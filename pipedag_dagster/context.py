@@ -46,6 +46,10 @@ class ConfigContext(Instance):
         """The `attrs` of the instance."""
         return self.config.attrs
 
+    def content_for_hash(self) -> tuple[Any, ...]:
+        """What tasks may know of an instance, and so depend on."""
+        return (self.instance_id, self.attrs)
+
     @property
     def instance_id(self) -> str:
         """The id that keeps the tables of the instance apart: it is part of the schema prefix or the url."""

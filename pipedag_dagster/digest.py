@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any, Protocol
 
 _LENGTH = 16  # hex digits: 64 bits are plenty to tell the versions of one task apart
 
@@ -18,3 +19,9 @@ def digest(*parts: str) -> str:
         data = part.encode(errors="surrogatepass")
         hasher.update(len(data).to_bytes(8, "little") + data)
     return hasher.hexdigest()[:_LENGTH]
+
+
+class HasContent(Protocol):
+    """An object of this package that says what of it counts when it is an argument or a constant of a task."""
+
+    def content_for_hash(self) -> tuple[Any, ...]: ...

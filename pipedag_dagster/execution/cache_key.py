@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 import re
@@ -19,7 +18,8 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.fingerprint.fingerprint import content_hash, fingerprint, libraries
-from pipedag_dagster.graph.flow import Output, Stage, TaskCall, outputs_in
+from pipedag_dagster.fingerprint.module_origin import public_name
+from pipedag_dagster.graph.flow import TaskCall
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Key:
         left_out = {"cache", "source"}
         if "query" in self.parts:
             left_out |= {"query"} if "source" in self.parts else {"inputs"}
-        return content_hash({name: part for name, part in self.parts.items() if name not in left_out})
+        return content_hash(_by_name({name: part for name, part in self.parts.items() if name not in left_out}))
 
     @property
     def cache_key(self) -> str:
@@ -58,7 +58,14 @@ class Key:
 
 def source_key(parts: Mapping[str, Any]) -> str:
     """What a task saw of another instance."""
-    return content_hash(parts.get("query", parts["source"])) if "source" in parts else ""
+    return content_hash(_by_name(parts.get("query", parts["source"]))) if "source" in parts else ""
+
+
+def _by_name(parts: Any) -> Any:
+    """Parts in the order of their names: the catalog does not keep another one."""
+    if isinstance(parts, Mapping):
+        return {name: _by_name(parts[name]) for name in sorted(parts)}
+    return [_by_name(part) for part in parts] if isinstance(parts, list | tuple) else parts
 
 
 class CacheWarning(UserWarning):
@@ -159,29 +166,11 @@ def argument_hashes(call: TaskCall) -> dict[str, str]:
     options = {
         "outputs=": task.outputs,
         "nout=": task.nout,
-        "input_type=": kind and f"{kind.__module__}.{kind.__name__}",
+        "input_type=": kind and public_name(kind),
     }
-    return {
-        name: content_hash(_without_outputs(value), f"{call}: argument {name!r}")
-        for name, value in call.arguments.items()
-    } | {name: content_hash(value) for name, value in options.items() if value is not None}
-
-
-def _without_outputs(value: Any) -> Any:
-    if isinstance(value, Output):
-        return ("output", str(value))
-    if isinstance(value, Stage):
-        return ("stage", value.name)
-    if isinstance(value, dict):
-        return {key: _without_outputs(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_outputs(part) for part in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and any(True for _ in outputs_in(value)):
-        return (
-            type(value).__qualname__,
-            {one.name: _without_outputs(getattr(value, one.name)) for one in dataclasses.fields(value)},
-        )
-    return value
+    return {name: content_hash(value, f"{call}: argument {name!r}") for name, value in call.arguments.items()} | {
+        name: content_hash(value) for name, value in options.items() if value is not None
+    }
 
 
 class Arguments(Protocol):

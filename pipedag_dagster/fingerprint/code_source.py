@@ -1,4 +1,4 @@
-"""The source of functions and classes: what of it counts, and which names it uses.
+"""The source of functions, classes and constants, as it was when their file was imported.
 
 Source and not bytecode, because bytecode differs between versions of Python. Only the standard library is used here.
 """
@@ -9,48 +9,32 @@ import ast
 import linecache
 import textwrap
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
-Chain: TypeAlias = tuple[str, ...]
-"""A name as code uses it: `helpers.clean` is `("helpers", "clean")`."""
-
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
-_Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
-
-_IGNORED = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  # empty, or of no effect
-# Decorators that do not look at the annotations of the function.
-_BLIND = {"staticmethod", "classmethod", "property", "cached_property", "cache", "lru_cache", "wraps", "override"}
-_OURS, _EXAMPLES = "pipedag_dagster", "pipedag_dagster.examples"
-
-
-@dataclass(frozen=True)
-class Import:
-    """`from module import name as …`, or `import module` (without a name). `level` counts leading dots."""
-
-    module: str
-    name: str | None
-    level: int = 0
+from pipedag_dagster.fingerprint.import_statement import Import, imports, stars
+from pipedag_dagster.fingerprint.syntax_reader import Chain, Definition, Function, SyntaxReader
 
 
 @dataclass(frozen=True)
 class CodeSource:
-    """What was read of a function, a class or an expression.
+    """What was read of a function, a class or an expression. For the fields see `SyntaxReader`.
 
     plain: the code without what does nothing: formatting, comments, docstrings, annotations that nobody reads.
-    chains: the names that it uses, each as far as its attributes go.
-    called: those of them that it calls, with the line of the call.
-    annotated: the first names in its annotations, whether they count or not.
-    imports: the names that it imports itself.
+    annotations: of a function, the plain text of its annotations, which count where a library may read them.
     text: for people.
     """
 
     plain: str
+    annotations: str
     chains: tuple[Chain, ...]
     called: Mapping[Chain, int]
     annotated: tuple[str, ...]
     imports: Mapping[str, Import]
+    attributes: frozenset[str]
+    opaque: Mapping[str, int]
+    text_queries: Mapping[Chain, int]
     text: str
     file: str
     line: int
@@ -58,29 +42,32 @@ class CodeSource:
 
 
 @dataclass
-class Module:
-    """A parsed file."""
+class CodeFile:
+    """A parsed file.
+
+    assigned: the statements that bind each name of the module, in their order.
+    """
 
     file: str
     lines: list[str]
     tree: ast.Module
     imports: dict[str, Import] = field(default_factory=dict)
     stars: list[Import] = field(default_factory=list)
-    assigned: dict[str, ast.expr] = field(default_factory=dict)
-    _nodes: dict[tuple[str, int], list[_Node]] = field(default_factory=dict)
+    assigned: dict[str, list[ast.AST]] = field(default_factory=dict)
+    _nodes: dict[tuple[str, int], list[Definition]] = field(default_factory=dict)
     _classes: dict[str, list[ast.ClassDef]] = field(default_factory=dict)
     _codes: dict[tuple[str, int], list[types.CodeType]] | None = None
     _read: dict[Any, CodeSource] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._index(self.tree, "")
-        for statement in _statements(self.tree.body):
+        for statement in statements(self.tree.body):
             self._assign(statement)
 
     def _index(self, node: ast.AST, prefix: str) -> None:
         for child in ast.iter_child_nodes(node):
             below = prefix
-            if isinstance(child, _Function):
+            if isinstance(child, Function):
                 self._nodes.setdefault((child.name, _first_line(child)), []).append(child)
                 below = f"{prefix}{child.name}.<locals>."
             elif isinstance(child, ast.Lambda):
@@ -93,30 +80,30 @@ class Module:
 
     def _assign(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            found, stars = _imports(statement)
-            self.imports |= found
-            self.stars += stars
-        elif isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                for name in ast.walk(target):
-                    if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
-                        self.assigned[name.id] = statement.value
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            self.assigned[statement.target.id] = statement.value
+            self.imports |= imports(statement)
+            self.stars += stars(statement)
+        elif isinstance(statement, Function | ast.ClassDef):
+            self.assigned[statement.name] = [statement]
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            for name in (name for target in targets for name in _stored(target)):
+                self.assigned[name] = [statement.value] if statement.value else self.assigned.get(name, [])
+        else:
+            for part in _own_parts(statement):
+                for name in _stored(part):
+                    self.assigned.setdefault(name, []).append(statement)
 
     def of_function(self, code: types.CodeType) -> CodeSource | None:
-        """The source that `code` was compiled from; None when the file holds another one by now."""
+        """The source that `code` was compiled from; None when the file has changed since."""
         nodes = self._nodes.get((code.co_name, code.co_firstlineno), [])
         if not nodes or not self.has(code):
             return None
-        node = nodes[0] if len(nodes) == 1 else _at(nodes, code)
-        used = set(_names(code))
-        return self._source(node, used)
+        return self.read(nodes[0] if len(nodes) == 1 else _at(nodes, code))
 
     def has(self, code: types.CodeType) -> bool:
         """Whether the text of the file compiles to this code: it may have been edited since it was imported."""
-        if "@pytest_ar" in set(_names(code)):
-            return True  # pytest has rewritten its assertions
+        if _is_rewritten(code):
+            return True
         if self._codes is None:
             self._codes = {}
             todo = [compile("".join(self.lines), self.file, "exec", dont_inherit=True)]
@@ -133,48 +120,52 @@ class Module:
             return None
         lines = [part.__code__.co_firstlineno for part in vars(kind).values() if isinstance(part, types.FunctionType)]
         around = [node for node in nodes if any(node.lineno <= line <= (node.end_lineno or 0) for line in lines)]
-        return self._source((around or nodes)[-1], None)
+        return self.read((around or nodes)[-1])
 
     def of_constant(self, name: str) -> CodeSource | None:
-        """The expression that a name of the module is assigned."""
-        value = self.assigned.get(name)
-        return None if value is None else self._source(value, None)
+        """The expression that a name of the module is assigned, or the statements that make it."""
+        nodes = self.assigned.get(name)
+        if not nodes:
+            return None
+        return self.read(nodes[0]) if len(nodes) == 1 else self.read(*nodes)
 
-    def whole(self) -> CodeSource:
-        """All of it."""
-        return self._source(self.tree, None)
-
-    def _source(self, node: ast.AST, used: set[str] | None) -> CodeSource:
-        key = (node, None if used is None else frozenset(used))
-        if key not in self._read:
-            reader = _Reader(self.imports)
-            plain = reader.plain(node)
-            known = used if used is None else used | set(reader.imports)
-            chains = sorted(c for c in reader.chains if known is None or c[0] in known or c in reader.around)
-            line, end = _first_line(node), getattr(node, "end_lineno", 1)
-            text = textwrap.dedent("".join(self.lines[line - 1 : end])).rstrip()
-            if isinstance(node, ast.expr):
-                text = ast.get_source_segment("".join(self.lines), node) or ast.unparse(node)
-            self._read[key] = CodeSource(
+    def read(self, *nodes: ast.AST) -> CodeSource:
+        """What counts of some nodes of this file, and the names in them."""
+        if nodes not in self._read:
+            reader = SyntaxReader(self.imports)
+            plain = "".join(map(reader.plain, nodes))
+            node = nodes[-1]
+            self._read[nodes] = CodeSource(
                 plain,
-                tuple(chains),
+                _annotations(node),
+                tuple(sorted(reader.chains)),
                 reader.called,
                 tuple(sorted(reader.annotated)),
                 reader.imports,
-                text,
+                frozenset(reader.attributes),
+                reader.opaque,
+                reader.text_queries,
+                self._text(node),
                 self.file,
-                line,
+                _first_line(node),
                 isinstance(node, ast.ClassDef),
             )
-        return self._read[key]
+        return self._read[nodes]
+
+    def _text(self, node: ast.AST) -> str:
+        if isinstance(node, ast.expr):
+            return ast.get_source_segment("".join(self.lines), node) or ast.unparse(node)
+        line, end = _first_line(node), getattr(node, "end_lineno", 1)
+        return textwrap.dedent("".join(self.lines[line - 1 : end])).rstrip()
 
 
-_parsed: dict[str, list[Module]] = {}
+_parsed: dict[str, list[CodeFile]] = {}
 _KEPT = 4  # readings of a file that was edited while this process runs
 
 
-def _readings(file: str | None, namespace: dict[str, Any]) -> list[Module]:
-    """The file as it is, and before it as it was when it was read earlier. Empty when it is not there or no Python."""
+def _readings(file: str | None, namespace: dict[str, Any]) -> list[CodeFile]:
+    """The file as it is, and before it as it was when it was read earlier. Empty when there is no such file, or it is
+    not Python."""
     if file is None:
         return []
     linecache.checkcache(file)
@@ -182,14 +173,14 @@ def _readings(file: str | None, namespace: dict[str, Any]) -> list[Module]:
     known = _parsed.setdefault(file, [])
     if lines and not (known and known[0].lines == lines):
         try:
-            known.insert(0, Module(file, lines, ast.parse("".join(lines))))
+            known.insert(0, CodeFile(file, lines, ast.parse("".join(lines))))
         except (SyntaxError, ValueError):
             return known
         del known[_KEPT:]
     return known
 
 
-def module(file: str | None, namespace: dict[str, Any]) -> Module | None:
+def code_file(file: str | None, namespace: dict[str, Any]) -> CodeFile | None:
     """The parsed file of a module, as it was when it was imported, as far as the functions that it has can tell."""
     readings = _readings(file, namespace)
     if len(readings) < 2:
@@ -199,146 +190,74 @@ def module(file: str | None, namespace: dict[str, Any]) -> Module | None:
     return next((one for one in readings if all(map(one.has, codes))), readings[-1])
 
 
-def of_function(function: types.FunctionType) -> CodeSource | None:
+def function_source(function: types.FunctionType) -> CodeSource | None:
     """The source of a function or lambda; None when it has none, or the file has changed since it was imported."""
     code = function.__code__
     readings = _readings(code.co_filename, function.__globals__)
     return next(filter(None, (one.of_function(code) for one in readings)), None)
 
 
-class _Reader:
-    """Goes through a syntax tree once: writes down what counts, and collects the names that this uses."""
-
-    def __init__(self, imports: Mapping[str, Import]) -> None:
-        self.outer = imports
-        self.chains: set[Chain] = set()
-        self.around: set[Chain] = set()  # in what is around a function: decorators, annotations
-        self.called: dict[Chain, int] = {}
-        self.annotated: set[str] = set()
-        self.imports: dict[str, Import] = {}
-        self._within: list[ast.AST] = []
-        self._silent = False
-        self._outside = False
-
-    def plain(self, node: Any) -> str:
-        """The canonical text of a node: its type, and its fields without what is empty."""
-        if isinstance(node, list):
-            return f"[{','.join(filter(None, map(self.plain, node)))}]"
-        if not isinstance(node, ast.AST):
-            return f"{type(node).__name__}:{node!r}"
-        if isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            return ""  # does nothing: docstrings too
-        if isinstance(node, ast.Import | ast.ImportFrom) and self._within:
-            self.imports |= _imports(node)[0]
-        if isinstance(node, ast.Call):
-            chain = _chain(node.func)
-            if chain and not self._silent and "__hash__" not in [getattr(one, "name", "") for one in self._within]:
-                self.called.setdefault(chain, node.lineno)
-        chain = _chain(node)
-        if chain:
-            if not self._silent:
-                self.chains.add(chain)
-                self.around |= {chain} if self._outside else set()
-            return f"Name:{'.'.join(chain)}"
-        if isinstance(node, ast.AnnAssign):
-            return self._annotated(node)
-        if isinstance(node, _Function | ast.Lambda | ast.ClassDef):
-            return self._definition(node)
-        return self._fields(node)
-
-    def _fields(self, node: ast.AST, without: Iterable[str] = ()) -> str:
-        parts = []
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if name in _IGNORED or name in without or (value is None and not isinstance(node, ast.Constant)):
-                continue
-            if isinstance(value, list) and not value:
-                continue
-            parts.append(f"{name}={self.plain(value)}")
-        return f"{type(node).__name__}({','.join(parts)})"
-
-    def _annotated(self, node: ast.AnnAssign) -> str:
-        """Those in a class are fields: of a dataclass, of a pydantic model. Those of local names do nothing."""
-        if self._within and isinstance(self._within[-1], ast.ClassDef):
-            kept = self.plain(node.annotation)
-            if isinstance(node.annotation, ast.Constant) and isinstance(node.annotation.value, str):
-                self._look(node.annotation.value)
-            return f"Field({self.plain(node.target)},{kept},{'' if node.value is None else self.plain(node.value)})"
-        self._note(node.annotation)
-        if node.value is None:
-            return ""
-        return f"Assign(targets=[{self.plain(node.target)}],value={self.plain(node.value)})"
-
-    def _definition(self, node: _Node) -> str:
-        in_class = bool(self._within) and isinstance(self._within[-1], ast.ClassDef) and not self._silent
-        decorators = [one for one in getattr(node, "decorator_list", []) if not self._is_ours(one)]
-        self._outside, outside = self._outside or not self._within, self._outside
-        parts = [type(node).__name__, getattr(node, "name", ""), self.plain(decorators)]
-        self._outside = outside
-        self._within.append(node)
-        if isinstance(node, ast.ClassDef):
-            parts += [self.plain(node.bases), self.plain(node.keywords), self.plain(node.body)]
-        else:
-            names = {(_chain(getattr(one, "func", one)) or ("",))[-1] for one in decorators}
-            seen = not names <= _BLIND and not isinstance(node, ast.Lambda)
-            self._outside = outside or len(self._within) == 1
-            parts.append(self._arguments(node.args, seen))
-            returns = getattr(node, "returns", None)
-            if returns is not None:
-                parts += [self.plain(returns)] if seen else []
-                self._note(returns)
-            self._outside = outside
-            # What a method uses is looked up from the method itself, which knows its closure.
-            self._silent, before = self._silent or in_class, self._silent
-            parts.append(self.plain(node.body))
-            self._silent = before
-        self._within.pop()
-        return f"Definition({','.join(parts)})"
-
-    def _arguments(self, arguments: ast.arguments, annotations: bool) -> str:
-        parts = []
-        for name in arguments._fields:
-            value = getattr(arguments, name)
-            if name in ("defaults", "kw_defaults"):
-                parts.append(self.plain([part for part in value if part is not None]))
-                parts.append(str([part is None for part in value]))
-                continue
-            for one in value if isinstance(value, list) else [value] if value else []:
-                parts.append(f"{name}:{one.arg}")
-                if one.annotation is not None:
-                    self._note(one.annotation)
-                    parts += [self.plain(one.annotation)] if annotations else []
-        return f"arguments({','.join(parts)})"
-
-    def _note(self, annotation: ast.expr) -> None:
-        self.annotated.update(node.id for node in ast.walk(annotation) if isinstance(node, ast.Name))
-
-    def _look(self, annotation: str) -> None:
-        """The names in an annotation that is written as a text."""
-        try:
-            self.plain(ast.parse(annotation, mode="eval"))
-        except SyntaxError:
-            return
-
-    def _is_ours(self, decorator: ast.expr) -> bool:
-        """`@materialize(…)`: its options are no code of the task."""
-        chain = _chain(getattr(decorator, "func", decorator))
-        origin = self.outer.get(chain[0]) if chain else None
-        return origin is not None and _below(origin.module, _OURS) and not _below(origin.module, _EXAMPLES)
+def class_source(kind: type, namespace: dict[str, Any]) -> CodeSource | None:
+    """The source of a class, from the file of its module or of its methods; None for one that was made by a call."""
+    files = [namespace.get("__file__")]
+    files += [part.__code__.co_filename for part in vars(kind).values() if isinstance(part, types.FunctionType)]
+    for file in dict.fromkeys(files):
+        found = code_file(file, namespace)
+        source = found and found.of_class(kind)
+        if source:
+            return source
+    return None
 
 
-def _below(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
+def mentions_file(own: CodeFile, name: str) -> bool:
+    """Whether a constant comes from the path of its module, by way of other constants too."""
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        one = todo.pop()
+        source = None if one in seen else own.of_constant(one)
+        seen.add(one)
+        roots = [chain[0] for chain in source.chains] if source else []
+        if "__file__" in roots:
+            return True
+        todo += roots
+    return False
 
 
-def _chain(node: ast.AST) -> Chain | None:
-    names: list[str] = []
-    while isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-        names.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name) or (names == [] and not isinstance(node.ctx, ast.Load)):
-        return None
-    return (node.id, *reversed(names))
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, also those in its `if`, `try`, `with`, `for` and `match`."""
+    for statement in body:
+        yield statement
+        if not isinstance(statement, Function | ast.ClassDef):
+            for name in ("body", "orelse", "finalbody"):
+                inner = getattr(statement, name, [])
+                yield from statements(inner if isinstance(inner, list) else [])
+            for part in (*getattr(statement, "handlers", []), *getattr(statement, "cases", [])):
+                yield from statements(part.body)
+
+
+def _annotations(node: ast.AST) -> str:
+    if not isinstance(node, Function):
+        return ""
+    every = [one.annotation for one in ast.walk(node.args) if isinstance(one, ast.arg)]
+    return ",".join("" if one is None else ast.dump(one) for one in (*every, node.returns))
+
+
+def _own_parts(statement: ast.stmt) -> list[ast.AST]:
+    """What a compound statement has before its body: `for` targets, `with … as`, `:=` in a condition."""
+    bodies = ("body", "orelse", "finalbody", "handlers", "cases")
+    return [child for name, child in _children(statement) if name not in bodies]
+
+
+def _children(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    for name, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield name, child
+
+
+def _stored(target: ast.AST) -> Iterator[str]:
+    return (node.id for node in ast.walk(target) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
 
 
 def _first_line(node: ast.AST) -> int:
@@ -346,16 +265,14 @@ def _first_line(node: ast.AST) -> int:
     return min([*lines, int(getattr(node, "lineno", 1))])
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """All names that code and the code in it use, but for its local ones."""
-    yield from code.co_names
-    yield from code.co_freevars
-    for part in code.co_consts:
-        if isinstance(part, types.CodeType):
-            yield from _names(part)
+def _is_rewritten(code: types.CodeType) -> bool:
+    """Whether pytest has rewritten the assertions."""
+    return "@pytest_ar" in code.co_names or any(
+        _is_rewritten(part) for part in code.co_consts if isinstance(part, types.CodeType)
+    )
 
 
-def _at(nodes: list[_Node], code: types.CodeType) -> ast.AST:
+def _at(nodes: list[Definition], code: types.CodeType) -> ast.AST:
     """Which of several lambdas of one line: the innermost one around all that the code says about its columns."""
     columns = [
         (line, start, end)
@@ -363,7 +280,7 @@ def _at(nodes: list[_Node], code: types.CodeType) -> ast.AST:
         if line is not None and start is not None and end is not None and (start, end) != (0, 0)
     ]
 
-    def around(node: _Node) -> bool:
+    def around(node: Definition) -> bool:
         body = node.body if isinstance(node, ast.Lambda) else node
         assert isinstance(body, ast.AST)
         first, last = (getattr(body, "lineno", 0), getattr(body, "col_offset", 0)), getattr(body, "end_lineno", 0)
@@ -373,29 +290,3 @@ def _at(nodes: list[_Node], code: types.CodeType) -> ast.AST:
     found = [node for node in nodes if columns and around(node)]
     # Python can be told to forget columns: then all of them count.
     return found[-1] if found else ast.Tuple([node for node in nodes if isinstance(node, ast.expr)], ast.Load())
-
-
-def _imports(statement: ast.Import | ast.ImportFrom) -> tuple[dict[str, Import], list[Import]]:
-    """The names that a statement binds, and the modules that it takes all names of."""
-    if isinstance(statement, ast.Import):
-        return {
-            one.asname or one.name.partition(".")[0]: Import(
-                one.name if one.asname else one.name.partition(".")[0], None
-            )
-            for one in statement.names
-        }, []
-    origin, level = statement.module or "", statement.level
-    named = {one.asname or one.name: Import(origin, one.name, level) for one in statement.names if one.name != "*"}
-    return named, [Import(origin, "*", level) for one in statement.names if one.name == "*"]
-
-
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module, also those in its `if`, `try`, `with` and `for`."""
-    for statement in body:
-        yield statement
-        if not isinstance(statement, _Function | ast.ClassDef):
-            for name in ("body", "orelse", "finalbody"):
-                inner = getattr(statement, name, [])
-                yield from _statements(inner if isinstance(inner, list) else [])
-            for handler in getattr(statement, "handlers", []):
-                yield from _statements(handler.body)

@@ -29,7 +29,7 @@ _IN_URL = re.compile(r"(://[^\s:/@'\"{}]*:)[^\s/@'\"{}]+@")
 class CodePart:
     """One function, class, constant, or the query. `version` is a hash of what counts of it.
 
-    kind: "function", "class", "constant", "query".
+    kind: "function", "class", "constant", "query"; "module" for one that counts as a whole.
     """
 
     kind: str
@@ -42,6 +42,8 @@ class CodePart:
     def short(self) -> str:
         """How a sentence names it: `helper()`, `LIMIT`."""
         name = self.name.rpartition("<locals>.")[2]
+        if self.kind == "module":
+            return f"module {self.module or self.name}"
         return f"{name}()" if self.kind == "function" else name
 
 
@@ -84,7 +86,9 @@ def masked(text: str) -> str:
     return _IN_URL.sub(r"\1***@", _SECRETS.sub(lambda found: found["before"] + _MASK, text))
 
 
-def changed(old: CodeText, new: CodeText, kinds: Iterable[str] = ("function", "class", "constant")) -> list[str]:
+def changed(
+    old: CodeText, new: CodeText, kinds: Iterable[str] = ("function", "class", "constant", "module")
+) -> list[str]:
     """The names of the parts that count as another version, for a sentence; at most a few."""
     before, after = ({(one.module, one.name): one for one in text.parts if one.kind in kinds} for text in (old, new))
     versions = {key: (before.get(key), after.get(key)) for key in {**after, **before}}

@@ -19,17 +19,28 @@ from typing import Any
 from pipedag_dagster.digest import digest
 from pipedag_dagster.fingerprint.code_source import CodeSource
 from pipedag_dagster.fingerprint.code_text import CodeText, code_part
+from pipedag_dagster.fingerprint.module_origin import UserCode, distributions
 from pipedag_dagster.fingerprint.value_content import named
 from pipedag_dagster.fingerprint.walk import Walk
 from pipedag_dagster.graph.task import Task
 
-__all__ = ["Fingerprint", "code_text", "code_version", "content_hash", "digest", "fingerprint", "libraries"]
+__all__ = [
+    "Fingerprint",
+    "UserCode",
+    "class_code",
+    "code_text",
+    "code_version",
+    "content_hash",
+    "digest",
+    "fingerprint",
+    "libraries",
+]
 
 _DEPTH = 20_000  # of the stack: a function that calls a function that calls … takes some frames for each
 
 
-def content_hash(value: Any, what: str = "value", *, code: bool = True) -> str:
-    """A hash of what `value` holds: the same in every process.
+def content_hash(value: Any, what: str = "value", *, code: bool = True, user_code: UserCode | None = None) -> str:
+    """A hash of what `value` holds: the same in every process. The class of a value counts, and the order of its parts.
 
     Args:
         value: None, texts, bytes, numbers, dates, enums, paths, UUIDs, dataclasses, DataFrames, arrays, queries,
@@ -37,11 +48,33 @@ def content_hash(value: Any, what: str = "value", *, code: bool = True) -> str:
             dicts of them.
         what: names the value in the error.
         code: whether the code of your own classes counts, where the value has an object of one.
+        user_code: tells your modules from libraries.
 
     Raises:
         WiringError: the value has no content that is known to be stable.
+
+    Example:
+        >>> content_hash({"a": 1}) == content_hash({"a": 1.0})
+        False
     """
-    return Walk(strict=True, code=code).value(value, what)
+    walk = Walk(user_code, strict=True, code=False)
+    content = walk.value(value, what)
+    return digest(content, _classes(walk)) if code and walk.classes else content
+
+
+def class_code(value: Any, *, user_code: UserCode | None = None) -> str:
+    """A hash of the code of all classes of the user that `value` has objects of; "" when it has none.
+
+    What is in large frames is looked at only where it may hold such objects.
+    """
+    walk = Walk(user_code, code=False, data=False)
+    walk.value(value, "value")
+    return _classes(walk) if walk.classes else ""
+
+
+def _classes(walk: Walk) -> str:
+    classes = [kind for _, kind in sorted(walk.classes.items())]
+    return digest(*(Walk(walk.user_code).code_digest(kind, kind.__qualname__) for kind in classes))
 
 
 @dataclass(frozen=True)
@@ -49,10 +82,11 @@ class Fingerprint:
     """What was found out about the code of a function or class.
 
     version: the fingerprint.
-    libraries: the first names of the modules that it reaches and that are no modules of the user.
+    libraries: the first names of the modules that it reaches and that do not belong to the user.
     code: for people: its source, and that of what it reaches.
     unstable: what could not be fingerprinted, by name, and why.
     salted: where `hash` or `id` are called, or their values used, which are others in every process.
+    coarse: the modules that count as a whole, by name, and why: "eval() in line 12".
     """
 
     version: str
@@ -60,22 +94,36 @@ class Fingerprint:
     code: CodeText
     unstable: Mapping[str, str]
     salted: tuple[str, ...]
+    coarse: Mapping[str, str]
 
 
-def fingerprint(code: Callable[..., Any] | type, *, data: bool = True) -> Fingerprint:
+def fingerprint(
+    code: Callable[..., Any] | type, *, data: bool = True, user_code: UserCode | None = None
+) -> Fingerprint:
     """A fingerprint of a function or class, and of the functions, classes and constants that it reaches in modules that
     are not libraries. Formatting, comments, docstrings and annotations that nobody reads do not count.
 
+    Where the code finds other code in a way that cannot be followed (`eval`, `importlib`, a query in a text that is put
+    together), all that its module can reach counts.
+
     Args:
         data: whether the content of objects of libraries (DataFrames, arrays) counts, which can take long.
+        user_code: tells the user's modules from libraries.
+
+    Example:
+        >>> len(fingerprint(lambda: 1).version)
+        16
     """
-    walk, limit = Walk(data=data), sys.getrecursionlimit()
+    walk, limit = Walk(user_code, data=data), sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEPTH))
     try:
-        version = walk.value(code, getattr(code, "__name__", "code"))
+        version = walk.code_digest(code, getattr(code, "__name__", "code"))
     finally:
         sys.setrecursionlimit(limit)
-    return Fingerprint(version, frozenset(walk.libraries), _text(walk, code), walk.unstable, tuple(walk.salted))
+    text = _text(walk, code)
+    return Fingerprint(
+        version, frozenset(walk.libraries), text, walk.unstable, tuple(walk.salted), dict(sorted(walk.opaque.items()))
+    )
 
 
 def code_version(code: Callable[..., Any] | type) -> str:
@@ -95,13 +143,8 @@ def libraries(task: Task, found: Fingerprint) -> dict[str, str]:
     versions."""
     kind = task.input_type
     names = {*found.libraries, "pandas" if kind is None else kind.__module__.partition(".")[0]}
-    installed = {one for name in names for one in _distributions().get(name, ())}
+    installed = {one for name in names for one in distributions().get(name, ())}
     return {name: metadata.version(name) for name in sorted(installed, key=str.lower) if name != "pipedag_dagster"}
-
-
-@functools.cache
-def _distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
 
 
 def _text(walk: Walk, code: Any) -> CodeText:
@@ -115,7 +158,13 @@ def _text(walk: Walk, code: Any) -> CodeText:
         for name, one in sources.items()
     ]
     constants = sorted(walk.constants.items())
-    return CodeText((*parts, *(code_part("constant", name, _shown(*one), one[2]) for name, one in constants)))
+    parts += [code_part("constant", name, _shown(*one), one[2]) for name, one in constants]
+    whole = sorted(walk.whole.items())
+    parts += [
+        code_part("module", name, f"# and all of module {name}, because of {walk.opaque[name]}", version)
+        for name, version in whole
+    ]
+    return CodeText(tuple(parts))
 
 
 def _label(code: Any) -> str:

@@ -1,150 +1,191 @@
-"""Where code comes from: of a library or of the user, from which module and folder."""
+"""Where code comes from: from Python, from a library or from the user."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
+import json
 import os
 import pathlib
+import re
 import sys
 import sysconfig
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import metadata
 from typing import Any
 
-from pipedag_dagster.fingerprint import code_source
-from pipedag_dagster.fingerprint.code_source import Chain, CodeSource
-
-_STANDARD = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_LIBRARIES = tuple({f"{folder}{os.sep}" for path in _STANDARD for folder in (path, os.path.realpath(path))})
+_STANDARD = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+_PYTHON = tuple({f"{folder}{os.sep}" for path in _STANDARD for folder in (path, os.path.realpath(path))})
 _INSTALLED = {"site-packages", "dist-packages"}
+_HEAP = 1 << 9  # in the flags of a class: it was made by Python code
+_OURS = "pipedag_dagster"
 _PACKAGE = f"{pathlib.Path(__file__).parent.parent}{os.sep}"
 _EXAMPLES = f"{_PACKAGE}examples{os.sep}"
-# Calls that return something else in every process, by their last name.
-_MOMENTARY = {"now", "utcnow", "today", "time_ns", "monotonic", "perf_counter", "uuid1", "uuid4", "getpid", "urandom"}
 
 
-def closure(function: types.FunctionType) -> dict[str, Any]:
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # a name that is not bound yet
-            continue
-    return found
+class UserCode:
+    """Tells the user's modules from libraries.
+
+    Code outside of `site-packages` is the user's, but for Python itself. An installed package is the user's when
+
+    - its distribution says that it needs pipedag-dagster, or one of its loaded modules uses it,
+    - or it was installed from a folder on this machine, as the packages of a workspace are,
+    - or its name is given.
+
+    Args:
+        modules: names of further packages or modules, as in `user_modules:` in the YAML: "acme", "acme.rules".
+    """
+
+    def __init__(self, modules: Iterable[str] = ()) -> None:
+        self.modules = frozenset(modules)
+        self._files: dict[str, bool] = {}
+
+    def in_library(self, file: str | None) -> bool:
+        """Whether a file belongs to Python or to a library."""
+        if file is None:
+            return False
+        if file not in self._files:
+            is_library = self._in_library(file)
+            if not is_library or not _is_installed(file):
+                self._files[file] = is_library
+            return is_library  # that an installed module uses us may be known only when more of it is loaded
+        return self._files[file]
+
+    def _in_library(self, file: str) -> bool:
+        if file.startswith("<frozen"):
+            return True
+        if file.startswith(_PACKAGE):
+            return not file.startswith(_EXAMPLES)
+        if _is_installed(file):
+            parts = pathlib.PurePath(file).parts
+            last = max(number for number, part in enumerate(parts) if part in _INSTALLED)
+            name = ".".join(parts[last + 1 :]).removesuffix(".py").removesuffix(".__init__")
+            return not self._is_users_package(name)
+        return file.startswith(_PYTHON)
+
+    def _is_users_package(self, name: str) -> bool:
+        if any(name == one or name.startswith(f"{one}.") for one in self.modules):
+            return True
+        top = name.partition(".")[0]
+        return top != _OURS and (_is_users_distribution(top, name) or _uses_us(top))
+
+    def is_library_module(self, name: str | None) -> bool:
+        """Whether a module belongs to Python or to a library."""
+        if not name or name == "__main__":
+            return False
+        top = name.partition(".")[0]
+        module = sys.modules.get(name)
+        file = getattr(module, "__dict__", {}).get("__file__")
+        if module is None:
+            try:
+                spec = importlib.util.find_spec(top)
+            except (ImportError, ValueError):
+                spec = None
+            file = spec.origin if spec and spec.has_location else None
+        # By file first: the user may have a module that is named like one of Python.
+        return self.in_library(file) if file else top in sys.stdlib_module_names or top == "builtins"
+
+    def is_library(self, kind: type) -> bool:
+        """Whether a class belongs to Python or to a library."""
+        name = kind.__module__
+        if name == "types" and kind.__flags__ & _HEAP and kind not in vars(types).values():
+            return False  # of make_dataclass()
+        return not isinstance(name, str) or name.startswith("_cython") or self.is_library_module(name)
 
 
-def chains_without_source(
-    code: types.CodeType, namespace: Mapping[str, Any], closure: Mapping[str, Any]
-) -> list[Chain]:
-    """Names as bytecode has them: of a module, all that are its attributes."""
-    names: set[str] = set()
-    codes = [code]
-    while codes:
-        one = codes.pop()
-        names.update(one.co_names)
-        codes += [part for part in one.co_consts if isinstance(part, types.CodeType)]
-    chains: list[Chain] = [(name,) for name in closure]
-    for name in names:
-        value = namespace.get(name)
-        inner = vars(value) if isinstance(value, types.ModuleType) else {}
-        chains += [(name, part) for part in names if part in inner] if inner else [(name,)]
-    return sorted(chains)
+_default = UserCode()
 
 
-def class_source(kind: type, namespace: dict[str, Any]) -> CodeSource | None:
-    files = [namespace.get("__file__")]
-    files += [part.__code__.co_filename for part in vars(kind).values() if isinstance(part, types.FunctionType)]
-    for file in dict.fromkeys(files):
-        found = code_source.module(file, namespace)
-        source = found and found.of_class(kind)
-        if source:
-            return source
-    return None
+def in_library(file: str | None) -> bool:
+    """Whether a file belongs to Python or to a library, where no further modules are named as the user's."""
+    return _default.in_library(file)
 
 
-def slots(kind: type) -> list[str]:
-    slots = vars(kind).get("__slots__", ())
-    names = [slots] if isinstance(slots, str) else list(slots)
-    return [name for name in names if name[:2] != "__"]
+def _is_installed(file: str) -> bool:
+    return not _INSTALLED.isdisjoint(pathlib.PurePath(file).parts)
 
 
-def origins(names: tuple[str, ...], namespace: Mapping[str, Any]) -> set[str]:
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """The installed distributions that have modules below each first name."""
+    return metadata.packages_distributions()
+
+
+@functools.cache
+def _is_users_distribution(top: str, name: str) -> bool:
+    owners = distributions().get(top, [])
+    if len(owners) > 1:  # several distributions share a namespace
+        path = name.replace(".", "/")
+        owners = [one for one in owners if _has_file(one, path)] or owners
+    return any(_is_from_a_folder(one) or _needs_us(one) for one in owners)
+
+
+@functools.cache
+def _has_file(distribution: str, path: str) -> bool:
+    files = {str(file) for file in metadata.distribution(distribution).files or ()}
+    return f"{path}.py" in files or f"{path}/__init__.py" in files
+
+
+@functools.cache
+def _is_from_a_folder(distribution: str) -> bool:
+    """Whether a distribution was installed with `pip install ./folder`."""
+    text = metadata.distribution(distribution).read_text("direct_url.json")
+    return text is not None and "dir_info" in json.loads(text)
+
+
+@functools.cache
+def _needs_us(distribution: str) -> bool:
+    names = (re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in metadata.distribution(distribution).requires or ())
+    return any(re.sub(r"[-_.]+", "_", name).lower() == _OURS for name in names)
+
+
+_known_use: dict[str, tuple[int, int, bool]] = {}  # of a package: how many modules were loaded, of it, and the answer
+
+
+def _uses_us(top: str) -> bool:
+    """Whether a loaded module of a package has imported something of pipedag_dagster."""
+    all_loaded, loaded, uses = _known_use.get(top, (0, 0, False))
+    if not uses and all_loaded != len(sys.modules):
+        modules = [module for name, module in list(sys.modules.items()) if name == top or name.startswith(f"{top}.")]
+        if len(modules) != loaded:
+            values = (value for module in modules for value in list(getattr(module, "__dict__", {}).values()))
+            uses = any(_is_ours(value) for value in values)
+        _known_use[top] = (len(sys.modules), len(modules), uses)
+    return uses
+
+
+def _is_ours(value: Any) -> bool:
+    if isinstance(value, types.ModuleType):
+        name = value.__name__
+    elif isinstance(value, type | types.FunctionType):
+        name = value.__module__ or ""
+    else:
+        name = type(value).__module__
+    return name == _OURS or name.startswith(f"{_OURS}.")
+
+
+def public_name(kind: type) -> str:
+    """The name that a class has in the shortest module that offers it: `pandas.DataFrame`, whatever module of pandas it
+    lies in."""
+    words = (kind.__module__ or "").split(".")
+    for count in range(1, len(words) + 1):
+        module = sys.modules.get(".".join(words[:count]))
+        if getattr(module, kind.__name__, None) is kind:
+            return f"{'.'.join(words[:count])}.{kind.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def origins(names: tuple[str, ...], namespace: Mapping[str, Any], user_code: UserCode) -> set[str]:
     """The libraries behind names in annotations."""
     found = set()
     for name in names:
         value = namespace.get(name)
         origin = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-        if origin and is_library_module(origin):
+        if origin and user_code.is_library_module(origin):
             found.add(origin.partition(".")[0])
     return found
 
 
-def imported(what: code_source.Import, namespace: Mapping[str, Any]) -> types.ModuleType | None:
-    name = f"{'.' * what.level}{what.module}"
-    package = namespace.get("__package__") or str(namespace.get("__name__", "")).rpartition(".")[0]
-    loaded = sys.modules.get(name)
-    if loaded is not None or (not what.level and is_library_module(name)):
-        return loaded
-    try:
-        return importlib.import_module(name, package or None)
-    except Exception:
-        return None
-
-
-def mentions_file(own: code_source.Module, name: str) -> bool:
-    """Whether a constant comes from the path of its module, by way of other constants too."""
-    seen: set[str] = set()
-    todo = [name]
-    while todo:
-        one = todo.pop()
-        source = None if one in seen else own.of_constant(one)
-        seen.add(one)
-        roots = [chain[0] for chain in source.chains] if source else []
-        if "__file__" in roots:
-            return True
-        todo += roots
-    return False
-
-
-def momentary(source: CodeSource) -> str | None:
-    for chain in source.called:
-        if chain[-1] in _MOMENTARY or chain == ("time", "time") or chain[0] in ("random", "secrets"):
-            return ".".join(chain)
-    return None
-
-
 def folder(file: str | None) -> str | None:
     return os.path.dirname(os.path.abspath(file)) if file and file[0] != "<" else None  # noqa: PTH100, PTH120
-
-
-def is_library(kind: type) -> bool:
-    return is_library_module(kind.__module__)
-
-
-def is_library_module(name: str | None) -> bool:
-    """Whether a module is installed, and not the user's own."""
-    if not name or name == "__main__":
-        return False
-    top = name.partition(".")[0]
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
-    if module is None:
-        try:
-            spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError):
-            spec = None
-        file = spec.origin if spec and spec.has_location else None
-    # By file first: the user may have a module that is named like one of the standard library.
-    return in_library(file) if file else top in sys.stdlib_module_names or top == "builtins"
-
-
-@functools.cache
-def in_library(file: str | None) -> bool:
-    if file is None:
-        return False
-    if file.startswith("<frozen"):
-        return True
-    ours = file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES)
-    return ours or file.startswith(_LIBRARIES) or not _INSTALLED.isdisjoint(pathlib.PurePath(file).parts)

@@ -8,7 +8,7 @@ import datetime
 import decimal
 import enum
 import functools
-import hashlib
+import inspect
 import logging
 import os
 import pathlib
@@ -16,27 +16,29 @@ import re
 import threading
 import types
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from pipedag_dagster.frame_types import FrameType, class_names, data_type
+from pipedag_dagster.fingerprint.module_origin import public_name
+from pipedag_dagster.frame_types import FrameType, data_type
 
 ATOMS = (bool, int, float, complex, str, bytes, range, type(None), type(...), type(NotImplemented))
 _PLAIN = (
-    *(bool, int, float, complex, bytes, range, type(...), type(NotImplemented)),
-    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, uuid.UUID),
+    *(bool, int, float, complex, bytes, bytearray, range, type(...), type(NotImplemented)),
+    *(datetime.date, datetime.timedelta, decimal.Decimal, uuid.UUID),
 )  # values whose repr is their content
 _SILENT = (logging.Logger, logging.LoggerAdapter, contextvars.ContextVar, type(os.environ), threading.local)
 _SYNCHRONIZING = {"_thread", "threading", "asyncio.locks"}
+_TYPING = ("typing", "typing_extensions")
 _DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+")
+# What `functools.wraps` writes into the attributes of an object, and what else is not state.
+_NOT_STATE = {*functools.WRAPPER_ASSIGNMENTS, "__type_params__", "__annotate__", "__annotations__", "__signature__"}
 
 
 class Unstable(Exception):
@@ -45,15 +47,19 @@ class Unstable(Exception):
 
 @dataclass(frozen=True)
 class ValueContent:
-    """What stands for a value: its kind, texts, and values in it that are looked at in turn."""
+    """What stands for a value: the name of its class, texts, and values in it that are looked at in turn.
+
+    is_set: the order of the values does not count.
+    """
 
     kind: str
     texts: tuple[str, ...] = ()
     values: Sequence[Any] = ()
+    is_set: bool = False
 
 
 def content(value: Any, *, silent: bool) -> ValueContent:
-    """What stands for `value`, which is no code and no instance of a user's class.
+    """What stands for `value`, which is not code and not an instance of a user's class.
 
     Args:
         silent: whether things that never make a difference to a result, like loggers and locks, may stand for nothing.
@@ -67,45 +73,100 @@ def content(value: Any, *, silent: bool) -> ValueContent:
             raise Unstable(f"a text with the address of an object in memory ({ADDRESS.search(value)[0]}>)")  # type: ignore[index]
         return ValueContent(kind, (repr(value),))
     if isinstance(value, np.generic):
-        return ValueContent("numpy", (str(value.dtype), str(value))) if value.dtype.kind in "mMV" else content_of(value)
+        return ValueContent("numpy", (str(value.dtype.descr), repr(value.item()), str(value)))
+    if isinstance(value, datetime.datetime | datetime.time):
+        naive = value.replace(tzinfo=None)
+        return ValueContent(kind, (repr(naive), str(getattr(value, "unit", ""))), [value.tzinfo])
     if isinstance(value, _PLAIN):
         return ValueContent(kind, (repr(value),))
+    if isinstance(value, memoryview):
+        return ValueContent(kind, (value.format, str(value.shape), value.tobytes().hex()))
     if isinstance(value, pathlib.PurePath):
-        return ValueContent("path", (value.as_posix(),))
+        return path_content(value)
     if isinstance(value, re.Pattern):
         return ValueContent("pattern", (repr(value.pattern), str(value.flags)))
-    if isinstance(value, collections.deque):
-        return ValueContent("deque", (), list(value))
     if isinstance(value, slice):
         return ValueContent("slice", (), [value.start, value.stop, value.step])
-    return _of_library(value) or _by_protocol(value, silent)
+    return _container(value) or _annotation(value) or _of_library(value) or _by_protocol(value, silent)
 
 
-def content_of(value: np.generic) -> ValueContent:
-    """A NumPy scalar is the number that it is."""
-    return content(value.item(), silent=False)
+def path_content(value: pathlib.PurePath) -> ValueContent:
+    """A path by its text. Path is PosixPath on one system and WindowsPath on another."""
+    kind = "Path" if isinstance(value, pathlib.Path) else type(value).__name__
+    return ValueContent(kind, (value.as_posix(),))
+
+
+def _container(value: Any) -> ValueContent | None:
+    """The containers of Python, with what sets them apart from others of the same elements."""
+    kind = type(value).__name__
+    if isinstance(value, collections.defaultdict):
+        return ValueContent(kind, (), [value.default_factory, dict(value)])
+    if isinstance(value, dict | types.MappingProxyType):
+        return ValueContent(kind, (), [dict(value)])
+    if isinstance(value, collections.deque):
+        return ValueContent(kind, (str(value.maxlen),), list(value))
+    if isinstance(value, collections.ChainMap):
+        return ValueContent(kind, (), value.maps)
+    if isinstance(value, list | tuple):
+        return ValueContent(kind, (), list(value))
+    if isinstance(value, set | frozenset):
+        return ValueContent(kind, (), list(value), is_set=True)
+    return None
+
+
+# The builtin and library classes that a user's class may extend, and how to get what their part of an object holds.
+# Always by the base's own methods: the user's class may have others.
+_BASES: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (str, lambda value: str.__getnewargs__(value)[0]),
+    (bytes, lambda value: bytes.__getnewargs__(value)[0]),
+    (bytearray, lambda value: bytes(memoryview(value))),
+    (int, lambda value: int.__getnewargs__(value)[0]),
+    (float, lambda value: float.__getnewargs__(value)[0]),
+    (complex, lambda value: (value.real, value.imag)),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+    (list, lambda value: list(list.__iter__(value))),
+    (collections.defaultdict, lambda value: (value.default_factory, dict(dict.items(value)))),
+    (dict, lambda value: dict(dict.items(value))),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
+    (collections.deque, lambda value: (value.maxlen, list(collections.deque.__iter__(value)))),
+    (datetime.datetime, lambda value: _fields(value, "year month day hour minute second microsecond fold tzinfo")),
+    (datetime.date, lambda value: _fields(value, "year month day")),
+    (datetime.time, lambda value: _fields(value, "hour minute second microsecond fold tzinfo")),
+    (datetime.timedelta, lambda value: _fields(value, "days seconds microseconds")),
+    (decimal.Decimal, lambda value: tuple(decimal.Decimal.as_tuple(value))),
+    (pathlib.PurePath, pathlib.PurePath.__str__),
+    (BaseException, lambda value: value.args),
+)
+
+
+def base_content(value: Any, frame_content: Callable[[Any], ValueContent | None]) -> ValueContent | None:
+    """What an instance of a user's class holds as an instance of a builtin or library class: the elements of a list,
+    the text of a str, the rows of a frame. None for plain objects."""
+    for base, part in _BASES:
+        if isinstance(value, base):
+            return ValueContent(base.__name__, (), [part(value)])
+    return frame_content(value)
+
+
+def _fields(value: Any, names: str) -> tuple[Any, ...]:
+    return tuple(getattr(value, name) for name in names.split())
+
+
+def _annotation(value: Any) -> ValueContent | None:
+    """`list[Rule]`, `Rule | None`, type variables, new types: by what they are made of."""
+    kind = type(value)
+    if kind.__module__ not in _TYPING and not isinstance(value, types.GenericAlias | types.UnionType):
+        return None
+    names = ("__origin__", "__args__", "__metadata__", "__bound__", "__constraints__", "__supertype__", "__value__")
+    parts = [getattr(value, name, None) for name in names]
+    name = getattr(value, "__forward_arg__", None) or getattr(value, "__name__", None) or repr(value)
+    return ValueContent("type", (str(name),), parts)
 
 
 def _of_library(value: Any) -> ValueContent | None:
     kind = type(value).__name__
-    if isinstance(value, pd.DataFrame):
-        return _frame(kind, value)
-    if isinstance(value, pd.Series):
-        return _frame(kind, value.to_frame())
-    if isinstance(value, pd.Index):
-        return _frame(kind, value.to_frame(index=False))
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            return ValueContent("array", (str(value.shape),), value.ravel().tolist())
-        data = np.ascontiguousarray(value).tobytes()
-        return ValueContent("array", (value.dtype.str, str(value.shape), hashlib.sha256(data).hexdigest()))
-    if isinstance(value, pa.Table | pa.RecordBatch):
-        return ValueContent("arrow", (str(value.schema.remove_metadata()),), [value.to_pandas()])
-    frame_type = data_type(type(value))
-    if frame_type is FrameType.POLARS or "polars.Series" in class_names(type(value)):
-        frame = value if frame_type is FrameType.POLARS else value.to_frame()
-        return ValueContent(kind, (str(frame.schema),), [frame.to_arrow().to_pandas()])
-    if frame_type is FrameType.POLARS_LAZY:
+    if data_type(type(value)) is FrameType.POLARS_LAZY:
         raise Unstable("a LazyFrame, which has no content before it is collected: .collect() it")
     if isinstance(value, sa.Table):
         return ValueContent("table", (str(sa.schema.CreateTable(value).compile(dialect=_DIALECT)),))
@@ -121,22 +182,10 @@ def _of_library(value: Any) -> ValueContent | None:
 
 
 def _clause(value: sa.ClauseElement) -> ValueContent:
-    try:
-        return ValueContent("query", (str(value.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})),))
-    except (sa.exc.CompileError, NotImplementedError):
-        compiled = value.compile(dialect=_DIALECT)
-        return ValueContent("query", (str(compiled),), [dict(compiled.params)])
-
-
-def _frame(kind: str, frame: pd.DataFrame) -> ValueContent:
-    columns = f"{list(frame.columns)!r}{list(frame.columns.names)!r}{list(frame.index.names)!r}"
-    texts = (columns, ",".join(map(str, frame.dtypes)))
-    try:
-        hashes = pd.util.hash_pandas_object(frame, index=True).to_numpy()
-    except TypeError:  # lists and dicts in it
-        values = [frame.index.tolist(), *(frame.iloc[:, number].tolist() for number in range(frame.shape[1]))]
-        return ValueContent(kind, texts, values)
-    return ValueContent(kind, (*texts, str(frame.shape), hashlib.sha256(hashes.tobytes()).hexdigest()))
+    """A query by its text and its parameters, whose types count: 1 and "1" are written alike in some queries."""
+    compiled = value.compile(dialect=_DIALECT)
+    parameters = getattr(compiled, "params", None) or {}
+    return ValueContent("query", (str(compiled),), [dict(parameters)])
 
 
 def _by_protocol(value: Any, silent: bool) -> ValueContent:
@@ -146,8 +195,6 @@ def _by_protocol(value: Any, silent: bool) -> ValueContent:
         if silent:
             return ValueContent(kind.__name__)
         raise Unstable(named(value))
-    if kind.__module__ == "typing" or isinstance(value, types.GenericAlias | types.UnionType):
-        return ValueContent("type", (repr(value),))
     if kind is object and silent:
         return ValueContent("object")  # a marker: `MISSING = object()`
     # Objects of our own package know of databases and files.
@@ -158,28 +205,43 @@ def _by_protocol(value: Any, silent: bool) -> ValueContent:
     except Exception:
         raise Unstable(named(value)) from None
     if isinstance(reduced, str):
-        return ValueContent(kind.__name__, (reduced,))
+        return ValueContent(public_name(kind), (reduced,))
     function, arguments, *rest = tuple(reduced)
     state, items, pairs, *_ = [*rest, None, None, None]
     name = getattr(function, "__qualname__", type(function).__name__)
-    return ValueContent(
-        f"{kind.__module__}.{kind.__qualname__}", (name,), [arguments, state, list(items or ()), dict(pairs or ())]
-    )
+    return ValueContent(public_name(kind), (name,), [arguments, state, list(items or ()), dict(pairs or ())])
 
 
-def state(value: Any, slots: Sequence[str]) -> dict[str, Any]:
-    """The attributes of an instance of a user's class, without what it has cached of itself."""
+def state(value: Any, is_library: Callable[[type], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The attributes of an instance of a user's class, without what it has cached of itself. And those of them that its
+    own `__getstate__` leaves out: they count only when they are stable."""
     kind = type(value)
-    custom = getattr(kind, "__getstate__", None)
-    if custom is not None and custom is not getattr(object, "__getstate__", None) and not hasattr(kind, "model_fields"):
-        return {"state": custom(value)}
-    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    found = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
     found |= getattr(value, "__dict__", {})
-    return {
+    found = {
         name: part
         for name, part in found.items()
-        if not isinstance(getattr(kind, name, None), functools.cached_property)
+        if name not in _NOT_STATE
+        and not isinstance(inspect.getattr_static(kind, name, None), functools.cached_property)
     }
+    custom = next((one for one in kind.__mro__ if "__getstate__" in vars(one)), object)
+    if custom is object or is_library(custom):
+        return found, {}
+    kept = value.__getstate__()
+    if not isinstance(kept, dict):
+        return {"state": kept}, found
+    left_out = {name: part for name, part in found.items() if name not in kept}
+    return {**{name: part for name, part in found.items() if name in kept}, "state": kept}, left_out
+
+
+def _slots(kind: type) -> list[str]:
+    names = []
+    for owner in kind.__mro__:
+        slots = vars(owner).get("__slots__", ())
+        for name in [slots] if isinstance(slots, str) else list(slots):
+            hidden = name[:2] == "__" and name[-2:] != "__"
+            names += [f"_{owner.__name__.lstrip('_')}{name}" if hidden else name]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def named(value: Any) -> str:
@@ -193,6 +255,6 @@ def named(value: Any) -> str:
     return f"a {origin}{kind.__qualname__}"
 
 
-def enum_value(value: enum.Enum) -> ValueContent:
-    """A member of an enum: its name, and its value."""
-    return ValueContent("enum", (type(value).__name__, str(value.name)), [value.value])
+def enum_content(value: enum.Enum, more: Iterable[tuple[str, Any]]) -> ValueContent:
+    """A member of an enum: its name, its value, and what else it was given."""
+    return ValueContent("enum", (type(value).__name__, str(value.name)), [value.value, dict(more)])

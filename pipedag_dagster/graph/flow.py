@@ -132,6 +132,9 @@ class Output(Handle):
         path = self.path
         return tuple(slot for slot in self.call.slots if all(a == b for a, b in zip(slot.path, path, strict=False)))
 
+    def content_for_hash(self) -> tuple[Any, ...]:
+        return (str(self),)
+
     def __repr__(self) -> str:
         return str(self.call) + "".join(f"[{key!r}]" for key in self.path)
 
@@ -239,6 +242,9 @@ class Stage(_Wired):
             raise WiringError(f"{call}: pass_args is {list(task.pass_args)}, but it is called with {sorted(kwargs)}.")
         arguments = {"stage": self} | kwargs
         call.arguments = {name: arguments[name] for name in task.pass_args}
+
+    def content_for_hash(self) -> tuple[Any, ...]:
+        return (self.name,)
 
     def __repr__(self) -> str:
         return f"<stage {self.name}>"

@@ -44,6 +44,9 @@ class Table:
         self.indexes = tuple(_names(columns) for columns in indexes)
         self.non_nullable = _names(non_nullable)
 
+    def content_for_hash(self) -> tuple[Any, ...]:
+        return (self.obj, self.name, self.primary_key, self.indexes, self.non_nullable)
+
     def __repr__(self) -> str:
         key = f", primary_key={self.primary_key}" if self.primary_key else ""
         return f"Table({type(self.obj).__name__}, name={self.name!r}{key})"
@@ -74,6 +77,9 @@ class Blob:
         self.obj = obj
         self.name = name
 
+    def content_for_hash(self) -> tuple[Any, ...]:
+        return (self.obj, self.name)
+
     def __repr__(self) -> str:
         return f"Blob({type(self.obj).__name__}, name={self.name!r})"
 
@@ -98,6 +104,9 @@ class RawSql:
     def __init__(self, sql: str | Sequence[str], name: str | None = None) -> None:
         self.scripts = (sql,) if isinstance(sql, str) else tuple(sql)
         self.name = name
+
+    def content_for_hash(self) -> tuple[Any, ...]:
+        return (self.scripts, self.name)
 
     def __repr__(self) -> str:
         text = "; ".join(self.scripts)
@@ -136,6 +145,9 @@ class View:
         self.columns = columns
         self.sort_by = sort_by
         self.limit = limit
+
+    def content_for_hash(self) -> tuple[Any, ...]:
+        return (self.src, self.name, self.columns, self.sort_by, self.limit)
 
     @property
     def query(self) -> sa.ClauseElement:

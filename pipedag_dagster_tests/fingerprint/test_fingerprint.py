@@ -314,7 +314,7 @@ def test_so_is_a_change_in_another_module_of_the_user(project: Project, module: 
         ("the options of the task", 'outputs=["a", "b"]', 'outputs=["c"]'),
         ("the options of a task that it calls", '"9.9"', '"9.10"'),
         ("an import", "import pandas as pd", "import sys\nimport pandas as pd"),
-        ("the order of a dict", '{"strict": [1, 2], "names": {"a", "b"}}', '{"names": {"b", "a"}, "strict": [1, 2]}'),
+        ("the order of a set", '{"a", "b"}', '{"b", "a"}'),
         ("pass", "return 55", "pass\n        return 55"),
     ],
 )
@@ -486,10 +486,13 @@ OTHER_PYTHONS = sorted(pathlib.Path.home().glob(".pyenv/versions/3.1[1-9].*/bin/
 def test_source_is_read_the_same_way_by_other_versions_of_python(tmp_path: pathlib.Path) -> None:
     (tmp_path / "code.py").write_text(CODE)
     program = (
-        "import importlib.util as u, sys, hashlib\n"
-        f"spec = u.spec_from_file_location('cs', {code_source.__file__!r}); cs = u.module_from_spec(spec)\n"
-        "sys.modules['cs'] = cs; spec.loader.exec_module(cs)\n"
-        f"whole = cs.module({str(tmp_path / 'code.py')!r}, {{}}).whole()\n"
+        "import sys, types, hashlib\n"
+        f"for name in ('pipedag_dagster', 'pipedag_dagster.fingerprint'):\n"
+        f"    sys.modules[name] = types.ModuleType(name)\n"
+        f"sys.modules['pipedag_dagster.fingerprint'].__path__ = [{str(pathlib.Path(code_source.__file__).parent)!r}]\n"
+        "from pipedag_dagster.fingerprint.code_source import code_file\n"
+        f"file = code_file({str(tmp_path / 'code.py')!r}, {{}})\n"
+        "whole = file.read(file.tree)\n"
         "print(hashlib.sha256(repr((whole.plain, whole.chains)).encode()).hexdigest())"
     )
     pythons = [sys.executable, *map(str, OTHER_PYTHONS)]
@@ -611,18 +614,6 @@ UNSTABLE = [
         "import datetime\nTHING = datetime.datetime.now()",
         "user.THING",
         r"made by datetime\.datetime\.now\(\)",
-    ),
-    (
-        "code by its name",
-        "def THING():\n    return globals()['x']",
-        "user.THING",
-        r"finds code by its name, with globals",
-    ),
-    (
-        "a module by its name",
-        "import importlib\ndef THING():\n    return importlib.import_module('x')",
-        "user.THING",
-        r"with importlib\.import_module",
     ),
     ("code without source", "exec('def THING(): return 1')", "user.THING", "code without source"),
     (
@@ -826,10 +817,9 @@ def test_different_values_have_different_hashes() -> None:
     assert hashes == [content_hash(value) for value in VALUES]
 
 
-def test_numpy_scalars_are_the_numbers_that_they_are() -> None:
-    assert content_hash(np.int64(3)) == content_hash(3)
-    assert content_hash(np.float64(3.5)) == content_hash(3.5)
-    assert content_hash(np.bool_(True)) == content_hash(True)
+def test_a_numpy_scalar_is_another_value_than_the_number() -> None:
+    """It overflows, and divides by zero."""
+    assert content_hash(np.int64(3)) != content_hash(3)
 
 
 def test_a_value_that_holds_itself_has_an_end() -> None:
@@ -839,8 +829,10 @@ def test_a_value_that_holds_itself_has_an_end() -> None:
 
 
 @given(st.dictionaries(st.text(), st.integers()))
-def test_the_order_of_a_dictionary_does_not_count(value: dict[str, int]) -> None:
-    assert content_hash(dict(reversed(value.items()))) == content_hash(value)
+def test_the_order_of_a_dictionary_counts(value: dict[str, int]) -> None:
+    """The first match wins, and columns come in that order."""
+    same = list(reversed(value.items())) == list(value.items())
+    assert (content_hash(dict(reversed(value.items()))) == content_hash(value)) == same
 
 
 def test_the_code_of_the_class_of_an_argument_counts(project: Project) -> None:

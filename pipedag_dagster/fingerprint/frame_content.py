@@ -1,0 +1,128 @@
+"""What tables and arrays hold: of pandas, NumPy, polars and Arrow. Frames that a program can tell apart differ here."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipedag_dagster.fingerprint.value_content import ValueContent
+
+
+def frame_content(value: Any) -> ValueContent | None:
+    """What stands for a frame, a column or an array; None for other values."""
+    makers: tuple[tuple[tuple[type, ...], Callable[[Any], ValueContent]], ...] = (
+        ((pd.DataFrame, pd.Series), _pandas),
+        ((pd.Index,), _index),
+        ((pd.api.extensions.ExtensionArray,), _column),
+        ((np.ma.MaskedArray,), _masked_array),
+        ((np.ndarray,), _array),
+        ((pa.Table, pa.RecordBatch), _arrow),
+        ((pa.Array, pa.ChunkedArray), _arrow_column),
+    )
+    for types, make in makers:
+        if isinstance(value, types):
+            return make(value)
+    polars: Any = sys.modules.get("polars")  # whoever has a polars frame has imported polars
+    if not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
+        return None
+    if isinstance(value, polars.DataFrame):
+        return ValueContent("polars.DataFrame", (), [list(value.columns), *map(_polars_column, value.get_columns())])
+    if isinstance(value, polars.Series):
+        return _polars_column(value)
+    return None
+
+
+def _pandas(value: pd.DataFrame | pd.Series) -> ValueContent:
+    columns: list[Any] = [value]
+    if isinstance(value, pd.DataFrame):
+        columns = [value.iloc[:, number] for number in range(value.shape[1])]
+    more = {name: getattr(value, name, None) for name in value._metadata if name != "_name"}
+    more |= {name: part for name, part in vars(value).items() if name[:1] != "_"}
+    labels = [value.columns] if isinstance(value, pd.DataFrame) else [value.name]
+    return ValueContent(
+        type(value).__name__,
+        (str(value.flags.allows_duplicate_labels),),
+        [*labels, value.index, *(_column(column.array) for column in columns), dict(value.attrs), more],
+    )
+
+
+def _column(value: Any) -> ValueContent:
+    """The values of a column of pandas, with their type."""
+    kind = type(value).__name__
+    if isinstance(value, pd.Categorical):
+        codes = np.asarray(value.codes)
+        return ValueContent(kind, (str(value.ordered), _bytes(codes)), [value.categories])
+    data = value.to_numpy() if isinstance(value.dtype, np.dtype) else None
+    if data is not None and not data.dtype.hasobject:
+        return ValueContent("column", (data.dtype.str, _bytes(data)))
+    return ValueContent("column", (repr(value.dtype),), [value.tolist()])
+
+
+def _index(value: pd.Index) -> ValueContent:
+    kind, names = type(value).__name__, list(value.names)
+    if isinstance(value, pd.RangeIndex):
+        return ValueContent(kind, (f"{value.start}:{value.stop}:{value.step}",), [names])
+    if isinstance(value, pd.MultiIndex):
+        return ValueContent(kind, (), [names, list(value.levels), *(np.asarray(codes) for codes in value.codes)])
+    return ValueContent(kind, (str(getattr(value, "freqstr", None)),), [names, _column(value.array)])
+
+
+def _array(value: np.ndarray) -> ValueContent:
+    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    kind = "array" if type(value) is np.ndarray else type(value).__name__
+    texts = (str(value.dtype.descr), str(value.shape), order)
+    if value.dtype.hasobject:
+        return ValueContent(kind, texts, [value.ravel().tolist()])
+    return ValueContent(kind, (*texts, _bytes(value)))
+
+
+def _masked_array(value: np.ma.MaskedArray) -> ValueContent:
+    return ValueContent(
+        type(value).__name__,
+        (str(value.hardmask),),
+        [np.asarray(value.data), np.asarray(value.mask), np.asarray(value.fill_value)],
+    )
+
+
+def _arrow(value: pa.Table | pa.RecordBatch) -> ValueContent:
+    return ValueContent(type(value).__name__, (), [_arrow_schema(value.schema), *map(_arrow_column, value.columns)])
+
+
+def _arrow_schema(schema: pa.Schema) -> list[Any]:
+    fields = [(field.name, str(field.type), field.nullable, _metadata(field)) for field in schema]
+    return [_metadata(schema), *fields]
+
+
+def _metadata(of: pa.Schema | pa.Field) -> list[tuple[bytes, bytes]]:
+    return list((of.metadata or {}).items())
+
+
+def _arrow_column(value: pa.Array | pa.ChunkedArray) -> ValueContent:
+    chunks = value.chunks if isinstance(value, pa.ChunkedArray) else [value]
+    categories = [chunk.dictionary.to_pylist() for chunk in chunks if pa.types.is_dictionary(chunk.type)]
+    unified = categories[:1] if all(one == categories[0] for one in categories) else categories
+    if pa.types.is_temporal(value.type) and not pa.types.is_interval(value.type):
+        size = pa.int32() if value.type.bit_width == 32 else pa.int64()
+        return ValueContent("arrow", (str(value.type),), [value.cast(size).to_pylist()])
+    return ValueContent("arrow", (str(value.type),), [value.to_pylist(), *unified])
+
+
+def _polars_column(value: Any) -> ValueContent:
+    """Times and categories count as the numbers that they are stored as: Python's times have no nanoseconds."""
+    polars: Any = sys.modules["polars"]
+    dtype = (repr(value.dtype),)
+    if isinstance(value.dtype, polars.Categorical | polars.Enum):
+        categories = value.dtype.categories.to_list() if isinstance(value.dtype, polars.Enum) else []
+        return ValueContent("polars.Series", dtype, [value.name, value.cast(polars.String).to_list(), categories])
+    data = value.to_list() if value.dtype == polars.Object else value.to_physical().to_list()
+    return ValueContent("polars.Series", dtype, [value.name, data])
+
+
+def _bytes(value: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
