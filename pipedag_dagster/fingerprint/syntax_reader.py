@@ -69,6 +69,8 @@ class SyntaxReader:
             self._call(node)
         if isinstance(node, ast.Attribute):
             self._attribute(node)
+        if isinstance(node, ast.JoinedStr):  # some releases of Python 3.12 end a nested format with an empty text
+            node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
         chain = chain_of(node)
         if chain:
             return f"Name:{'.'.join(self._use(chain, node))}"

@@ -12,7 +12,7 @@ FILE, FUNCTION = 400, 60
 """The most lines that a file and a function have."""
 
 # These lists only get shorter.
-LONG_FILES = {"fingerprint/code_source.py", "fingerprint/walk.py", "versions/table_store.py"}
+LONG_FILES = {"versions/table_store.py"}
 LONG_FUNCTIONS = {"catalog/schema.py: __init__", "versions/commit.py: commit"}
 
 
