@@ -156,3 +156,18 @@ def literal(value: object) -> str:
     if isinstance(value, str):
         return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
     return sql.Literal(value).as_string()
+
+
+@dataclass(frozen=True)
+class TableRef:
+    """A table of a stage. Its text is what people see.
+
+    >>> str(TableRef("raw", "orders"))
+    'raw.orders'
+    """
+
+    stage: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.name}"

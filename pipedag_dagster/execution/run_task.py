@@ -36,8 +36,8 @@ from pipedag_dagster.execution.task_outputs import (
 )
 from pipedag_dagster.execution.unpack import unpack
 from pipedag_dagster.graph.flow import Slot, TaskCall
-from pipedag_dagster.sampling import first_rows
 from pipedag_dagster.sampling.copies import copied_from, source_of
+from pipedag_dagster.sampling.first_rows import Sample
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -119,10 +119,12 @@ class TaskRunner:
     def _key_of_copy(self, call: TaskCall, source: ConfigContext) -> KeyedCall:
         originals = self.inputs.of_source(source, call)
         inputs = {f"{source.config.name}: {table.stage}.{table.asset}": table for table in originals.values()}
-        rows = {f"rows of {asset}": str(self._sample_rows(table)) for asset, table in originals.items()}
+        store = source.store.table_store
+        samples = {asset: self._sample(table, store) for asset, table in originals.items()}
+        rows = {f"rows of {asset}": str(sample.rows) for asset, sample in samples.items()}
         shapes = {  # they may change while the content does not
-            f"name and constraints of {asset}": digest(table.name, repr(first_rows.constraints(table)))
-            for asset, table in originals.items()
+            f"name and constraints of {asset}": digest(sample.table.name, repr(sample.constraints))
+            for asset, sample in samples.items()
         }
         parts = {
             "task": call.name,
@@ -130,7 +132,7 @@ class TaskRunner:
             "arguments": rows | shapes,
             "source": {name: table.data_version for name, table in inputs.items()},
         }
-        return KeyedCall(call, Key(parts), inputs, source.store.table_store, is_copied=True)
+        return KeyedCall(call, Key(parts), inputs, store, is_copied=True)
 
     def _copy(self, keyed: KeyedCall) -> TaskOutputs:
         assert keyed.source is not None
@@ -145,11 +147,12 @@ class TaskRunner:
         if table.file is not None:
             data = source.blobs.read(table.stage, table.file, f"{table.stage}.{table.name}")
             return BlobOutput(slot, table.name, data, table.data_version)
-        query = first_rows.sample_query(source.schemas(table.stage).versions, table, self._sample_rows(table))
-        return QueryTable(slot, table.name, first_rows.constraints(table), query)
+        sample = self._sample(table, source)
+        return QueryTable(slot, table.name, sample.constraints, sample.query)
 
-    def _sample_rows(self, table: TableVersion) -> int | None:
-        return self.instance.config.sample_rows(table.asset, table.name)
+    def _sample(self, table: TableVersion, source: TableStore) -> Sample:
+        rows = self.instance.config.sample_rows(table.asset, table.name)
+        return Sample(source.schemas(table.stage).versions, table, rows)
 
 
 _LOOKS_AT_DATA = re.compile(

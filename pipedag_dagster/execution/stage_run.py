@@ -16,7 +16,7 @@ from pipedag_dagster.catalog.reason import ReasonKind
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import PipedagError, TaskFailed
+from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed
 from pipedag_dagster.execution.check_runner import Checker, refuse
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
@@ -28,6 +28,7 @@ from pipedag_dagster.execution.scheduler import Scheduler
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.graph.flow import Stage, TaskCall
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.renewal import renewed
 
 
@@ -67,10 +68,12 @@ def run_stage(
     read = {output.call.stage.name for call in stage.calls for output in call.inputs}
     pins = store.pin(run_id, names, read)
     source_pins = instance.source.store.table_store.pin(run_id, names, [stage.name]) if instance.source else {}
-    with renewed(run_id), store.lock(stage.name, run_id, progress.message), instance:
+    with renewed(run_id), store.lock(stage.name, run_id, progress.message) as held, instance:
         base = store.current([stage.name])[stage.name]
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
-        run = _StageRun(instance, stage, run_id, validation or instance.config.cache_validation, progress, base, inputs)
+        run = _StageRun(
+            instance, stage, run_id, validation or instance.config.cache_validation, progress, held, base, inputs
+        )
         calls = [call for call in stage.calls if assets is None or set(call.assets) & set(assets)]
         return run.run(calls, assets, _chosen(stage, assets, checks))
 
@@ -94,6 +97,7 @@ class _StageRun:
     run_id: str
     validation: CacheValidation
     progress: Progress
+    held: LockedStage
     base: StageVersion
     inputs: Inputs
     outcomes: dict[TaskCall, Outcome] = field(default_factory=dict)
@@ -162,12 +166,12 @@ class _StageRun:
     ) -> int:
         """Make the tables visible, unless they are. Returns the number of the version that people see."""
         stage, previous = self.stage.name, self.base.number
-        if previous and same and self.store.shows(self.base):
-            self.store.keep(stage, previous, self.run_id, records)
+        if previous and same and self.held.shows(self.base):
+            self.held.keep(previous, records)
             self.progress.message(f"stage {stage}: unchanged, version {previous}")
             return previous
         sources = self._sources(calls)
-        self.store.commit(stage, previous + 1, members, self.run_id, records, sources=sources)
+        self.held.commit(previous + 1, members, records, sources=sources)
         self.progress.message(
             f"stage {stage}: committed version {previous + 1} after {time.monotonic() - started:.1f} s"
         )
@@ -260,6 +264,9 @@ class _StageRun:
             tables = decision.cached or self._run_and_store(keyed)
         except TaskFailed as error:
             raise type(error)(f"{error}\n{self._where(call)}") from error.__cause__
+        except NotMaterialized:
+            self.held.check()  # a server that crashed has lost tables that were just written
+            raise
         except PipedagError:
             raise
         except (Exception, SystemExit) as error:
@@ -268,7 +275,7 @@ class _StageRun:
         return Outcome(call, {table.asset: table for table in tables}, decision.reason, time.monotonic() - started)
 
     def _run_and_store(self, keyed: KeyedCall) -> list[TableVersion]:
-        writer = OutputWriter(self.instance, keyed, self.run_id, time.monotonic())
+        writer = OutputWriter(self.instance, keyed, self.held, time.monotonic())
         return writer.write(self.runner.run(keyed))
 
     def _where(self, call: TaskCall) -> str:

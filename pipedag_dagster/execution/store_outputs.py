@@ -30,6 +30,7 @@ from pipedag_dagster.execution.task_outputs import (
 )
 from pipedag_dagster.execution.unpack import check, fill_scripts, slot_of_script
 from pipedag_dagster.names import physical_name
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,13 @@ class OutputWriter:
     """Stores the outputs of one execution of one call.
 
     Args:
+        held: the stage, whose lock the run holds.
         started: when the call began (`time.monotonic()`). The first output gets the time since then.
     """
 
     instance: ConfigContext
     keyed: KeyedCall
-    run_id: str
+    held: LockedStage
     started: float
     _versions: list[TableVersion] = field(default_factory=list)
     _script_assets: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -78,30 +80,30 @@ class OutputWriter:
             text = with_query(code.text, f"{self.stage}.{table.asset}", table.query or self._plans.get(table.asset))
             texts[text.key] = text
             versions.append(replace(table, shape=shape, text=text.key, libraries=code.libraries))
-        return self.store.add(versions, texts.values())
+        return self.held.add(versions, texts.values())
 
     def _write(self, number: int, output: TaskOutput) -> None:
         match output:
             case QueryTable():
                 self._print(output.name, output.query, is_sql=True)
-                source = self.keyed.source
-                table = self.store.stage_query(self.stage, output.name, output.query, output.constraints, source)
+                source = None if self.keyed.source is None else self.keyed.source.database
+                table = self.held.write_query(output.name, output.query, output.constraints, source)
                 self._add_table(output, table, output.constraints, output.query)
             case FrameTable():
                 self._print(output.name, output.frame)
                 self._plans[output.slot.asset] = polars_plans.text(output.frame)
-                table = self.store.stage_frame(self.stage, output.name, output.frame, output.constraints)
+                table = self.held.write_frame(output.name, output.frame, output.constraints)
                 self._add_table(output, table, output.constraints)
             case ViewOutput():
                 self._print(output.name, output.query, is_sql=True)
-                view = self.store.stage_view(self.stage, output.name, output.query)
+                view = self.held.write_view(output.name, output.query)
                 view = replace(view, content=output.identity(self.keyed.labels(versions=True)))
                 self._add_table(output, view, Constraints(), output.query)
             case ScriptOutput():
                 self._run_script(number, output)
             case BlobOutput():
-                file, size = self.store.stage_blob(self.stage, output.pickle)
-                self._add(output, OutputKind.blob, output.content, bytes=size, file=file)
+                file = self.held.write_blob(output.pickle)
+                self._add(output, OutputKind.blob, output.content, bytes=len(output.pickle), file=file)
 
     def _run_script(self, number: int, script: ScriptOutput) -> None:
         """Run a script, and add the tables and views that it makes."""
@@ -111,7 +113,7 @@ class OutputWriter:
         for text in script.texts:
             self._print(script.name, text, is_sql=True)
         assets = self._script_assets[number] = {}
-        for name, table in self.store.stage_script(self.stage, script.texts, what).items():
+        for name, table in self.held.run_script(script.texts, what).items():
             slot = slot_of_script(self.call, script.slot.path, name)
             assets[name] = slot.asset
             if table.kind is OutputKind.view:
@@ -195,7 +197,7 @@ class OutputWriter:
                 parts=self.keyed.key.parts,
                 code_version=cache_key.task_code_version(self.call),
                 data_version=data_version,
-                run_id=self.run_id,
+                run_id=self.held.run_id,
                 seconds=now - self.started,
                 kind=kind,
                 **(dict(nothing) | details),

@@ -1,5 +1,5 @@
-"""Writing one table of a stage by itself, as plain Dagster assets do: stage it, put it in place of its last version, or
-of some of its rows, and commit. The other tables of the stage stay as they are."""
+"""Writing one table of a stage by itself, as plain Dagster assets do: write it, put it in place of its last version, or
+of some rows of it, and commit. The other tables of the stage stay as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
@@ -16,37 +17,73 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution.run_log import run_record
-from pipedag_dagster.names import quote
-from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.names import TableRef, quote
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some rows of a table, by what is said about them: `where` gets the columns and returns a condition. `name` is for
-    people: `partition 2026-01-01`."""
+    """Some rows of a table: those for which a condition holds.
+
+    Attributes:
+        name: for people: `partition 2026-01-01`.
+        where: gets the columns and returns the condition, as SQL.
+    """
 
     name: str
     where: Callable[[Sequence[Column]], str]
 
 
 @dataclass(frozen=True)
-class NewTable:
-    """What is to be written: `make` stages it into a physical table of its own.
+class FrameRows:
+    """The rows of a DataFrame."""
 
-    `key`: what it depends on; a table that was made for the same key is not made again. Without it, it is always made.
+    frame: Any
+
+    def write(self, held: LockedStage, name: str, constraints: Constraints) -> PhysicalTable:
+        return held.write_frame(name, self.frame, constraints)
+
+
+@dataclass(frozen=True)
+class QueryRows:
+    """The rows of a query. `source` is the database that it reads, if it is not the instance's own."""
+
+    query: str
+    source: Database | None = None
+
+    def write(self, held: LockedStage, name: str, constraints: Constraints) -> PhysicalTable:
+        return held.write_query(name, self.query, constraints, self.source)
+
+
+@dataclass(frozen=True)
+class NewTable:
+    """What is to be written.
+
+    Attributes:
+        key: what it depends on. A table that was made for the same key is not made again; without a key, it always is.
     """
 
-    make: Callable[[Constraints], PhysicalTable]
+    rows: FrameRows | QueryRows
     constraints: Constraints
-    query: str | None = None
     key: str | None = None
+
+    @property
+    def query(self) -> str | None:
+        return self.rows.query if isinstance(self.rows, QueryRows) else None
 
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What was written: the table as it is now, the stage version that has it, and the content and number of the rows
-    that were given."""
+    """What was written.
+
+    Attributes:
+        table: as it is now.
+        version: the stage version that has it.
+        data_version, rows: of the rows that were given.
+        cached: it was there already.
+    """
 
     table: TableVersion
     version: int
@@ -56,44 +93,40 @@ class WriteResult:
 
 
 def write_table(
-    instance: ConfigContext, stage: str, name: str, run_id: str, content: NewTable, part: Slice | None = None
+    instance: ConfigContext, ref: TableRef, run_id: str, new: NewTable, part: Slice | None = None
 ) -> WriteResult:
-    """Write one table and commit it; nothing is committed when the table is what it was.
+    """Write one table and commit it. Nothing is committed when the table has not changed.
 
     Args:
-        part: the rows to replace; without it, all. What is given must lie in it.
+        part: the rows to replace; without it, all. All rows of `new` must lie in it.
 
     Raises:
-        UnstorableResult: the database refuses it, it has rows outside of the slice, or other columns than the rest of
-            the table; or the name is that of another table.
+        UnstorableResult: the database refuses it, it has rows outside of the slice, or its columns differ from those of
+            the rest of the table; or another table has its name.
         NotOwned: the stage's schema belongs to somebody else.
     """
     store = instance.store.table_store
     started = time.monotonic()
-    store.prepare([stage])
-    with store.lock(stage, run_id):
-        base = store.current([stage])[stage]
-        before = base.tables.get(name)
-        if any(table.name == name and asset != name for asset, table in base.tables.items()):
-            raise UnstorableResult(f"Stage {stage!r} has a table {name!r} already. Give the asset another name.")
-        if before is not None and content.key is not None and before.cache_key == content.key:
-            store.keep(stage, base.number, run_id, [run_record(run_id, CACHED, 0.0, before, before)])
-            return WriteResult(before, base.number, before.data_version, before.rows, cached=True)
-        given, made = _stage(store, f"{stage}.{name}", before, content, part)
-        table = _version(stage, name, run_id, content, made, time.monotonic() - started)
-        data_version = table.data_version if given is made else given.content or table.data_version
-        if before is not None and _same(before, table):
-            store.keep(
-                stage,
-                base.number,
-                run_id,
-                [run_record(run_id, Reason(ReasonKind.unchanged), table.seconds, before, before)],
+    store.prepare([ref.stage])
+    with store.lock(ref.stage, run_id) as held:
+        base = store.current([ref.stage])[ref.stage]
+        before = base.tables.get(ref.name)
+        if any(table.name == ref.name and asset != ref.name for asset, table in base.tables.items()):
+            raise UnstorableResult(
+                f"Stage {ref.stage!r} has a table {ref.name!r} already. Give the asset another name."
             )
+        if before is not None and new.key is not None and before.cache_key == new.key:
+            held.keep(base.number, [run_record(run_id, CACHED, 0.0, before, before)])
+            return WriteResult(before, base.number, before.data_version, before.rows, cached=True)
+        given, whole = _write(held, store.database, store.schemas(ref.stage).versions, ref, before, new, part)
+        table = _version(ref, run_id, new, whole, time.monotonic() - started)
+        data_version = table.data_version if given is whole else given.content or table.data_version
+        if before is not None and _same(before, table):
+            held.keep(base.number, [run_record(run_id, Reason(ReasonKind.unchanged), table.seconds, before, before)])
             return WriteResult(before, base.number, data_version, given.rows, cached=False)
-        table = store.add([table])[0]
-        members = dict(base.tables) | {name: table}
-        records = [run_record(run_id, Reason(ReasonKind.written), table.seconds, table, before)]
-        store.commit(stage, base.number + 1, members, run_id, records)
+        table = held.add([table])[0]
+        record = run_record(run_id, Reason(ReasonKind.written), table.seconds, table, before)
+        held.commit(base.number + 1, dict(base.tables) | {ref.name: table}, [record])
         return WriteResult(table, base.number + 1, data_version, given.rows, cached=False)
 
 
@@ -102,40 +135,44 @@ def newest(instance: ConfigContext, stage: str, run_id: str) -> StageVersion:
     return instance.store.table_store.pin(run_id, [stage])[stage]
 
 
-def _stage(
-    store: TableStore, what: str, before: TableVersion | None, content: NewTable, part: Slice | None
+def _write(
+    held: LockedStage,
+    database: Database,
+    schema: str,
+    ref: TableRef,
+    before: TableVersion | None,
+    new: NewTable,
+    part: Slice | None,
 ) -> tuple[PhysicalTable, PhysicalTable]:
-    """What was given, and the whole table with it."""
+    """Write the given rows. Returns them, and the whole table."""
     if part is None:
-        made = content.make(content.constraints)
-        return made, made
-    given = content.make(Constraints() if before else content.constraints)
-    schema = store.schemas(what.partition(".")[0]).versions
+        whole = new.rows.write(held, ref.name, new.constraints)
+        return whole, whole
+    given = new.rows.write(held, ref.name, Constraints() if before else new.constraints)
     where = part.where(given.columns)
-    with store.database.transaction() as connection:
+    with database.transaction() as connection:
         try:
             query = f"SELECT count(*) FROM {quote(schema, given.physical)} WHERE ({where}) IS NOT TRUE"
             row = connection.execute(query.encode()).fetchone()
         except psycopg.DataError as error:
-            raise UnstorableResult(f"{what}: {part.name} cannot be compared with partition_expr: {error}") from None
+            raise UnstorableResult(f"{ref}: {part.name} cannot be compared with partition_expr: {error}") from None
         except psycopg.ProgrammingError as error:
-            raise UnstorableResult(f"{what}: partition_expr is no expression of its columns: {error}") from None
+            raise UnstorableResult(f"{ref}: partition_expr cannot be computed from its columns: {error}") from None
         if row and row[0]:
             raise UnstorableResult(
-                f"{what}: {row[0]:,} of {given.rows:,} rows are outside of {part.name}, by its partition_expr. Nothing "
+                f"{ref}: {row[0]:,} of {given.rows:,} rows are outside of {part.name}, by its partition_expr. Nothing "
                 f"was committed. Return the rows of that partition only, or fix partition_expr. ({where})"
             )
         if before is None:
             return given, given
-        query = _merged(connection, schema, what, before, given, part.where(before.columns))
-    stage, _, name = what.partition(".")
-    return given, store.stage_query(stage, name, query, content.constraints)
+        query = _merged(connection, schema, ref, before, given, part.where(before.columns))
+    return given, held.write_query(ref.name, query, new.constraints)
 
 
 def _merged(
     connection: psycopg.Connection[tuple[object, ...]],
     schema: str,
-    what: str,
+    ref: TableRef,
     before: TableVersion,
     given: PhysicalTable,
     where: str,
@@ -146,7 +183,7 @@ def _merged(
     if set(old) != set(new):
         differ = ", ".join(sorted(set(old) ^ set(new)))
         raise UnstorableResult(
-            f"{what}: its other partitions have other columns ({differ}). Nothing was committed. Materialize all "
+            f"{ref}: its other partitions have other columns ({differ}). Nothing was committed. Materialize all "
             "partitions in one run (BackfillPolicy.single_run()), or return the same columns."
         )
 
@@ -172,14 +209,12 @@ def _merged(
     )
 
 
-def _version(
-    stage: str, name: str, run_id: str, content: NewTable, made: PhysicalTable, seconds: float
-) -> TableVersion:
-    key = content.key or digest("plain asset", stage, name, run_id, secrets.token_hex(8))
+def _version(ref: TableRef, run_id: str, new: NewTable, made: PhysicalTable, seconds: float) -> TableVersion:
+    key = new.key or digest("plain asset", ref.stage, ref.name, run_id, secrets.token_hex(8))
     return TableVersion(
-        stage=stage,
-        asset=name,
-        name=name,
+        stage=ref.stage,
+        asset=ref.name,
+        name=ref.name,
         physical=made.physical,
         flow="",
         task="",
@@ -191,11 +226,11 @@ def _version(
         code_version="",
         data_version=made.content or key,
         columns=made.columns,
-        primary_key=content.constraints.primary_key,
-        indexes=content.constraints.indexes,
+        primary_key=new.constraints.primary_key,
+        indexes=new.constraints.indexes,
         rows=made.rows,
         bytes=made.bytes,
-        query=content.query,
+        query=new.query,
         run_id=run_id,
         seconds=seconds,
     )

@@ -10,13 +10,12 @@ import dagster as dg
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized, WiringError, did_you_mean
-from pipedag_dagster.execution.write_one_table import NewTable, Slice, newest, write_table
+from pipedag_dagster.execution.write_one_table import NewTable, QueryRows, Slice, newest, write_table
+from pipedag_dagster.names import TableRef
 from pipedag_dagster.orchestration.io_manager import stage_and_table, table_metadata
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
-from pipedag_dagster.sampling import first_rows
-from pipedag_dagster.versions.write_table import Constraints
+from pipedag_dagster.sampling.first_rows import Sample
 
 INPUT = "pipedag/input"
 """Metadata of an asset that brings data in from outside: `metadata={"pipedag/input": True}`."""
@@ -170,25 +169,18 @@ def _copy(
             f"{stage}.{name} yet. Materialize {_key(source, stage, name).to_user_string()} first."
         )
     store = instance.store.table_store
-    content = _sample(instance, source, tables[name], part)
-    written = write_table(instance, stage, name, run_id, content, part)
+    new = _sample(instance, source, tables[name], part)
+    written = write_table(instance, TableRef(stage, name), run_id, new, part)
     metadata = table_metadata(store, written)
     return dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=dg.DataVersion(written.data_version))
 
 
 def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion, part: Slice | None) -> NewTable:
     """The sample of a table of the source. With `part`, only the rows of these partitions that are in the sample."""
-    origin, store = source.store.table_store, instance.store.table_store
-    rows = instance.config.sample_rows(table.asset, table.name)
-    query = first_rows.sample_query(origin.schemas(table.stage).versions, table, rows)
-    constraints = first_rows.constraints(table)
-    key = None
-    if part is None:
-        key = digest("copy", table.stage, table.name, table.data_version, str(rows), repr(constraints))
-    else:
+    store = source.store.table_store
+    sample = Sample(store.schemas(table.stage).versions, table, instance.config.sample_rows(table.asset, table.name))
+    query = sample.query
+    if part is not None:
         query = f"SELECT * FROM (\n{query}\n) AS sample WHERE {part.where(table.columns)}"
-
-    def make(given: Constraints) -> Any:
-        return store.stage_query(table.stage, table.name, query, given, origin)
-
-    return NewTable(make, constraints, query, key)
+    key = sample.key if part is None else None
+    return NewTable(QueryRows(query, store.database), sample.constraints, key)

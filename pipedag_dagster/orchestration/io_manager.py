@@ -10,8 +10,16 @@ import sqlalchemy as sa
 
 from pipedag_dagster.errors import NotMaterialized, WiringError
 from pipedag_dagster.execution.unpack import storable
-from pipedag_dagster.execution.write_one_table import NewTable, Slice, WriteResult, newest, write_table
-from pipedag_dagster.names import stage_name, table_name
+from pipedag_dagster.execution.write_one_table import (
+    FrameRows,
+    NewTable,
+    QueryRows,
+    Slice,
+    WriteResult,
+    newest,
+    write_table,
+)
+from pipedag_dagster.names import TableRef, stage_name, table_name
 from pipedag_dagster.orchestration.metadata import of_tables
 from pipedag_dagster.orchestration.partitions import table_slice
 from pipedag_dagster.orchestration.resources import InstanceResource
@@ -48,17 +56,14 @@ class TableIOManager(dg.ConfigurableIOManager):
         """
         if obj is None:
             return
-        stage, name = _stage_and_table(context)
+        ref = TableRef(*_stage_and_table(context))
         instance = self.instance.context
         store = instance.store.table_store
-        given = storable(obj, f"{stage}.{name}")
+        given = storable(obj, str(ref))
         constraints = Constraints(given.primary_key, given.indexes, given.non_nullable)
-        if isinstance(given.obj, sa.ClauseElement):
-            query = render(given.obj, f"{stage}.{name}")
-            content = NewTable(partial(store.stage_query, stage, name, query), constraints, query)
-        else:
-            content = NewTable(partial(store.stage_frame, stage, name, given.obj), constraints)
-        written = write_table(instance, stage, name, context.run_id, content, _slice(context))
+        is_query = isinstance(given.obj, sa.ClauseElement)
+        rows = QueryRows(render(given.obj, str(ref))) if is_query else FrameRows(given.obj)
+        written = write_table(instance, ref, context.run_id, NewTable(rows, constraints), _slice(context))
         context.add_output_metadata(table_metadata(store, written))
         # An IO manager has no public way to report a data version. Without this, Dagster would compute it from the code
         # and the inputs, and equal content would look new.

@@ -91,7 +91,7 @@ def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tupl
     if not store.exists():
         raise NotMaterialized(f"Instance {store.config.name!r} was never run: there is nothing to go back to.")
     store.prepare()
-    with store.lock(stage, run_id):
+    with store.lock(stage, run_id) as held:
         with store.database.read() as connection:
             commits = {one.number: one for one in store.catalog.commits(connection, stage)}
             before = store.catalog.current(connection, [stage])[stage]
@@ -112,7 +112,7 @@ def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tupl
         try:
             after = StageVersion(stage, before.number + 1, tables)
             sources = commits[number].sources
-            store.commit(stage, after.number, tables, run_id, sources=sources, restored=number)
+            held.commit(after.number, tables, sources=sources, restored=number)
         finally:
             store.unpin(run_id)
     return before, after

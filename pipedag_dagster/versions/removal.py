@@ -53,10 +53,10 @@ def gc(store: TableStore, run_id: str) -> CleanupReport:
     while freed:  # what a view has read can go when the view, maybe of a later stage, has gone
         before = found
         for stage in sorted(stages):
-            with store.lock(stage, run_id):
+            with store.lock(stage, run_id) as held:
                 old_versions, old_tables = _state(store, stage)
-                store.clean_up(stage)
-                store.clean_up_files(stage)
+                held.clean_up()
+                held.clean_up_files()
                 new_versions, new_tables = _state(store, stage)
             gone = old_tables.keys() - new_tables.keys()
             found = CleanupReport(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,20 +13,21 @@ import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipedag_dagster.catalog.catalog import Catalog, CheckFinding, RunRecord, SourceVersion, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import Catalog, CheckFinding, RunRecord, StageVersion, TableVersion
 from pipedag_dagster.config.instances import InstanceConfig
 from pipedag_dagster.data import frames, json_values, polars_plans
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import ConnectionLost, DatabaseError, NotMaterialized
+from pipedag_dagster.errors import DatabaseError, NotMaterialized
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
-from pipedag_dagster.names import CATALOG, StageSchemas, physical_name, quote
+from pipedag_dagster.names import StageSchemas, quote
 from pipedag_dagster.postgres.advisory_lock import StageLock, hold, take_in_transaction
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.versions import commit, ownership, write_script, write_table, write_view
+from pipedag_dagster.versions import ownership
+from pipedag_dagster.versions.instance_schemas import InstanceSchemas
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.ownership import Owner
-from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,12 @@ class TableStore:
         self.database = Database(
             config.url, config.project, create=config.create_database_if_not_exists, role=config.role
         )
-        self.catalog = Catalog(f"{config.schema_prefix}{CATALOG}{config.schema_suffix}")
+        self.instance_schemas = InstanceSchemas(config)
+        self.catalog = Catalog(self.instance_schemas.catalog)
         self._reflected: dict[str, sa.Table] = {}
-        self._lock_checks: dict[str, Callable[[], None]] = {}
 
     def schemas(self, stage: str) -> StageSchemas:
-        return StageSchemas.of(self.config.schema_prefix, stage, self.config.schema_suffix)
+        return self.instance_schemas.of(stage)
 
     def get_schema(self, stage: str) -> Schema:
         """The schema of a stage by its name, as in pydiverse.pipedag: `get_schema(stage.name).get()`. For
@@ -81,7 +82,7 @@ class TableStore:
         return Schema(stage if stage == SCRIPT_SCHEMA else self.schemas(stage).current)
 
     def owner(self, stage: str) -> Owner:
-        return Owner(self.config.pipeline, self.config.instance_id, stage)
+        return self.instance_schemas.owner(stage)
 
     def prepare(self, stages: Collection[str] = ()) -> None:
         """Make sure that the catalog is there and that the schemas of these stages are ours.
@@ -206,8 +207,6 @@ class TableStore:
         return polars_plans.shape(self.database.uri, source, table.physical)
 
     def _gone(self, table: TableVersion, what: str) -> NotMaterialized:
-        if table.stage in self._lock_checks:
-            self._lock_checks[table.stage]()  # a server that crashed has lost what it had not written to its disk yet
         return NotMaterialized(
             f"This version of {what} was dropped since (keep_versions: "
             f"{self.config.keep_versions}). Read it again: a newer one is there."
@@ -239,86 +238,6 @@ class TableStore:
                     found[table.physical] = connection.execute(query.encode()).fetchall()
         return found
 
-    # Staging: new physical tables, visible to nobody
-
-    def stage_frame(self, stage: str, name: str, frame: Any, constraints: Constraints) -> PhysicalTable:
-        """Write a DataFrame into a new physical table."""
-        schema, what = self.schemas(stage).versions, f"{stage}.{name}"
-        with self._or_lost(stage):
-            return write_table.from_frame(self.database, schema, physical_name(name), frame, constraints, what)
-
-    def stage_query(
-        self, stage: str, name: str, query: str, constraints: Constraints, source: TableStore | None = None
-    ) -> PhysicalTable:
-        """Write the rows of a query into a new physical table.
-
-        Args:
-            source: the instance whose tables the query reads, when it is another one. Rows are streamed when it lives
-                in another database.
-        """
-        schema, what, limit = self.schemas(stage).versions, f"{stage}.{name}", self.config.content_hash_rows
-        place = (self.database, schema, physical_name(name))
-        with self._or_lost(stage):
-            if source is None or self.database.same_as(source.database):
-                return write_table.from_query(*place, query, constraints, what, hash_rows=limit)
-            return write_table.from_elsewhere(source.database, query, *place, constraints, what, hash_rows=limit)
-
-    def stage_view(self, stage: str, name: str, query: str) -> PhysicalTable:
-        """Make a view of a query on physical tables of the instance."""
-        schema, what = self.schemas(stage).versions, f"{stage}.{name}"
-        with self._or_lost(stage):
-            return write_view.make(self.database, schema, physical_name(name), query, what, self._place)
-
-    def stage_script(self, stage: str, texts: Sequence[str], what: str) -> dict[str, PhysicalTable]:
-        """Run a script. Returns the tables and views that it has made, by their names."""
-        limit = self.config.content_hash_rows
-        with self._or_lost(stage):
-            return write_script.run(self.database, self.schemas(stage), texts, what, self._place, hash_rows=limit)
-
-    @contextmanager
-    def _or_lost(self, stage: str) -> Iterator[None]:
-        """When something fails because the server has crashed, and so has lost what was just made, say that."""
-        try:
-            yield
-        except Exception:
-            if stage in self._lock_checks:
-                self._lock_checks[stage]()
-            raise
-
-    def _place(self, schema: str, owner: Owner | None) -> str:
-        """Whose a schema is that a view reads from: "ours" for physical tables of this instance."""
-        if owner is None:
-            return "nobody's"
-        if owner != self.owner(owner.stage):
-            return "another instance's"
-        return "ours" if owner.stage and schema == self.schemas(owner.stage).versions else "moving"
-
-    def stage_blob(self, stage: str, data: bytes) -> tuple[str, int]:
-        """Write a blob. Returns its file, and its bytes."""
-        return self.blobs.write(stage, data), len(data)
-
-    def add(self, tables: Sequence[TableVersion], texts: Collection[CodeText] = ()) -> list[TableVersion]:
-        """Record what one execution of a task has staged, so that this or a later run can use it, with the texts of
-        its code and queries."""
-        with self.database.begin(staging=True) as connection:
-            for stage in {table.stage for table in tables}:
-                commit.gate(connection, self.schemas(stage), self._lock_checks.get(stage, lambda: None))
-            self._refuse_dropped(connection, tables)
-            return self.catalog.add(connection, tables, texts)
-
-    def _refuse_dropped(self, connection: sa.Connection, tables: Sequence[TableVersion]) -> None:
-        """A task of a run that was interrupted may go on for a while. What it has staged is nobody's, and goes when the
-        next run commits."""
-        made = [table for table in tables if table.in_database]
-        names = {quote(self.schemas(table.stage).versions, table.physical): table for table in made}
-        query = sa.text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NULL")
-        gone = connection.scalars(query, {"names": list(names)}).first()
-        if gone is not None:
-            raise ConnectionLost(
-                f"{names[gone].stage}.{names[gone].name} was dropped before it was recorded: its run was interrupted, "
-                "and another one has committed since. Nothing was recorded. Run it again."
-            )
-
     def find(self, stage: str, key: str, *, with_cache_value: bool = True) -> list[TableVersion]:
         """What the newest execution with this key has made (see `Catalog.find`)."""
         with self.database.read() as connection:
@@ -344,106 +263,31 @@ class TableStore:
     # Committing
 
     def stage_lock(self, stage: str) -> StageLock:
-        """The lock of a stage, by name; see `lock` for holding it."""
+        """The name of a stage's lock (see `lock` for holding it)."""
         instance = self.config.name
         what = f"stage {stage!r} of instance {instance!r}"
         return StageLock(self.schemas(stage).current, what, f"pipedag-dagster unlock {instance} {stage}")
 
     @contextmanager
-    def lock(self, stage: str, run_id: str, tell: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Hold the stage's lock: one run at a time writes a stage.
+    def lock(self, stage: str, run_id: str, tell: Callable[[str], None] | None = None) -> Iterator[LockedStage]:
+        """Hold the lock of a stage: one run at a time writes a stage. What needs the lock is a method of what this
+        yields.
 
         Args:
             tell: gets a line of text when it must wait.
 
         Raises:
             RunActive: another run holds it for longer than the instance's `lock_timeout`.
+
+        Example:
+            with store.lock("raw", run_id) as held:
+                held.commit(number, tables)
         """
         timeout = self.config.lock_timeout
         with hold(self.database, self.stage_lock(stage), run_id, timeout=timeout, tell=tell) as check:
-            self._lock_checks[stage] = check
-            try:
-                yield
-            finally:
-                del self._lock_checks[stage]
-
-    def commit(
-        self,
-        stage: str,
-        number: int,
-        tables: Mapping[str, TableVersion],
-        run_id: str,
-        records: Sequence[RunRecord] = (),
-        *,
-        sources: Collection[SourceVersion] | None = None,
-        restored: int | None = None,
-    ) -> None:
-        """Make these tables (by asset) the version `number` of the stage, atomically, and let the run see it. What
-        the run did is recorded with it. The caller holds the stage's lock.
-
-        Args:
-            sources: what its inputs were copied from; without it, what those of the version before were.
-            restored: the number of the version whose tables these are, for a rollback.
-        """
-        commit.commit(
-            self.database,
-            self.catalog,
-            self.schemas(stage),
-            self.owner(stage),
-            number,
-            list(tables.values()),
-            run_id,
-            records,
-            sources,
-            restored,
-            check=self._lock_checks[stage],
-        )
-        self._clean_up_after(stage)
-
-    def clean_up(self, stage: str) -> None:
-        """Drop what nobody needs any more. The caller holds the stage's lock."""
-        before = self._files(stage)
-        keep, check = self.config.keep_versions, self._lock_checks[stage]
-        commit.clean_up(self.database, self.catalog, self.schemas(stage), self.owner(stage), keep, check=check)
-        if before:
-            self._remove_blobs(stage, before - self._files(stage))
-
-    def clean_up_files(self, stage: str) -> None:
-        """Remove files that the catalog does not know: of a run that was killed. The caller holds the stage's lock."""
-        self._remove_blobs(stage, self.blobs.sizes(stage).keys() - self._files(stage))
-
-    def _files(self, stage: str) -> set[str]:
-        with self.database.read() as connection:
-            return self.catalog.files(connection, stage)
-
-    def _remove_blobs(self, stage: str, names: Collection[str]) -> None:
-        try:
-            if names:
-                self.blobs.remove(stage, names)
-        except Exception as error:  # what is visible is not touched by it; gc tries again
-            log.warning("%s: blobs that nobody needs stay for now: %s", stage, error)
-
-    def _clean_up_after(self, stage: str) -> None:
-        """Clean up after what was to be done is done: what goes wrong here does not undo it."""
-        try:
-            self.clean_up(stage)
-        except (DatabaseError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
-            log.warning("stage %s: old versions stay for the next run. %s", stage, error)
-
-    def shows(self, version: StageVersion) -> bool:
-        """Whether people see the views of this version: somebody may have dropped one."""
-        with self.database.read() as connection:
-            there = commit.relations(connection, self.schemas(version.stage).current, "v")
-        return set(there) >= {table.name for table in version.tables.values() if table.in_database}
-
-    def keep(self, stage: str, number: int, run_id: str, records: Sequence[RunRecord]) -> None:
-        """Instead of a commit, when nothing has changed: let the run see this version, and record what it did. The
-        caller holds the stage's lock."""
-        with self.database.begin() as connection:
-            self.catalog.record(connection, records)
-            # Another run may have committed it since this one pinned what it sees.
-            self.catalog.move_pin(connection, run_id, stage, number)
-        self._clean_up_after(stage)
+            yield LockedStage(
+                stage, run_id, self.database, self.catalog, self.instance_schemas, lambda: self.blobs, check
+            )
 
     def of_run(self, run_id: str) -> list[tuple[RunRecord, TableVersion]]:
         """What a run did, table by table."""

@@ -24,13 +24,13 @@ from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.session import search_path
 from pipedag_dagster.versions import write_table, write_view
 from pipedag_dagster.versions.write_table import Connection, Constraints, PhysicalTable
-from pipedag_dagster.versions.write_view import Place
+from pipedag_dagster.versions.write_view import RoleOf
 
 _KINDS = {"m": "materialized view", "p": "partitioned table", "f": "foreign table", "S": "sequence", "c": "type"}
 
 
 def run(
-    database: Database, schemas: StageSchemas, texts: Sequence[str], what: str, place: Place, *, hash_rows: int
+    database: Database, schemas: StageSchemas, texts: Sequence[str], what: str, role_of: RoleOf, *, hash_rows: int
 ) -> dict[str, PhysicalTable]:
     """Run the scripts one after the other, in one transaction.
 
@@ -59,7 +59,7 @@ def run(
         for name, kind in found:
             about = f"{what}: {table_name(name)}"
             if kind == "v":
-                one = write_view.measure(connection, schemas.versions, names[name], about, place)
+                one = write_view.measure(connection, schemas.versions, names[name], about, role_of)
             else:
                 one = _measured(connection, schemas.versions, names[name], about, hash_rows)
             made[table_name(name)] = one

@@ -13,15 +13,15 @@ from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import ownership, write_table
+from pipedag_dagster.versions.instance_schemas import SchemaRole
 from pipedag_dagster.versions.ownership import Owner
 from pipedag_dagster.versions.write_table import Connection, PhysicalTable
 
-Place: TypeAlias = Callable[[str, Owner | None], str]
-"""Whose a schema is, given the owner that its mark names: "ours" for our physical tables, "moving" for what people
-query, "another instance's", or "nobody's"."""
+RoleOf: TypeAlias = Callable[[str, Owner | None], SchemaRole]
+"""What a schema is to the instance, given the owner that its mark names (`InstanceSchemas.role`)."""
 
 
-def make(database: Database, schema: str, name: str, query: str, what: str, place: Place) -> PhysicalTable:
+def make(database: Database, schema: str, name: str, query: str, what: str, role_of: RoleOf) -> PhysicalTable:
     """A view in `schema`, with its rows counted.
 
     Raises:
@@ -30,10 +30,10 @@ def make(database: Database, schema: str, name: str, query: str, what: str, plac
     with database.transaction() as connection, write_table.explained(what, name, query):
         with user_sql.contained(connection, database, what, schema, name):
             user_sql.run(connection, f"CREATE VIEW {quote(schema, name)} AS\n{query}")
-        return measure(connection, schema, name, what, place)
+        return measure(connection, schema, name, what, role_of)
 
 
-def measure(connection: Connection, schema: str, name: str, what: str, place: Place) -> PhysicalTable:
+def measure(connection: Connection, schema: str, name: str, what: str, role_of: RoleOf) -> PhysicalTable:
     """What a view has become.
 
     Raises:
@@ -41,13 +41,13 @@ def measure(connection: Connection, schema: str, name: str, what: str, place: Pl
     """
     view = quote(schema, name)
     for other, relation, comment in connection.execute(_READS, (view,)).fetchall():
-        whose = place(other, ownership.named_by(comment))
-        if whose == "moving":
+        role = role_of(other, ownership.named_by(comment))
+        if role is SchemaRole.visible:
             raise UnstorableResult(
                 f"{what}: the view reads {quote(other, relation)} by name, which is another table after each commit. "
                 "Take it as an input of the task instead."
             )
-        if whose == "another instance's":
+        if role is SchemaRole.foreign:
             raise UnstorableResult(
                 f"{what}: the view reads {quote(other, relation)}, which belongs to another instance and may be "
                 "dropped by it. Return a Table(…) of the query: a copy."

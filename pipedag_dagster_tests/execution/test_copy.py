@@ -28,6 +28,7 @@ from pipedag_dagster import (
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.errors import NotMaterialized, TaskFailed
 from pipedag_dagster.sampling.first_rows import sample_query
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.table_store import TableStore
 
 ANY = 'name: shop\ntable_store: {args: {url: "%s", schema_prefix: "{instance_id}_"}}\n'
@@ -333,19 +334,19 @@ def test_a_copy_is_of_one_version_although_the_source_commits_meanwhile(
     shop: dict[str, Any] = {"fresh": 1}
     flow = two_tables(shop)
     flow.run(config=place.config("full"), fail_fast=True)
-    original = TableStore.stage_query
+    original = LockedStage.write_query
     copied: list[str] = []
 
-    def stage_query(store: TableStore, stage: str, name: str, *args: Any, **options: Any) -> Any:
+    def write_query(held: LockedStage, name: str, *args: Any, **options: Any) -> Any:
         copied.append(name)
         if len(copied) == 2:  # between the two copies, the source commits versions until the first is not kept
             for fresh in (2, 3, 4):
                 shop["fresh"] = fresh
                 two_tables(shop).run(config=place.config("full"), fail_fast=True)
-        return original(store, stage, name, *args, **options)
+        return original(held, name, *args, **options)
 
     midi = place.config("midi")
-    monkeypatch.setattr(TableStore, "stage_query", stage_query)
+    monkeypatch.setattr(LockedStage, "write_query", write_query)
     with StageLockContext():
         result = flow.run(config=midi, fail_fast=True)
         versions = {name: set(result.get(flow[f"raw.{name}"])["version"]) for name in ("orders", "items")}

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.names import quote
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
@@ -24,19 +25,21 @@ class Stage:
 
     def stage(self, name: str, content: pd.DataFrame | str, **constraints: Any) -> TableVersion:
         """Write one table (a frame, or a query) and record it."""
+        with self.store.lock(self.name, "run") as held:
+            return self.write(held, name, content, **constraints)
+
+    def write(self, held: LockedStage, name: str, content: pd.DataFrame | str, **constraints: Any) -> TableVersion:
+        """The same, under a lock that is held already."""
         limits = Constraints(**constraints)
-        if isinstance(content, str):
-            made = self.store.stage_query(self.name, name, content, limits)
-        else:
-            made = self.store.stage_frame(self.name, name, content, limits)
-        return self.store.add([table_version(self.name, name, made, limits)])[0]
+        write = held.write_query if isinstance(content, str) else held.write_frame
+        made = write(name, content, limits)  # type: ignore[arg-type]
+        return held.add([table_version(self.name, name, made, limits)])[0]
 
     def put(self, tables: Iterable[TableVersion], run_id: str = "run") -> StageVersion:
         """Commit these tables as the next version."""
         self.store.prepare([self.name])
-        with self.store.lock(self.name, run_id):
-            number = self.version.number + 1
-            self.store.commit(self.name, number, {table.asset: table for table in tables}, run_id)
+        with self.store.lock(self.name, run_id) as held:
+            held.commit(self.version.number + 1, {table.asset: table for table in tables})
         self.store.unpin(run_id)
         return self.version
 

@@ -18,7 +18,7 @@ from pipedag_dagster import PipedagConfig
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions import commit
-from pipedag_dagster.versions.table_store import TableStore
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.verify import differences
 from pipedag_dagster.versions.write_table import Constraints
 
@@ -118,24 +118,24 @@ def write(stop: Stop, config: str, again: int) -> Commits:
     commit.commit = timed  # in this process only; the clean-up, which drops many tables, is not part of it
     number = store.current([STAGE])[STAGE].number
     before: dict[str, TableVersion] = {}
-    with store.lock(STAGE, "writer"):
+    with store.lock(STAGE, "writer") as held:
         while not stop():
-            staged = stage(store, number + 1)
+            staged = stage(held, number + 1)
             for tables in (staged, *([before, staged] * (again // 2) if before else [])):
                 number += 1
-                store.commit(STAGE, number, tables, "writer")
+                held.commit(number, tables)
             before = staged
     return done
 
 
-def stage(store: TableStore, generation: int, tables: int = TABLES) -> dict[str, TableVersion]:
+def stage(held: LockedStage, generation: int, tables: int = TABLES) -> dict[str, TableVersion]:
     """Make tables that all say which generation they are."""
     made = []
     for number in range(tables):
         name, execution = f"t{number}", uuid.uuid4().hex
-        table = store.stage_query(STAGE, name, f"SELECT {generation} AS generation", Constraints())
+        table = held.write_query(name, f"SELECT {generation} AS generation", Constraints())
         made.append(table_version(name, execution, dataclasses.asdict(table) | {"columns": table.columns}))
-    return {table.asset: table for table in store.add(made)}
+    return {table.asset: table for table in held.add(made)}
 
 
 def table_version(name: str, execution: str, made: dict[str, Any]) -> TableVersion:

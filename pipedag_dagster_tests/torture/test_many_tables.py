@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pipedag_dagster.catalog.catalog import Column, TableVersion
 from pipedag_dagster.names import quote
 from pipedag_dagster.versions import removal
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.torture import count, readers, servers, tries
@@ -31,7 +32,7 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def staged(store: TableStore, generation: int, tables: int) -> dict[str, TableVersion]:
+def staged(store: TableStore, held: LockedStage, generation: int, tables: int) -> dict[str, TableVersion]:
     """Many small tables, made in batches: how they are staged is not what is tested here."""
     schema, made = store.schemas(STAGE).versions, []
     for start in range(0, tables, 20):
@@ -54,7 +55,7 @@ def staged(store: TableStore, generation: int, tables: int) -> dict[str, TableVe
             )
             for name in names
         ]
-    return {table.asset: table for table in store.add(made)}
+    return {table.asset: table for table in held.add(made)}
 
 
 def test_a_stage_with_very_many_tables(server: Server) -> None:
@@ -62,8 +63,8 @@ def test_a_stage_with_very_many_tables(server: Server) -> None:
     store = server.files("postgres").get("full").store.table_store
     store.prepare([STAGE])
     for generation in (1, 2, 3, 4):
-        with store.lock(STAGE, f"run{generation}"):
-            store.commit(STAGE, generation, staged(store, generation, tables), f"run{generation}")
+        with store.lock(STAGE, f"run{generation}") as held:
+            held.commit(generation, staged(store, held, generation, tables))
         store.unpin(f"run{generation}")
         with store.database.read() as connection:
             shown = f"SELECT generation FROM {quote(store.schemas(STAGE).current, f't{tables - 1}')}"

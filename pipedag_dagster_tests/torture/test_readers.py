@@ -47,8 +47,8 @@ def reader(database_url: sa.URL) -> Iterator[Reader]:
 
 def commit(store: TableStore, generation: int, unchanged: Mapping[str, TableVersion] = MappingProxyType({})) -> None:
     number = store.current([STAGE])[STAGE].number
-    with store.lock(STAGE, "writer"):
-        store.commit(STAGE, number + 1, readers.stage(store, generation) | unchanged, "writer")
+    with store.lock(STAGE, "writer") as held:
+        held.commit(number + 1, readers.stage(held, generation) | unchanged)
     store.unpin("writer")
 
 

@@ -20,7 +20,8 @@ from pipedag_dagster import Flow, PipedagConfig, Result, Stage, Table, materiali
 from pipedag_dagster.catalog.catalog import Catalog
 from pipedag_dagster.data import frames
 from pipedag_dagster.orchestration import assets
-from pipedag_dagster.versions import commit, table_store, write_table
+from pipedag_dagster.versions import commit, write_table
+from pipedag_dagster.versions.locked_stage import LockedStage
 
 TABLES = 4
 SECONDS = 120
@@ -86,8 +87,8 @@ STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "before an upload": (frames, "write", _before),
     "after an upload": (frames, "write", _after),
     "before constraints and statistics": (write_table, "_finish", _before),
-    "between tables": (table_store.TableStore, "add", _after),
-    "before a result is recorded": (table_store.TableStore, "add", _before),
+    "between tables": (LockedStage, "add", _after),
+    "before a result is recorded": (LockedStage, "add", _before),
     "before the commit": (commit, "commit", _before),
     "when the views are prepared": (commit, "_wait_for_readers", _before),
     "inside the commit, before the catalog": (Catalog, "commit", _before),

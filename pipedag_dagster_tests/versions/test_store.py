@@ -123,8 +123,8 @@ def test_going_back_is_a_commit_of_older_tables(raw: Stage) -> None:
 
 def test_two_commits_of_one_number_cannot_both_be(raw: Stage) -> None:
     table = raw.commit(orders=frame(1)).tables["orders"]
-    with raw.store.lock("raw", "late"), pytest.raises(DatabaseError, match="another run has made it"):
-        raw.store.commit("raw", 1, {}, "late")
+    with raw.store.lock("raw", "late") as held, pytest.raises(DatabaseError, match="another run has made it"):
+        held.commit(1, {})
     assert raw.seen() == {"orders": [(1,)]}
     assert raw.version.tables == {"orders": table}
 
@@ -306,8 +306,8 @@ def test_a_run_sees_what_it_has_committed_itself(raw: Stage) -> None:
     raw.commit(orders=frame(1))
     raw.store.pin("run", ["raw"])
     table = raw.stage("orders", frame(2))
-    with raw.store.lock("raw", "run"):
-        raw.store.commit("raw", 2, {"orders": table}, "run")
+    with raw.store.lock("raw", "run") as held:
+        held.commit(2, {"orders": table})
     assert raw.store.pin("run", ["raw"])["raw"].tables["orders"].id == table.id
 
 
@@ -366,14 +366,15 @@ def test_what_the_first_run_has_staged_outlives_the_commit_of_another_table(inst
 # The lock
 
 
-def test_a_result_that_was_dropped_before_it_was_recorded_is_refused(raw: Stage) -> None:
+def test_nothing_is_recorded_after_the_lock_was_released(raw: Stage) -> None:
     """A task of a run that was interrupted goes on, while the next run cleans up."""
     raw.store.prepare(["raw"])
-    made = raw.store.stage_frame("raw", "orders", frame(1), Constraints())
+    with raw.store.lock("raw", "interrupted") as held:
+        made = held.write_frame("orders", frame(1), Constraints())
     orphan = table_version("raw", "orders", made, Constraints())
     raw.commit(customers=frame(1))
-    with pytest.raises(ConnectionLost, match=r"raw\.orders was dropped before it was recorded"):
-        raw.store.add([orphan])
+    with pytest.raises(ConnectionLost, match="lock is lost"):
+        held.add([orphan])
     assert raw.store.find("raw", orphan.task_key) == []
 
 
@@ -429,7 +430,7 @@ def test_the_lock_of_a_dead_process_is_free_and_its_run_cannot_commit_any_more(
     table = raw.stage("orders", frame(2))
 
     def lost() -> None:
-        with raw.store.lock("raw", "dead1234"):
+        with raw.store.lock("raw", "dead1234") as held:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
                 "WHERE application_name LIKE 'pipedag run dead1234%'"
@@ -438,7 +439,7 @@ def test_the_lock_of_a_dead_process_is_free_and_its_run_cannot_commit_any_more(
                 pass
             other = Stage(TableStore(raw.store.config))
             other.put([], "other")
-            raw.store.commit("raw", 2, {"orders": table}, "dead1234")
+            held.commit(2, {"orders": table})
 
     with pytest.raises(DatabaseError, match="lock is lost"):
         lost()
@@ -629,7 +630,8 @@ def test_a_table_that_somebody_reads_is_left_for_the_next_clean_up(raw: Stage, d
 
 def test_what_a_killed_run_has_left_unrecorded_is_dropped(raw: Stage) -> None:
     raw.store.prepare(["raw"])
-    orphan = raw.store.stage_frame("raw", "orders", frame(1), Constraints()).physical
+    with raw.store.lock("raw", "killed") as held:
+        orphan = held.write_frame("orders", frame(1), Constraints()).physical
     assert orphan in raw.physical()
     raw.commit(orders=frame(2))
     assert orphan not in raw.physical()

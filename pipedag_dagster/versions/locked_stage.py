@@ -1,0 +1,204 @@
+"""What only the run that holds the lock of a stage may do: write tables, record them, and commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from pipedag_dagster.catalog.catalog import Catalog, RunRecord, SourceVersion, StageVersion, TableVersion
+from pipedag_dagster.data.blobs import BlobStore
+from pipedag_dagster.errors import DatabaseError
+from pipedag_dagster.fingerprint.code_text import CodeText
+from pipedag_dagster.names import TableRef, physical_name
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions import commit, write_script, write_table, write_view
+from pipedag_dagster.versions.instance_schemas import InstanceSchemas
+from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
+
+log = logging.getLogger(__name__)
+
+
+class LockedStage:
+    """A stage, while a run holds its lock (see `TableStore.lock`).
+
+    Args:
+        stage: its name.
+        run_id: of the run that holds the lock.
+        check: raises ConnectionLost when the lock was lost.
+        blobs: gives the files of the instance.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        run_id: str,
+        database: Database,
+        catalog: Catalog,
+        schemas: InstanceSchemas,
+        blobs: Callable[[], BlobStore],
+        check: Callable[[], None],
+    ) -> None:
+        self.stage = stage
+        self.run_id = run_id
+        self.check = check
+        self._database = database
+        self._catalog = catalog
+        self._instance_schemas = schemas
+        self._schemas = schemas.of(stage)
+        self._owner = schemas.owner(stage)
+        self._config = schemas.config
+        self._blobs = blobs
+
+    # Writing: nobody sees these tables before a commit
+
+    def write_frame(self, name: str, frame: Any, constraints: Constraints) -> PhysicalTable:
+        """Write a DataFrame into a new physical table."""
+        what = str(TableRef(self.stage, name))
+        with self._or_lost():
+            return write_table.from_frame(
+                self._database, self._schemas.versions, physical_name(name), frame, constraints, what
+            )
+
+    def write_query(
+        self, name: str, query: str, constraints: Constraints, source: Database | None = None
+    ) -> PhysicalTable:
+        """Write the rows of a query into a new physical table.
+
+        Args:
+            source: the database whose tables the query reads. When it is another one, the rows are streamed.
+        """
+        what, limit = str(TableRef(self.stage, name)), self._config.content_hash_rows
+        target = (self._database, self._schemas.versions, physical_name(name))
+        with self._or_lost():
+            if source is None or self._database.same_as(source):
+                return write_table.from_query(*target, query, constraints, what, hash_rows=limit)
+            return write_table.from_elsewhere(source, query, *target, constraints, what, hash_rows=limit)
+
+    def write_view(self, name: str, query: str) -> PhysicalTable:
+        """Make a view of a query on physical tables of the instance."""
+        what = str(TableRef(self.stage, name))
+        with self._or_lost():
+            return write_view.make(
+                self._database, self._schemas.versions, physical_name(name), query, what, self._instance_schemas.role
+            )
+
+    def run_script(self, texts: Sequence[str], what: str) -> dict[str, PhysicalTable]:
+        """Run a script. Returns the tables and views that it made, by name."""
+        limit = self._config.content_hash_rows
+        with self._or_lost():
+            return write_script.run(
+                self._database, self._schemas, texts, what, self._instance_schemas.role, hash_rows=limit
+            )
+
+    def write_blob(self, data: bytes) -> str:
+        """Write a blob. Returns the name of its file."""
+        return self._blobs().write(self.stage, data)
+
+    def add(self, tables: Sequence[TableVersion], texts: Collection[CodeText] = ()) -> list[TableVersion]:
+        """Record what one execution of a task has written, so that this or a later run can use it, with the texts of
+        its code and queries. Returns the tables with their ids.
+
+        Raises:
+            ConnectionLost: the lock was lost. A task of a run that was interrupted may go on for a while; what it has
+                written belongs to nobody, and the next run that commits drops it.
+        """
+        with self._database.begin(staging=True) as connection:
+            commit.gate(connection, self._schemas, self.check)
+            return self._catalog.add(connection, tables, texts)
+
+    # Committing
+
+    def commit(
+        self,
+        number: int,
+        tables: Mapping[str, TableVersion],
+        records: Sequence[RunRecord] = (),
+        *,
+        sources: Collection[SourceVersion] | None = None,
+        restored: int | None = None,
+    ) -> None:
+        """Make these tables (by asset) the version `number` of the stage, atomically, and let the run see it. What the
+        run did is recorded with it.
+
+        Args:
+            sources: what its inputs were copied from; without it, those of the version before.
+            restored: the number of the version whose tables these are, for a rollback.
+
+        Raises:
+            ConnectionLost: the lock was lost, or the connection. Nothing was committed, or everything.
+        """
+        commit.commit(
+            self._database,
+            self._catalog,
+            self._schemas,
+            self._owner,
+            number,
+            list(tables.values()),
+            self.run_id,
+            records,
+            sources,
+            restored,
+            check=self.check,
+        )
+        self._clean_up_after()
+
+    def shows(self, version: StageVersion) -> bool:
+        """Whether people see the views of this version. Somebody may have dropped one."""
+        with self._database.read() as connection:
+            views = commit.relations(connection, self._schemas.current, "v")
+        return set(views) >= {table.name for table in version.tables.values() if table.in_database}
+
+    def keep(self, number: int, records: Sequence[RunRecord]) -> None:
+        """Instead of a commit, when nothing has changed: let the run see this version, and record what it did."""
+        with self._database.begin() as connection:
+            self._catalog.record(connection, records)
+            # Another run may have committed it since this one pinned what it sees.
+            self._catalog.move_pin(connection, self.run_id, self.stage, number)
+        self._clean_up_after()
+
+    # Cleaning up
+
+    def clean_up(self) -> None:
+        """Drop old versions that nobody needs any more."""
+        before = self._files()
+        keep = self._config.keep_versions
+        commit.clean_up(self._database, self._catalog, self._schemas, self._owner, keep, check=self.check)
+        if before:
+            self._remove_files(before - self._files())
+
+    def clean_up_files(self) -> None:
+        """Remove files that the catalog does not know: those of a run that was killed."""
+        self._remove_files(self._blobs().sizes(self.stage).keys() - self._files())
+
+    def _clean_up_after(self) -> None:
+        """Clean up after a commit. What goes wrong here does not undo it."""
+        try:
+            self.clean_up()
+        except (DatabaseError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
+            log.warning("stage %s: old versions stay for the next run. %s", self.stage, error)
+
+    def _files(self) -> set[str]:
+        with self._database.read() as connection:
+            return self._catalog.files(connection, self.stage)
+
+    def _remove_files(self, names: Collection[str]) -> None:
+        try:
+            if names:
+                self._blobs().remove(self.stage, names)
+        except Exception as error:  # what is visible is not touched by it; gc tries again
+            log.warning("%s: blobs that nobody needs stay for now: %s", self.stage, error)
+
+    @contextmanager
+    def _or_lost(self) -> Iterator[None]:
+        """After a crash, the server has lost what was just written. Then the lost lock is the error, and not what
+        followed from it."""
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
