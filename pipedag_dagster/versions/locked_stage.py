@@ -16,7 +16,7 @@ from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.names import TableRef, physical_name
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.versions import commit, write_script, write_table, write_view
+from pipedag_dagster.versions import cleanup, commit, schema_objects, write_script, write_table, write_view
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
@@ -150,7 +150,7 @@ class LockedStage:
     def shows(self, version: StageVersion) -> bool:
         """Whether people see the views of this version. Somebody may have dropped one."""
         with self._database.read() as connection:
-            views = commit.relations(connection, self._schemas.current, "v")
+            views = schema_objects.relations(connection, self._schemas.current, "v")
         return set(views) >= {table.name for table in version.tables.values() if table.in_database}
 
     def keep(self, number: int, records: Sequence[RunRecord]) -> None:
@@ -167,7 +167,7 @@ class LockedStage:
         """Drop old versions that nobody needs any more."""
         before = self._files()
         keep = self._config.keep_versions
-        commit.clean_up(self._database, self._catalog, self._schemas, self._owner, keep, check=self.check)
+        cleanup.clean_up(self._database, self._catalog, self._schemas, self._owner, keep, check=self.check)
         if before:
             self._remove_files(before - self._files())
 

@@ -12,7 +12,7 @@ from pipedag_dagster.catalog import functions
 from pipedag_dagster.errors import InUse, RunActive
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock
-from pipedag_dagster.versions import commit, ownership
+from pipedag_dagster.versions import ownership, schema_objects
 from pipedag_dagster.versions.history import versions
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -87,7 +87,7 @@ def _stays(store: TableStore, stage: str) -> Iterator[str]:
     with store.database.read() as connection:
         known = store.catalog.physical_names(connection, stage)
         left = [name for name in _tables(connection, [schemas.versions], "rv") if name not in known]
-        old = commit.old_schemas(connection, schemas, store.owner(stage))
+        old = schema_objects.old_schemas(connection, schemas, store.owner(stage))
         needed = _dependents(connection, [schemas.current, *old, schemas.versions])
     for schema, name in [(schemas.versions, name) for name in left] + [(schema, "") for schema in old]:
         theirs = {their for one, relation, their in needed if one == schema and name in ("", relation)}
@@ -164,7 +164,9 @@ def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.O
     """The statements that drop these schemas, grouped by transaction: one, or many when there is very much."""
 
     def of_kind(kind: str, schemas: Iterable[str]) -> list[str]:
-        return [quote(schema, name) for schema in schemas for name in commit.relations(connection, schema, kind)]
+        return [
+            quote(schema, name) for schema in schemas for name in schema_objects.relations(connection, schema, kind)
+        ]
 
     views = _views(connection, owners)
     data = of_kind("r", [schema for schema, owner in owners.items() if owner.stage])

@@ -20,7 +20,7 @@ from pipedag_dagster import Flow, PipedagConfig, Result, Stage, Table, materiali
 from pipedag_dagster.catalog.catalog import Catalog
 from pipedag_dagster.data import frames
 from pipedag_dagster.orchestration import assets
-from pipedag_dagster.versions import commit, write_table
+from pipedag_dagster.versions import cleanup, commit, write_table
 from pipedag_dagster.versions.locked_stage import LockedStage
 
 TABLES = 4
@@ -95,7 +95,7 @@ STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "inside the commit, after the catalog": (Catalog, "move_pin", _after),
     "after the commit": (commit, "commit", _after),
     "during the clean-up": (Catalog, "forget", _after),
-    "after the clean-up": (commit, "clean_up", _after),
+    "after the clean-up": (cleanup, "clean_up", _after),
     "after the commit, before Dagster's events": (assets, "_results", _before),
 }
 """Where a run can be killed: what is patched, in the victim's process only."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import adbc_driver_manager
 import pandas as pd
@@ -33,6 +34,7 @@ from pipedag_dagster.errors import (
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import commit as commit_module
+from pipedag_dagster.versions import schema_objects
 from pipedag_dagster.versions.ownership import Owner, owner_of
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.write_table import Constraints
@@ -188,9 +190,12 @@ def test_a_commit_that_fails_leaves_the_old_version_whole(raw: Stage, connection
     assert raw.schemas() == {"", "__versions"}
 
 
-@pytest.mark.parametrize("step", ["_wait_for_readers", "old_schemas", "_drop"])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [(commit_module, "_wait_for_readers"), (schema_objects, "old_schemas"), (schema_objects, "drop")],
+)
 def test_a_process_killed_at_a_step_leaves_one_whole_version(
-    raw: Stage, monkeypatch: pytest.MonkeyPatch, step: str
+    raw: Stage, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str
 ) -> None:
     raw.commit(orders=frame(1), gone=frame(1))
     raw.commit(orders=frame(2), gone=frame(1))
@@ -199,7 +204,7 @@ def test_a_process_killed_at_a_step_leaves_one_whole_version(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(commit_module, step, die)
+        patch.setattr(module, step, die)
         with pytest.raises(KeyboardInterrupt):
             raw.commit(orders=frame(3))
     assert raw.seen() == raw.catalog_rows()

@@ -1,0 +1,44 @@
+"""Forgetting old stage versions, and dropping what nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipedag_dagster.catalog.catalog import Catalog
+from pipedag_dagster.names import StageSchemas, quote
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions import foreign_views, schema_objects, write_view
+from pipedag_dagster.versions.commit import gate
+from pipedag_dagster.versions.ownership import Owner
+
+
+def clean_up(
+    database: Database, catalog: Catalog, schemas: StageSchemas, owner: Owner, keep: int, *, check: Callable[[], None]
+) -> None:
+    """Forget old stage versions and drop what nobody needs any more.
+
+    Never CASCADE: what somebody else's object depends on stays, and the log says so. Other people's views are
+    pointed at the new version first. What is being read is left for the next clean-up.
+    """
+    with database.begin() as guard:
+        gate(guard, schemas, check)
+        with database.begin() as connection:
+            left = schema_objects.old_schemas(connection, schemas, owner)
+        foreign_views.repoint(database, owner, schemas.current, left)
+        for schema in (*left, schemas.next):  # the next one is of a commit that was killed
+            schema_objects.drop_views(database, schema, owner)
+        with database.begin() as connection:
+            catalog.forget(connection, owner.stage, keep)
+            known = catalog.physical_names(connection, owner.stage)
+            unknown = {
+                kind: [
+                    name for name in schema_objects.relations(connection, schemas.versions, kind) if name not in known
+                ]
+                for kind in "vr"
+            }
+            # What a view of ours reads, maybe one of another stage, goes after it.
+            free = set(write_view.droppable(connection, schemas.versions, unknown["v"] + unknown["r"]))
+        for kind, word in (("v", "VIEW"), ("r", "TABLE")):
+            schema_objects.drop(
+                database, word, [quote(schemas.versions, name) for name in unknown[kind] if name in free]
+            )
