@@ -109,14 +109,14 @@ def explain(instance: str, table: str, runs: int, module: str | None, workspace:
     context = of_instance(locations(module, workspace), instance)[0].instance
     store = context.store.table_store
     stage, asset = _known(store, instance, table)
-    done = store.runs(stage, asset, runs)
+    done = store.records.runs(stage, asset, runs)
     console = Console(highlight=False)
     current = store.current([stage])[stage].tables.get(asset)
     shown = f"{stage}.{label(asset, current.name) if current else asset}"
     console.print(_heading(instance, shown, current), soft_wrap=True)
     for run in done:
         console.print(_run(run), soft_wrap=True)
-        diff = difference(store.text(run.old_text), store.text(run.new_text)) if run.old_text else ""
+        diff = difference(store.records.text(run.old_text), store.records.text(run.new_text)) if run.old_text else ""
         if diff:
             console.print(Padding(Syntax(diff, "diff", background_color="default", word_wrap=True), (0, 0, 0, 4)))
     if is_suspicious(done):
@@ -127,8 +127,7 @@ def _known(store: TableStore, instance: str, table: str) -> tuple[str, str]:
     """Stage and asset of a table that some run has made."""
     if not store.exists():
         raise NotMaterialized(f"Instance {instance!r} was never run.")
-    with store.database.read() as connection:
-        assets = store.catalog.assets(connection)
+    assets = store.records.assets()
     found = find_table(table, assets, store)
     if found is None:
         known = map(".".join, assets)

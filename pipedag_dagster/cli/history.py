@@ -141,8 +141,7 @@ def _stage(context: ConfigContext, name: str) -> str:
     store = context.store.table_store
     if not store.exists():
         raise NotMaterialized(f"Instance {context.config.name!r} was never run.")
-    with store.database.read() as connection:
-        known = store.catalog.stages(connection)
+    known = store.records.stages()
     if name.lower() not in known:
         raise NotMaterialized(f"No stage {name!r} was ever committed.{did_you_mean(name, known)}")
     return name.lower()

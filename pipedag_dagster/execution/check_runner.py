@@ -113,7 +113,7 @@ class Checker:
                 results[asset, check.name] = known
             else:
                 evaluations.append(known)
-        before = self.store.findings([one.key for one in evaluations]) if evaluations else {}
+        before = self.store.records.findings([one.key for one in evaluations]) if evaluations else {}
         missing = [one for one in evaluations if one.key not in before]
         for one in evaluations:
             if one.key in before:
@@ -185,7 +185,7 @@ class Checker:
             query = one.query()
             bad_rows, sample = self._of_frame(one) if query is None else self._of_query(query)
             finding = CheckFinding(bad_rows, sample, time.monotonic() - started)
-            self.store.add_finding(one.key, one.table, finding)
+            self.store.records.add_finding(one.key, one.table, finding)
             return self._found(one, finding, EVALUATED, query)
         except Exception as error:  # a function of the user may raise anything
             reason = f"{_reason(error)}{_place(error) if isinstance(one.check, FunctionCheck) else ''}"

@@ -61,11 +61,11 @@ class Decider:
         if not set(call.assets) <= {table.asset for table in tables}:
             ignore, _ = cache_key.ignores(self.validation)
             wanted = key.task_key if ignore else key.cache_key
-            staged = self.store.find(call.stage.name, wanted, with_cache_value=not ignore)
+            staged = self.store.records.find(call.stage.name, wanted, with_cache_value=not ignore)
             tables = cache_key.usable(staged, key, self.validation)
         # The flow may have been wired in another way when they were made, and then an output may be missing.
         return tables if set(call.assets) <= {table.asset for table in tables} else []
 
     def _changed_code(self, keyed: KeyedCall, before: TableVersion | None) -> list[str]:
-        old = self.store.text(None if before is None else before.text)
+        old = self.store.records.text(None if before is None else before.text)
         return changed(old, cache_key.task_code(keyed.call).text) if old.parts else []

@@ -182,7 +182,7 @@ class Arguments:
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
         shape = self.shapes and table.in_database
-        return store.shape(table) if shape else store.read(table, self.call.task.input_type)
+        return store.reader.shape(table) if shape else store.read(table, self.call.task.input_type)
 
     def physical_names(self) -> dict[str, str]:
         """The tables in the arguments, quoted, by the name of the argument: `orders`, `tables.orders`, `tables.0`."""

@@ -206,7 +206,7 @@ class _StageRun:
             return
         asset, table = next(iter(outcome.tables.items()))
         now = run_record(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
-        if is_suspicious([now, *self.store.runs(self.stage.name, asset, SUSPICIOUS)]):
+        if is_suspicious([now, *self.store.records.runs(self.stage.name, asset, SUSPICIOUS)]):
             self.progress.message(suspect(outcome.call))
 
     def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:

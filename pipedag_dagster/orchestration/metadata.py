@@ -41,7 +41,7 @@ def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, TableDescr
     """The name, size, columns, query and first rows of tables, by asset."""
     listed = list(tables)
     readable = [table for table, _ in listed if table.in_database]
-    heads = store.heads(readable, store.config.preview) if store.config.preview else {}
+    heads = store.reader.heads(readable, store.config.preview) if store.config.preview else {}
     return {table.asset: _of_table(store, table, about, heads.get(table.physical)) for table, about in listed}
 
 

@@ -77,7 +77,7 @@ class Result:
     @property
     def tables(self) -> list[tuple[RunRecord, TableVersion]]:
         """Each table of the run, with what was done about it and why."""
-        return self.instance.store.table_store.of_run(self.run_id)
+        return self.instance.store.table_store.records.of_run(self.run_id)
 
     def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any:
         """Read the result of a task from the database.

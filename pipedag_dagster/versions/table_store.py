@@ -1,41 +1,29 @@
-"""The tables of one instance in one database: reading pinned versions, staging new ones, committing."""
+"""The tables of one instance in one database: which versions there are, reading them, and the lock for writing."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pandas as pd
-import psycopg
-import pyarrow as pa
-import sqlalchemy as sa
-
-from pipedag_dagster.catalog.catalog import Catalog, CheckFinding, RunRecord, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import Catalog, StageVersion, TableVersion
 from pipedag_dagster.config.instances import InstanceConfig
-from pipedag_dagster.data import frames, json_values, polars_plans
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import DatabaseError, NotMaterialized
-from pipedag_dagster.fingerprint.code_text import CodeText
+from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
-from pipedag_dagster.names import StageSchemas, quote
+from pipedag_dagster.names import StageSchemas
 from pipedag_dagster.postgres.advisory_lock import StageLock, hold, take_in_transaction
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import ownership
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.ownership import Owner
+from pipedag_dagster.versions.records import Records
+from pipedag_dagster.versions.table_reader import TableReader
 
 log = logging.getLogger(__name__)
-
-HEAD_COLUMNS = 20
-"""How many columns of a table `heads` shows."""
-
-_BATCH = 100  # tables that are read in one transaction: each takes an entry of PostgreSQL's lock table
-
 
 _pinned: dict[str, dict[TableStore, None]] = {}
 
@@ -58,10 +46,15 @@ class Schema(str):
 
 
 class TableStore:
-    """The store of one instance. Nothing connects before the first use; safe to use from several threads.
+    """The store of one instance. Nothing connects before the first use; it may be used from several threads.
 
     Args:
-        config: the instance. Its `schema_prefix` keeps it apart from the other instances of the database.
+        config: of the instance.
+
+    Attributes:
+        reader: reads table versions.
+        records: what the catalog remembers.
+        database, catalog: what both are made of.
     """
 
     def __init__(self, config: InstanceConfig) -> None:
@@ -71,7 +64,8 @@ class TableStore:
         )
         self.instance_schemas = InstanceSchemas(config)
         self.catalog = Catalog(self.instance_schemas.catalog)
-        self._reflected: dict[str, sa.Table] = {}
+        self.reader = TableReader(self.database, self.instance_schemas, lambda: self.blobs)
+        self.records = Records(self.database, self.catalog)
 
     def schemas(self, stage: str) -> StageSchemas:
         return self.instance_schemas.of(stage)
@@ -139,11 +133,11 @@ class TableStore:
     def pin(
         self, run_id: str, stages: Collection[str], wanted: Collection[str] | None = None
     ) -> dict[str, StageVersion]:
-        """The versions that a run sees from its first step to its last: those that are current when it asks
-        first. They are kept until `unpin`.
+        """The versions that a run sees from its first step to its last: those that are current when it first asks. They
+        are kept until `unpin`.
 
         Args:
-            wanted: of these stages only are the tables returned; without it, of all.
+            wanted: the stages whose tables are returned; without it, all.
         """
         wanted = stages if wanted is None else wanted
         if not self.exists():
@@ -154,7 +148,7 @@ class TableStore:
             return self.catalog.versions(connection, {stage: pins[stage] for stage in wanted})
 
     def unpin(self, run_id: str) -> None:
-        """Give up what the run has pinned here."""
+        """Release what the run has pinned here."""
         with self.database.begin() as connection:
             ours = ownership.owner_of(connection, self.catalog.schema) == self.owner("")
             if ours and not self.catalog.is_old(connection):  # an older one was not pinned by this process
@@ -171,96 +165,10 @@ class TableStore:
         return digest(name, *(part for asset in sorted(tables) for part in (asset, tables[asset].data_version)))
 
     def read(self, table: TableVersion, kind: type | None = None, *, where: str | None = None) -> Any:
-        """A table version as `kind`: a `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table` for
-        an alias to build queries on. What is no table comes as what it is.
+        """A table version as `kind` (see `TableReader.read`)."""
+        return self.reader.read(table, kind, where=where)
 
-        Args:
-            where: an SQL condition: only these rows of it.
-
-        Raises:
-            NotMaterialized: the version was dropped meanwhile, or it is a value with tables in it.
-            TaskFailed: a blob is not what was written.
-        """
-        what = f"{table.stage}.{table.name}"
-        if table.file is not None:
-            return self.blobs.load(table.stage, table.file, what)
-        if table.kind == "json":
-            return json_values.decode(table.value, lambda part: _refuse_part(what, part))
-        if kind is not None and issubclass(kind, sa.FromClause):
-            found = self.reflect(table)
-            return found.alias(table.name) if where is None else _rows(found, where).subquery(table.name)
-        source = quote(self.schemas(table.stage).versions, table.physical)
-        try:
-            with self.database.told():
-                arrow = frames.read(self.database.uri, f"SELECT * FROM {source}" + (f" WHERE {where}" if where else ""))
-        except Exception as error:
-            if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
-                raise self._gone(table, what) from None
-            raise
-        if kind is None or issubclass(kind, pd.DataFrame):
-            return frames.to_pandas(arrow)
-        return frames.to_arrow(arrow, table.name) if issubclass(kind, pa.Table) else frames.to_polars(arrow, kind)
-
-    def shape(self, table: TableVersion) -> Any:
-        """A table version as a polars LazyFrame without rows, whose plan names the physical table."""
-        source = quote(self.schemas(table.stage).versions, table.physical)
-        return polars_plans.shape(self.database.uri, source, table.physical)
-
-    def _gone(self, table: TableVersion, what: str) -> NotMaterialized:
-        return NotMaterialized(
-            f"This version of {what} was dropped since (keep_versions: "
-            f"{self.config.keep_versions}). Read it again: a newer one is there."
-        )
-
-    def reflect(self, table: TableVersion) -> sa.Table:
-        """The physical table for SQLAlchemy. It never changes, so it is looked up once."""
-        if table.physical not in self._reflected:
-            schema = self.schemas(table.stage).versions
-            with self.database.read() as connection:
-                try:
-                    found = sa.Table(table.physical, sa.MetaData(), schema=schema, autoload_with=connection)
-                except sa.exc.NoSuchTableError:
-                    raise self._gone(table, f"{table.stage}.{table.name}") from None
-            self._reflected[table.physical] = found
-        return self._reflected[table.physical]
-
-    def heads(self, tables: Sequence[TableVersion], rows: int) -> dict[str, list[tuple[str | None, ...]]]:
-        """A few rows of each table, by physical name, as short texts; only the first columns of wide ones."""
-        found: dict[str, list[tuple[str | None, ...]]] = {}
-        shown = [table for table in tables if table.kind == "table" and table.columns]
-        for start in range(0, len(shown), _BATCH):
-            with self.database.transaction() as connection:
-                connection.execute("SET TRANSACTION READ ONLY")
-                for table in shown[start : start + _BATCH]:
-                    columns = (f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
-                    source = quote(self.schemas(table.stage).versions, table.physical)
-                    query = f"SELECT {', '.join(columns)} FROM {source} LIMIT {rows}"
-                    found[table.physical] = connection.execute(query.encode()).fetchall()
-        return found
-
-    def find(self, stage: str, key: str, *, with_cache_value: bool = True) -> list[TableVersion]:
-        """What the newest execution with this key has made (see `Catalog.find`)."""
-        with self.database.read() as connection:
-            return self.catalog.find(connection, stage, key, with_cache_value=with_cache_value)
-
-    def text(self, key: str | None) -> CodeText:
-        """What is kept of the code and the query of a table version; empty when nothing is."""
-        if key is None:
-            return CodeText()
-        with self.database.read() as connection:
-            return self.catalog.texts(connection, [key]).get(key, CodeText())
-
-    def findings(self, keys: Collection[str]) -> dict[str, CheckFinding]:
-        """What checks have found before, by key."""
-        with self.database.read() as connection:
-            return self.catalog.findings(connection, keys)
-
-    def add_finding(self, key: str, table: TableVersion, finding: CheckFinding) -> None:
-        """Remember what a check has found in a table version."""
-        with self.database.begin() as connection:
-            self.catalog.add_finding(connection, key, table.id or 0, finding)
-
-    # Committing
+    # Writing
 
     def stage_lock(self, stage: str) -> StageLock:
         """The name of a stage's lock (see `lock` for holding it)."""
@@ -289,24 +197,5 @@ class TableStore:
                 stage, run_id, self.database, self.catalog, self.instance_schemas, lambda: self.blobs, check
             )
 
-    def of_run(self, run_id: str) -> list[tuple[RunRecord, TableVersion]]:
-        """What a run did, table by table."""
-        with self.database.read() as connection:
-            return self.catalog.of_run(connection, run_id)
-
-    def runs(self, stage: str, asset: str, limit: int) -> list[RunRecord]:
-        """What the last runs did about a table, the newest first."""
-        with self.database.read() as connection:
-            return self.catalog.runs(connection, stage, asset, limit)
-
     def close(self) -> None:
         self.database.close()
-
-
-def _rows(table: sa.Table, where: str) -> sa.Select[Any]:
-    # A colon before a name would be a parameter.
-    return sa.select(table).where(sa.text(re.sub(r":(?=\w)", r"\:", where)))
-
-
-def _refuse_part(what: str, part: str) -> Any:
-    raise NotMaterialized(f"{what} is a value with tables in it, like {part!r}: read that one.")

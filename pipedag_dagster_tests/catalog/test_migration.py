@@ -61,7 +61,7 @@ def test_sentences_of_format_4_become_reasons(stage: Stage) -> None:
         )
         connection.execute(insert, [{"reason": sentence} for sentence in SENTENCES])
     assert stage.store.exists()
-    records = stage.store.runs("raw", "orders", 100)
+    records = stage.store.records.runs("raw", "orders", 100)
     assert {record.run_id: record.reason for record in records} == SENTENCES
 
 

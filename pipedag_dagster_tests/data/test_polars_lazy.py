@@ -169,8 +169,8 @@ def test_the_difference_of_two_plans_can_be_shown(project: Project) -> None:
     project.run()
     project.run("orders.filter(pl.col('amount') > 2)")
     store = project.config.store.table_store
-    run = store.runs("report", "large", 1)[0]
-    diff = difference(store.text(run.old_text), store.text(run.new_text)).splitlines()
+    run = store.records.runs("report", "large", 1)[0]
+    diff = difference(store.records.text(run.old_text), store.records.text(run.new_text)).splitlines()
     assert '-FILTER col("amount") > 1' in diff
     assert '+FILTER col("amount") > 2' in diff
 

@@ -27,7 +27,7 @@ from pipedag_dagster import (
 )
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.errors import NotMaterialized, TaskFailed
-from pipedag_dagster.sampling.first_rows import sample_query
+from pipedag_dagster.sampling.first_rows import Sample
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -207,7 +207,7 @@ def test_key_nullability_and_indexes_are_copied(place: Place) -> None:
     made = table(midi)
     assert (made.primary_key, made.indexes) == (("id",), (("part", "id"), ("text",)))
     assert {column.name: column.nullable for column in made.columns} == {"id": False, "part": False, "text": True}
-    inspected = midi.store.table_store.reflect(made)
+    inspected = midi.store.table_store.reader.reflect(made)
     assert inspected.primary_key.columns.keys() == ["id"]
     assert {tuple(index.columns.keys()) for index in inspected.indexes} == {("part", "id"), ("text",)}
     assert not inspected.c.part.nullable
@@ -406,5 +406,5 @@ def test_the_query_of_a_sample_is_of_the_key_alone_and_leaves_odd_names_alone(pl
     midi = shop.run(place.config("midi", rows(2)))
     assert midi['say "hi"'].tolist() == [1, 2]
     assert midi["50% :x"].tolist() == ["b", "c"]
-    query = sample_query("full_raw__versions", table(place.config("full")), 2)
+    query = Sample("full_raw__versions", table(place.config("full")), 2).query
     assert query.endswith('ORDER BY "t"."say ""hi""" LIMIT 2')

@@ -114,7 +114,7 @@ def test_without_kept_code_there_are_names_only(project: Project, instances: Ins
     project.config = instances(any="keep_code: false\n").get("full")
     ((_, table),) = project.run().tables
     store = project.config.store.table_store
-    assert str(store.text(table.text)).strip() == ""
+    assert str(store.records.text(table.text)).strip() == ""
     assert project.reason(CODE.replace("x + 1", "x + 2")) == "code changed (helper())"
 
 
@@ -129,7 +129,7 @@ def test_each_text_is_kept_once_and_as_long_as_somebody_needs_it(
         project.run(CODE.replace("x + 1", f"x + {number}"))
         project.run(CODE.replace("x + 1", f"x + {number}"))
     store = project.config.store.table_store
-    runs = store.runs("raw", "clean", 10)
+    runs = store.records.runs("raw", "clean", 10)
     assert [str(run.reason) for run in runs] == ["cached", "code changed (helper())"] * 2
     assert sorted(project.texts) == sorted({key for run in runs for key in (run.old_text, run.new_text) if key})
 
@@ -153,7 +153,7 @@ def test_what_looks_like_a_secret_is_masked(text: str, shown: str) -> None:
 
 def test_nor_is_it_in_the_catalog(project: Project) -> None:
     ((_, table),) = project.run().tables
-    text = str(project.config.store.table_store.text(table.text))
+    text = str(project.config.store.table_store.records.text(table.text))
     assert "password = '***'" in text
     assert "hush" not in text
 
@@ -246,8 +246,8 @@ def test_the_difference_of_a_query_is_that_of_its_sql(instances: Instances) -> N
     for least in (1, 2):
         flow(least).run(config, fail_fast=True)
     store = config.store.table_store
-    (run, _) = store.runs("raw", "numbers", 5)
-    diff = difference(store.text(run.old_text), store.text(run.new_text))
+    (run, _) = store.records.runs("raw", "numbers", 5)
+    diff = difference(store.records.text(run.old_text), store.records.text(run.new_text))
     assert str(run.reason) == "query changed"
     assert "-SELECT x FROM generate_series(1, 3) AS x WHERE x > 1" in diff.splitlines()
     assert "+SELECT x FROM generate_series(1, 3) AS x WHERE x > 2" in diff.splitlines()

@@ -148,7 +148,9 @@ def last_run(project: Project) -> tuple[dict[str, str], dict[str, str], dict[str
             if event.dagster_event is not None and event.dagster_event.is_step_materialization:
                 made = event.dagster_event.step_materialization_data.materialization
                 metadata[made.asset_key.path[-1]] = str(made.metadata["pipedag/reason"].value)
-    done = {record.asset: str(record.reason) for record, _ in project.config.store.table_store.of_run(run.run_id)}
+    done = {
+        record.asset: str(record.reason) for record, _ in project.config.store.table_store.records.of_run(run.run_id)
+    }
     return done, log, metadata
 
 

@@ -140,7 +140,7 @@ def test_a_table_may_have_any_name(raw: Stage, name: str) -> None:
     query = f"SELECT {quote(name)}, '%s :a 100%'::text AS text FROM {quote(raw.schema, name)}"
     raw.put([raw.stage(name, query, **limits)])
     assert raw.seen() == {name: [(1, "%s :a 100%"), (2, "%s :a 100%")]}
-    assert raw.store.reflect(raw.version.tables[name]).primary_key.columns.keys() == [name]
+    assert raw.store.reader.reflect(raw.version.tables[name]).primary_key.columns.keys() == [name]
 
 
 def test_a_stage_of_300_tables_commits_and_is_cleaned(raw: Stage, connection: Connection) -> None:
@@ -349,11 +349,11 @@ def test_what_a_failed_run_has_staged_is_there_for_the_next(raw: Stage) -> None:
     raw.commit(orders=frame(1))
     staged = raw.stage("orders", frame(2))
     raw.commit(orders=frame(3))
-    assert raw.store.find("raw", staged.cache_key)[0].physical == staged.physical
+    assert raw.store.records.find("raw", staged.cache_key)[0].physical == staged.physical
     assert raw.store.read(staged)["a"].tolist() == [2]
     for value in (4, 5, 6):
         raw.commit(orders=frame(value))
-    assert raw.store.find("raw", staged.cache_key) == []
+    assert raw.store.records.find("raw", staged.cache_key) == []
     assert staged.physical not in raw.physical()
 
 
@@ -364,7 +364,7 @@ def test_what_the_first_run_has_staged_outlives_the_commit_of_another_table(inst
     for value in range(3):
         staged = raw.stage("orders", frame(value))
         raw.commit(customers=frame(value))
-        assert raw.store.find("raw", staged.cache_key)[0].id == staged.id
+        assert raw.store.records.find("raw", staged.cache_key)[0].id == staged.id
         assert raw.store.read(staged)["a"].tolist() == [value]
 
 
@@ -380,7 +380,7 @@ def test_nothing_is_recorded_after_the_lock_was_released(raw: Stage) -> None:
     raw.commit(customers=frame(1))
     with pytest.raises(ConnectionLost, match="lock is lost"):
         held.add([orphan])
-    assert raw.store.find("raw", orphan.task_key) == []
+    assert raw.store.records.find("raw", orphan.task_key) == []
 
 
 def test_a_mistake_in_a_condition_is_told_as_what_it_is(raw: Stage) -> None:

@@ -1,0 +1,117 @@
+"""Reading table versions: as DataFrames, as tables of SQLAlchemy, or a few rows for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pyarrow as pa
+import sqlalchemy as sa
+
+from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
+from pipedag_dagster.data import frames, json_values, polars_plans
+from pipedag_dagster.data.blobs import BlobStore
+from pipedag_dagster.errors import NotMaterialized
+from pipedag_dagster.names import TableRef, quote
+from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions.instance_schemas import InstanceSchemas
+
+HEAD_COLUMNS = 20
+"""How many columns of a table `heads` shows."""
+
+_BATCH = 100  # tables that are read in one transaction: each takes an entry of PostgreSQL's lock table
+
+
+class TableReader:
+    """Reads table versions of one instance.
+
+    Args:
+        blobs: gives the files of the instance.
+    """
+
+    def __init__(self, database: Database, schemas: InstanceSchemas, blobs: Callable[[], BlobStore]) -> None:
+        self.database = database
+        self.schemas = schemas
+        self._blobs = blobs
+        self._reflected: dict[str, sa.Table] = {}
+
+    def read(self, table: TableVersion, kind: type | None = None, *, where: str | None = None) -> Any:
+        """A table version as `kind`. Values and blobs are returned as the objects that they are.
+
+        Args:
+            kind: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table` for an alias to build queries
+                on.
+            where: an SQL condition: only these rows of it.
+
+        Raises:
+            NotMaterialized: the version was dropped meanwhile, or it is a value that contains tables.
+            TaskFailed: the file of a blob was changed.
+        """
+        what = str(TableRef(table.stage, table.name))
+        if table.file is not None:
+            return self._blobs().load(table.stage, table.file, what)
+        if table.kind is OutputKind.value:
+            return json_values.decode(table.value, lambda part: _refuse_part(what, part))
+        if kind is not None and issubclass(kind, sa.FromClause):
+            reflected = self.reflect(table)
+            return reflected.alias(table.name) if where is None else _rows(reflected, where).subquery(table.name)
+        query = f"SELECT * FROM {self._name(table)}" + (f" WHERE {where}" if where else "")
+        try:
+            with self.database.told():
+                arrow = frames.read(self.database.uri, query)
+        except Exception as error:
+            if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
+                raise self._gone(table) from None
+            raise
+        if kind is None or issubclass(kind, pd.DataFrame):
+            return frames.to_pandas(arrow)
+        return frames.to_arrow(arrow, table.name) if issubclass(kind, pa.Table) else frames.to_polars(arrow, kind)
+
+    def shape(self, table: TableVersion) -> Any:
+        """A table version as a polars LazyFrame without rows, whose plan names the physical table."""
+        return polars_plans.shape(self.database.uri, self._name(table), table.physical)
+
+    def reflect(self, table: TableVersion) -> sa.Table:
+        """The physical table for SQLAlchemy. It never changes, so it is looked up once."""
+        if table.physical not in self._reflected:
+            schema = self.schemas.of(table.stage).versions
+            with self.database.read() as connection:
+                try:
+                    reflected = sa.Table(table.physical, sa.MetaData(), schema=schema, autoload_with=connection)
+                except sa.exc.NoSuchTableError:
+                    raise self._gone(table) from None
+            self._reflected[table.physical] = reflected
+        return self._reflected[table.physical]
+
+    def heads(self, tables: Sequence[TableVersion], rows: int) -> dict[str, list[tuple[str | None, ...]]]:
+        """A few rows of each table, by physical name, as short texts. Of wide tables, only the first columns."""
+        heads: dict[str, list[tuple[str | None, ...]]] = {}
+        shown = [table for table in tables if table.kind is OutputKind.table and table.columns]
+        for start in range(0, len(shown), _BATCH):
+            with self.database.transaction(read_only=True) as connection:
+                for table in shown[start : start + _BATCH]:
+                    columns = (f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
+                    query = f"SELECT {', '.join(columns)} FROM {self._name(table)} LIMIT {rows}"
+                    heads[table.physical] = connection.execute(query.encode()).fetchall()
+        return heads
+
+    def _name(self, table: TableVersion) -> str:
+        return quote(self.schemas.of(table.stage).versions, table.physical)
+
+    def _gone(self, table: TableVersion) -> NotMaterialized:
+        return NotMaterialized(
+            f"This version of {TableRef(table.stage, table.name)} was dropped since (keep_versions: "
+            f"{self.schemas.config.keep_versions}). Read it again: a newer one is there."
+        )
+
+
+def _rows(table: sa.Table, where: str) -> sa.Select[Any]:
+    # A colon before a name would be a parameter.
+    return sa.select(table).where(sa.text(re.sub(r":(?=\w)", r"\:", where)))
+
+
+def _refuse_part(what: str, part: str) -> Any:
+    raise NotMaterialized(f"{what} is a value that contains tables, like {part!r}: read that one.")
