@@ -34,55 +34,87 @@ class Column:
     origins: tuple[Origin, ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True)
-class TableVersion:
-    """One immutable physical copy of one table.
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """One execution of a task, which all its outputs have in common.
 
-    `execution` groups the tables that one execution of a task made. `task_key` is the hash of what the task
-    depends on; `cache_key` has the value of its cache function too. `parts` are the parts of the keys by name,
-    for saying what changed. `data_version` is what the table *is*.
-
-    `value` is set for values, as `json_values` writes them. `file` is set for blobs: the hash of their bytes. Only
-    tables and views have an object named `physical` in the database. `shape` is what the task returned around the
-    outputs of this execution (a tuple, a dict, …), where there is something.
-
-    `text` is the key of what is kept of the code and the query, `libraries` are the versions of those that it used.
+    Attributes:
+        flow, task: whose execution it was; empty for a table that no task made.
+        execution: its id.
+        task_key: the hash of what the task depends on.
+        cache_key: the same with the value of its cache function.
+        parts: the parts of the keys by name, for saying what has changed.
+        run_id: of the run.
+        code_version: `version=` of the task, or its fingerprint.
+        libraries: the versions of the libraries that its code uses.
+        shape: what the task returned around its outputs (a tuple, a dict, …), if there was anything.
     """
 
-    stage: str
-    asset: str
-    name: str
-    physical: str
     flow: str
     task: str
     execution: str
-    slot: str
     task_key: str
     cache_key: str
     parts: Mapping[str, Any]
+    run_id: str
     code_version: str
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    shape: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredOutput:
+    """Where an output is stored, and what it holds.
+
+    Attributes:
+        kind: whether it is a table, a view, a blob or a value.
+        data_version: what it holds, as a hash.
+        bytes: how large it is.
+        physical: the name of the physical table or view. Blobs and values have no such object.
+        columns, primary_key, indexes, rows: of a table or view; empty for the others.
+        file: of a blob: the hash of its bytes.
+        value: of a value, as `json_values` encodes it.
+    """
+
+    kind: OutputKind = OutputKind.table
     data_version: str
+    bytes: int
+    physical: str
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...]
     indexes: tuple[tuple[str, ...], ...]
     rows: int
-    bytes: int
-    query: str | None
-    run_id: str
-    seconds: float
-    kind: OutputKind = OutputKind.table
-    value: Any = None
-    text: str | None = None
-    libraries: Mapping[str, str] = field(default_factory=dict)
-    shape: Any = None
     file: str | None = None
-    created_at: datetime.datetime | None = None
-    id: int | None = None
+    value: Any = None
 
     @property
     def in_database(self) -> bool:
         """Whether it is a table or a view, which has columns and rows."""
         return self.kind in (OutputKind.table, OutputKind.view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableVersion(StoredOutput, Execution):
+    """One immutable version of one output of a task: mostly of a table.
+
+    Attributes:
+        stage, asset, name: which table it is. `asset` is its name in Dagster, `name` its name in SQL.
+        slot: where it was in the object that the task returned.
+        seconds: how long it took.
+        query: the query that made it, with the names of views.
+        text: the key of the text of its code and query in the catalog.
+        created_at, id: given by the database.
+    """
+
+    stage: str
+    asset: str
+    name: str
+    slot: str
+    seconds: float
+    query: str | None
+    text: str | None = None
+    created_at: datetime.datetime | None = None
+    id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,7 @@ def _add_instance(tree: Tree, location: Location) -> None:
 def _extent(table: TableVersion, noun: str = "") -> str:
     """How many rows; or that it is no table."""
     if not table.in_database:
-        return "value" if table.kind == "json" else table.kind
+        return table.kind.name
     return count(table.rows, noun) if noun else f"{table.rows:,}"
 
 

@@ -1,11 +1,11 @@
-"""What a call has made, as other tasks and `Result.get` get it: in the shape in which it was returned."""
+"""What a call returned, as other tasks and `Result.get` get it: in the same shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.data import json_values
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.graph.flow import Output, TaskCall
@@ -15,8 +15,8 @@ class CallOutputs:
     """The outputs of one call.
 
     Args:
-        tables: what the catalog has of it, by asset.
-        missing: makes the error for an asset that is not in it.
+        tables: the outputs of the call that the catalog has, by asset.
+        missing: makes the error for an asset that is not among them.
     """
 
     def __init__(
@@ -27,15 +27,15 @@ class CallOutputs:
         self._missing = missing
 
     def needed(self, output: Output) -> dict[str, TableVersion]:
-        """All that is in an output, by asset.
+        """The tables, blobs and values in an output, by asset.
 
         Raises:
-            NotMaterialized: something of it is missing.
+            NotMaterialized: one of them is missing.
         """
         return {table.asset: table for table in self._reach(self._node(output))}
 
     def around(self, output: Output) -> Any:
-        """What of an output is no part of what is `needed`: values, and the shape; None when there is none."""
+        """The values and the shape around what is `needed`, as JSON; None when there is nothing around it."""
         node = self._node(output)
         return None if isinstance(node, dict) and node.keys() == {"$output"} else node
 
@@ -43,12 +43,12 @@ class CallOutputs:
         """The value of an output. `read` reads one table or blob.
 
         Raises:
-            NotMaterialized: something of it is missing.
+            NotMaterialized: part of it is missing.
         """
 
         def get(asset: str) -> Any:
             table = self._table(asset)
-            return json_values.decode(table.value, get) if table.kind == "json" else read(table)
+            return json_values.decode(table.value, get) if table.kind is OutputKind.value else read(table)
 
         return json_values.decode(self._node(output), get)
 
@@ -59,27 +59,29 @@ class CallOutputs:
                 node, path = json_values.at(node, path)
             except LookupError:
                 raise NotMaterialized(
-                    f"{self.call} returned nothing that is {output}: it has no part {path[-1]!r} there."
+                    f"{output} is not in what {self.call} returned: there is no part {path[-1]!r}."
                 ) from None
             if not path:
                 return node
             table = self._table(node["$output"])
-            if table.kind != "json":
-                raise NotMaterialized(f"{output}: {table.stage}.{table.asset} is a {table.kind}, which has no parts.")
+            if table.kind is not OutputKind.value:
+                raise NotMaterialized(
+                    f"{output}: {table.stage}.{table.asset} is a {table.kind.name}, which has no parts."
+                )
             node = table.value
 
     def _start(self, output: Output) -> tuple[Any, tuple[int | str, ...]]:
         path, slots = output.path, self.call.slots
         above = [slot for slot in slots if slot.path == path[: len(slot.path)]]
         if above:
-            slot = max(above, key=lambda one: len(one.path))
+            slot = max(above, key=lambda slot: len(slot.path))
             return json_values.output(slot.asset), path[len(slot.path) :]
         for slot in output.slots:
             self._table(slot.asset)
         shapes = [table.shape for table in self._newest_first() if table.shape is not None]
         if shapes:
             return shapes[0], path
-        # Made by a version that did not keep the shape.
+        # An older version of this package made it, and did not keep the shape.
         refs = {asset: json_values.output(asset) for asset in (self.call.assets if self.call.count else self.tables)}
         return ({"$tuple": list(refs.values())} if self.call.count else refs), path
 
@@ -90,7 +92,7 @@ class CallOutputs:
         for asset in json_values.outputs(node):
             table = self._table(asset)
             yield table
-            if table.kind == "json":
+            if table.kind is OutputKind.value:
                 yield from self._reach(table.value)
 
     def _table(self, asset: str) -> TableVersion:

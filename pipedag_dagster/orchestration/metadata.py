@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import dagster as dg
 
-from pipedag_dagster.catalog.catalog import Column, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import Column, OutputKind, StageVersion, TableVersion
 from pipedag_dagster.data import json_values
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.graph.description import TableDescription
@@ -66,7 +66,7 @@ def _of_table(
             "dagster/row_count": Value.int(table.rows),
             "dagster/column_schema": Value.table_schema(dg.TableSchema(columns)),
         }
-    elif table.kind == "json" and store.config.preview:
+    elif table.kind is OutputKind.value and store.config.preview:
         metadata["pipedag/preview"] = Value.text(json_values.text(table.value)[:_SHOWN])
     lineage = {
         column.name: [dg.TableColumnDep(asset_key(*origin[:3]), origin[3]) for origin in column.origins]
