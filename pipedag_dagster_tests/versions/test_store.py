@@ -728,9 +728,9 @@ def test_default_privileges_of_a_user_whose_name_needs_quotes(
     store = TableStore(config.model_copy(update={"url": database_url.set(username=owner)}))
     theirs = Stage(store)
     theirs.commit(orders=frame(1))
-    with session(database_url.set(username=owner)) as connection:
-        connection.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[1]}".encode())
-        connection.commit()
+    with session(database_url.set(username=owner)) as their:
+        their.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA full_raw GRANT SELECT ON TABLES TO {roles[1]}".encode())
+        their.commit()
     for value in (2, 3):
         theirs.commit(**{f"new{value}": frame(value)})
         allowed = "SELECT has_table_privilege(%s, %s, 'SELECT')"
