@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 KEPT_RUNS = 50
-"""What is remembered of each table: the last runs in which it was made, and the last ones in which it was cached."""
+"""For each table, the catalog remembers so many runs that made it, and so many in which it was cached."""
 
 
 class Catalog(Pins):
@@ -124,8 +124,7 @@ class Catalog(Pins):
     def add(
         self, connection: sa.Connection, tables: Iterable[TableVersion], texts: Iterable[CodeText] = ()
     ) -> list[TableVersion]:
-        """Record staged tables, all of one execution in one transaction, and the texts that they name. Returns them
-        with their ids."""
+        """Record the tables of one execution, and the texts that they refer to. Returns the tables with their ids."""
         rows = {text.key: [list(vars(part).values()) for part in text.parts] for text in texts}
         if rows:
             self._lock_pins(connection, shared=True)  # they are not forgotten meanwhile
@@ -156,7 +155,7 @@ class Catalog(Pins):
         return [_table_version(row) for row in rows]
 
     def texts(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, CodeText]:
-        """What is kept of code and queries, by key."""
+        """The texts of code and queries, by key."""
         query = sa.select(self.text).where(self.text.c.key.in_(keys))
         return {row.key: CodeText(tuple(CodePart(*part) for part in row.parts)) for row in connection.execute(query)}
 
@@ -176,7 +175,7 @@ class Catalog(Pins):
             )
 
     def of_run(self, connection: sa.Connection, run_id: str) -> list[tuple[RunRecord, TableVersion]]:
-        """What a run did, in the order in which it did it. Tables that were dropped since are left out."""
+        """What a run did, in order. Tables that were dropped since are left out."""
         run, made = self.run_table, self.table_version
         query = sa.select(run.c.reason, run.c.details, run.c.seconds.label("run_seconds"), made)
         query = query.join(made, made.c.id == run.c.table_version).where(run.c.run_id == run_id)
@@ -201,10 +200,10 @@ class Catalog(Pins):
         rows = connection.execute(sa.select(run.c.stage, run.c.asset).distinct().order_by(run.c.stage, run.c.asset))
         return [(row.stage, row.asset) for row in rows]
 
-    # What checks found. Tables never change, and so neither does what is found in them.
+    # What checks found. Tables never change, so this stays true.
 
     def findings(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, CheckFinding]:
-        """What was found before, by key."""
+        """Earlier findings, by key."""
         table = self.check_result
         rows = connection.execute(sa.select(table).where(table.c.key.in_(keys)))
         return {row.key: CheckFinding(row.bad_rows, row.sample, row.seconds) for row in rows}
@@ -216,9 +215,9 @@ class Catalog(Pins):
     # Forgetting
 
     def forget(self, connection: sa.Connection, stage: str, keep: int) -> None:
-        """Forget stage versions but the last `keep` and the pinned ones, and what nothing refers to any more.
+        """Forget stage versions, except the last `keep` and the pinned ones, and everything that nothing refers to.
 
-        What was staged after the last commit that is not kept stays: the next run may use it. What one execution
+        Results that were written after the newest forgotten version stay: the next run may use them. What one execution
         made goes together. The physical tables are the caller's to drop.
         """
         self._lock_pins(connection, shared=False)
@@ -268,7 +267,7 @@ class Catalog(Pins):
         return set(connection.scalars(sa.select(made.file).where(made.stage == stage, made.file.is_not(None))))
 
     def id(self, connection: sa.Connection) -> str:
-        """The id of this catalog, which no other one has."""
+        """The id of this catalog. No other catalog has it."""
         return str(connection.scalar(sa.select(self.meta.c.id)))
 
 

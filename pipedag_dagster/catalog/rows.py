@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from pipedag_dagster.catalog.reason import Reason, ReasonKind
 
 Origin: TypeAlias = tuple[str, str, str, str]
-"""A column that another one comes from: instance id, stage, asset, column."""
+"""The origin of a column: instance id, stage, asset and column."""
 
 
 class OutputKind(enum.StrEnum):
@@ -25,8 +25,12 @@ class OutputKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column as PostgreSQL describes it; `type` is what `format_type` prints. `origins`: what it was made of, where
-    that is known."""
+    """A column as PostgreSQL describes it.
+
+    Attributes:
+        type: as `format_type` prints it.
+        origins: the columns that it was made from, where they are known.
+    """
 
     name: str
     type: str
@@ -128,7 +132,7 @@ class SourceVersion:
 
 @dataclass(frozen=True)
 class StageVersion:
-    """The tables that are visible at one time, by asset. Number 0, without tables: nothing was committed yet."""
+    """The tables that are visible at one time, by asset. Number 0 has no tables: nothing was committed yet."""
 
     stage: str
     number: int
@@ -149,7 +153,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class CheckFinding:
-    """What a check has found in a table version: how many rows are bad, and some of them."""
+    """The finding of a check in a table version: how many rows are bad, and some of them."""
 
     bad_rows: int
     sample: Sequence[Mapping[str, Any]]

@@ -66,7 +66,7 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE {schema}.stage_version DROP COLUMN note",
     ),
 }
-"""The statements that make the next format of a format. They run in one transaction when a run finds an older one."""
+"""For each older format, the statements that make the next one of it. They run in one transaction."""
 
 
 class CatalogTables:
@@ -80,7 +80,7 @@ class CatalogTables:
             "meta",
             metadata,
             sa.Column("format", sa.Integer, nullable=False),
-            # Of this catalog and no other one: what it has outside of the database is kept under it.
+            # Unique to this catalog: the folder of its files has it in its name.
             sa.Column("id", sa.Uuid, nullable=False, server_default=sa.func.gen_random_uuid()),
         )
         self.table_version = sa.Table(
@@ -182,7 +182,7 @@ class CatalogTables:
         """Bring the tables to this format. The caller holds a lock: one at a time.
 
         Raises:
-            DatabaseError: they have a newer one, or the tables belong to somebody else.
+            DatabaseError: they have a newer format, or another role owns them.
         """
         found = self._format(connection)
         try:

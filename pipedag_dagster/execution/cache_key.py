@@ -1,4 +1,4 @@
-"""Whether a task must run: what its result depends on, and what to say when that has changed."""
+"""What the result of a task depends on, and why the task runs when that has changed."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ _FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Key:
-    """What a task's result depends on. `parts` are kept by name, to tell later which one has changed.
+    """What a task's result depends on.
 
-    parts: `task`, `code`, `arguments` (hash by name), `inputs` (data version by name), `source` (the same, of what is
-    read from another instance), `cache` (hash of the cache function's value), and of lazy tasks `text` and `query`:
-    what was returned, without and with the data versions of the tables in it. These stand for the inputs of a lazy
-    task: what its query does not mention does not count.
+    Attributes:
+        parts: by name, to tell later which one has changed: `task`, `code`, `arguments` (hash by name), `inputs` (data
+            version by name), `source` (data version by name, of tables of another instance) and `cache` (hash of the
+            cache function's value). For lazy tasks also `text` and `query`: the returned queries, without and with the
+            data versions of the tables in them. They replace the inputs of a lazy task, because tables that its query
+            does not mention do not matter.
     """
 
     parts: Mapping[str, Any]
 
     @property
     def task_key(self) -> str:
-        """Without what says that outside data changed: the cache function's value, and what the source has."""
+        """The key without the parts that stand for outside data: the cache function's value, and the source."""
         left_out = {"cache", "source"}
         if "query" in self.parts:
             left_out |= {"query"} if "source" in self.parts else {"inputs"}
@@ -52,29 +54,29 @@ class Key:
 
     @property
     def source_key(self) -> str:
-        """What the task sees of another instance; of a lazy task, what its query mentions."""
+        """A hash of the tables of another instance that the task reads; for a lazy task, of those in its query."""
         return source_key(self.parts)
 
 
 def source_key(parts: Mapping[str, Any]) -> str:
-    """What a task saw of another instance."""
+    """A hash of the tables of another instance that a task read."""
     return content_hash(_by_name(parts.get("query", parts["source"]))) if "source" in parts else ""
 
 
 def _by_name(parts: Any) -> Any:
-    """Parts in the order of their names: the catalog does not keep another one."""
+    """Parts in the order of their names: the catalog keeps no other order."""
     if isinstance(parts, Mapping):
         return {name: _by_name(parts[name]) for name in sorted(parts)}
     return [_by_name(part) for part in parts] if isinstance(parts, list | tuple) else parts
 
 
 class CacheWarning(UserWarning):
-    """Fix the code, or pin its version: what was warned of can make a task run too often, or not often enough."""
+    """Fix the code, or pin its version: otherwise the task may run too often, or not often enough."""
 
 
 @dataclass(frozen=True)
 class TaskCode:
-    """What is kept of the code of a task with each result: its text for people, and the libraries that it uses."""
+    """The code of a task as the catalog keeps it with each result: the text, and the libraries that it uses."""
 
     text: CodeText = field(default_factory=CodeText)
     libraries: Mapping[str, str] = field(default_factory=dict)
@@ -174,7 +176,7 @@ def argument_hashes(call: TaskCall) -> dict[str, str]:
 
 
 class Arguments(Protocol):
-    """Gives the arguments of a call, by name or all (None)."""
+    """Gives the arguments of a call: those with the given names, or all (None)."""
 
     def of_cache_function(self, names: Collection[str] | None) -> tuple[tuple[Any, ...], dict[str, Any]]: ...
 
@@ -213,13 +215,13 @@ def must_run(call: TaskCall, validation: CacheValidation, *, reads_source: bool,
 
 
 def ignores(validation: CacheValidation) -> tuple[bool, bool]:
-    """Whether the values of cache functions do not count, and whether what a source instance has does not."""
+    """Whether the mode ignores the values of cache functions, and whether it ignores changes in the source."""
     ignore = validation.mode is CacheMode.ignore_fresh_input
     return ignore or validation.disable_cache_function, ignore
 
 
 def usable(found: Iterable[TableVersion], key: Key, validation: CacheValidation) -> list[TableVersion]:
-    """Those of the tables that were found by key which the mode allows to be used."""
+    """The tables with this key that the mode allows to be used."""
     no_function, no_source = ignores(validation)
     if not no_function:
         return [table for table in found if table.cache_key == key.cache_key]

@@ -1,6 +1,6 @@
 """Evaluating checks on the physical tables of a stage: in the database, where they can be.
 
-Tables never change, and so what a check has found in one is remembered in the catalog.
+Tables never change, so the catalog remembers what a check found in a table.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What became of one check of one table.
+    """The result of one check of one table.
 
     Attributes:
         bad_rows: how many; None when the check could not be evaluated, which counts as failed.
-        message: what is wrong, with the keys of some bad rows; or that all is well.
-        query: selects what is bad, in terms of physical tables; None where there is no query.
+        message: for people; names some bad rows by their keys.
+        query: selects the bad rows of the physical table; None when the check is not a query.
         how: evaluated, remembered from an earlier run, or enforced by the database.
     """
 

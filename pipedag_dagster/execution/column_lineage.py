@@ -21,11 +21,11 @@ logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of queries that
 
 
 def column_origins(query: str, tables: Iterable[tuple[str, str, TableVersion]]) -> dict[str, tuple[Origin, ...]]:
-    """The origins of each column of a query; of those that cannot be found out, nothing. Never an error.
+    """The origins of each column of a query, as far as they can be found. Never an error.
 
     Args:
         query: in terms of physical tables.
-        tables: those that it may read: instance id, schema, table.
+        tables: the tables that it may read: instance id, schema, table.
     """
     if len(query) > LONGEST:
         return {}

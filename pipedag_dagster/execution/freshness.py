@@ -1,7 +1,7 @@
-"""Whether there is fresh input for an instance: what its sensors ask. Nothing is run, changed or pinned.
+"""Whether there is fresh input for an instance, for its sensors. Nothing is run, changed or pinned.
 
-It is compared with what the instance has, not with what was seen last: who has run it by hand is not followed by a
-run that does nothing.
+The input is compared with what the instance has, not with what the sensor saw last. After somebody has run the instance
+by hand, the sensor does not start another run that does nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ from pipedag_dagster.sampling.copies import source_of
 
 @dataclass
 class FreshInputs:
-    """What an instance would read anew. `seen` is what was compared, by name: a number of a stage version, or a hash.
+    """Input that an instance has not read yet.
 
-    Each change of what the instance should read changes `seen`, also one back to what was there before.
+    Attributes:
+        changed: the calls that would read it.
+        seen: what was compared, by name: the number of a stage version, or a hash. It changes with each change of the
+            input, even with a change back to an earlier state.
+        failures: of cache functions.
     """
 
     changed: list[str] = field(default_factory=list)
@@ -33,10 +37,10 @@ class FreshInputs:
 
 
 def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> FreshInputs:
-    """What has changed in the stages of other instances that this one copies from. Their other stages do not count.
+    """What has changed in the stages of other instances that this one copies from. Their other stages do not matter.
 
     Raises:
-        NotMaterialized: they have not committed something yet.
+        NotMaterialized: a table that is copied was never committed.
         DatabaseError: a database cannot be reached.
     """
     fresh = FreshInputs()
@@ -58,8 +62,8 @@ def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> FreshInput
 
 
 def of_cache_functions(instance: ConfigContext, flows: Iterable[FlowGraph]) -> FreshInputs:
-    """For which tasks the cache function returns another value than when they ran last. One that fails does not keep
-    the others from being asked.
+    """The tasks whose cache function returns another value than when they last ran. When one cache function fails, the
+    others are called all the same.
 
     Raises:
         DatabaseError: the database cannot be reached.
@@ -83,8 +87,8 @@ def of_cache_functions(instance: ConfigContext, flows: Iterable[FlowGraph]) -> F
 
 
 def asks(call: TaskCall) -> str | None:
-    """Whether the cache function of a call can be called without running anything: "" or the reason why not; None when
-    it has none."""
+    """Whether the cache function of a call can be called without running a task: "" if it can, else the reason why not.
+    None when the task has no cache function."""
     function = call.task.cache
     if function is None:
         return None

@@ -1,4 +1,4 @@
-"""What the tasks of a stage run read: which version of each table, and how a function gets it."""
+"""The inputs of the tasks of a stage run: which version of each table, and how a function gets it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Inputs:
         base: the committed version of the stage itself.
         pins: the version of each stage of the instance that the run sees.
         source_pins: the same in the instance that inputs are copied from.
-        made: what the calls of this run have made so far, by asset; grows while it runs.
+        made: the tables that the calls of this run have made so far, by asset. It grows while the run goes on.
     """
 
     instance: ConfigContext
@@ -42,8 +42,8 @@ class Inputs:
         return self.instance.store.table_store
 
     def outputs_of(self, output: Output) -> CallOutputs:
-        """What the call of an output has made: as this run made it, as it has pinned it, or, for a call of this stage
-        that was not selected, as it is committed."""
+        """The outputs of the call of an output: those of this run, the pinned ones, or, for a call of this stage that
+        was not selected, the committed ones."""
         call = output.call
         if call in self.made:
             tables = self.made[call]
@@ -61,10 +61,10 @@ class Inputs:
         return CallOutputs(call, tables, missing)
 
     def of(self, call: TaskCall) -> dict[str, TableVersion]:
-        """What a call reads, by name: the data versions of these make its key.
+        """The tables that a call reads, by name. Their data versions are part of its key.
 
         Raises:
-            NotMaterialized: something of it was never committed.
+            NotMaterialized: one of them was never committed.
         """
         if call.source is not None:
             return {
@@ -78,15 +78,15 @@ class Inputs:
         }
 
     def around(self, call: TaskCall) -> dict[str, str]:
-        """What a call reads that is no table or other output of its own: a hash of values and shapes, by name."""
+        """The values and shapes around the tables that a call reads: a hash of each, by name."""
         found = {str(output): self.outputs_of(output).around(output) for output in call.inputs}
         return {name: digest(json_values.text(node)) for name, node in found.items() if node is not None}
 
     def of_source(self, source: ConfigContext, call: TaskCall) -> dict[str, TableVersion]:
-        """What is copied in place of an input task, by asset.
+        """The tables that are copied instead of running an input task, by asset.
 
         Raises:
-            NotMaterialized: the source has not committed it yet.
+            NotMaterialized: the source has not committed one of them yet.
         """
         found = _of_call(call, self.source_pins[call.stage.name])
         for asset in call.assets:
@@ -98,7 +98,7 @@ class Inputs:
         return found
 
     def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
-        """For a task under @input_stage_versions: what the source has, without what other tasks here make."""
+        """For a task under @input_stage_versions: the tables of the source, without those of other tasks here."""
         version = self._source_version(call)
         if not version.number:
             name = call.source.config.name
@@ -128,12 +128,12 @@ class Inputs:
 
 
 def _of_call(call: TaskCall, version: StageVersion) -> dict[str, TableVersion]:
-    """What a stage version has of a call, by asset."""
+    """The outputs of a call in a stage version, by asset."""
     return {asset: table for asset, table in version.tables.items() if asset in call.assets or table.task == call.name}
 
 
 class Unpinned(Inputs):
-    """For who only looks: what is committed now, without keeping it."""
+    """For callers that only read: the versions that are committed now, without pinning them."""
 
     def _source_version(self, call: TaskCall) -> StageVersion:
         stage = getattr(call.source_stage, "name", str(call.source_stage))
@@ -142,7 +142,7 @@ class Unpinned(Inputs):
 
 
 class Arguments:
-    """The arguments of a call as functions get them; tables are read from the database only when they are taken.
+    """The arguments of a call as functions get them; a table is read from the database only when it is needed.
 
     Args:
         shapes: tables are LazyFrames of polars without rows, for building a plan.

@@ -1,7 +1,7 @@
-"""What a run would do, and why: without running a task, and without a lock, a pin, or anything written.
+"""What a run would do, and why. No task runs, nothing is locked, pinned or written.
 
-Cache functions are called, and lazy tasks build their queries on what is committed now. What cannot be known before
-other tasks have run is said to be open: whether the input that they make will be another one.
+Cache functions are called, and lazy tasks build their queries on the committed tables. Whether a task that runs makes
+other content cannot be known before. Then the plan for the tasks that need it is open.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pipedag_dagster.sampling.copies import copied_from, source_of
 
 
 class Action(enum.StrEnum):
-    """What would become of a table. `shown`: its result is there, but people see another one, or none. `perhaps`: it
-    would run if one of its inputs turns out to be another one."""
+    """What a run would do about a table. `shown`: its result exists, but people see another one, or none. `perhaps`: it
+    would run if one of its inputs changes."""
 
     cached = "cached"
     shown = "shown"
@@ -39,8 +39,9 @@ class Action(enum.StrEnum):
 class PlannedTable:
     """What a run would do about one table.
 
-    reason: why it would run, in the words of the run; why it would fail.
-    open: the inputs that would be made anew before it, by name: their content is not known yet.
+    Attributes:
+        reason: why it would run, as the run would say it; or why it would fail.
+        open: the inputs that would be made again before it, by name. Their content is not known yet.
     """
 
     stage: str
@@ -67,7 +68,7 @@ def plan(
         DatabaseError: the database cannot be reached.
     """
     stages = list(stages)
-    # A database that is not there is not made: an instance that never ran has nothing, and that is all.
+    # A missing database is not created: an instance that never ran has no tables.
     looking = instance
     if instance.config.create_database_if_not_exists:
         config = instance.config.model_copy(update={"create_database_if_not_exists": False})
@@ -90,7 +91,7 @@ def plan(
 
 
 def _committed(instance: ConfigContext, stages: list[str]) -> dict[str, StageVersion] | None:
-    """What is visible; None when the instance has never run."""
+    """The visible versions; None when the instance has never run."""
     store = instance.store.table_store
     try:
         return store.current(stages) if store.exists() else None
@@ -143,7 +144,7 @@ class _StagePlan:
         return PlannedTable(table.stage, table.asset, Action.cached if same else Action.shown, str(CACHED))
 
     def _first(self, call: TaskCall) -> tuple[Action, str]:
-        """Of an instance that has never run."""
+        """For an instance that has never run."""
         source = copied_from(self.inputs.instance, call)
         if source is not None:
             self.inputs.of_source(source, call)
@@ -154,7 +155,7 @@ class _StagePlan:
         return Action.runs, str(NEW)
 
     def _decide(self, call: TaskCall, unknown: tuple[str, ...]) -> tuple[Action, str]:
-        """As the run would decide, if the inputs that are not known yet turned out to be what they are now."""
+        """As the run would decide if the inputs that are not known yet did not change."""
         before = self.inputs.base.tables.get(call.assets[0])
         try:
             decision = self.decider.decide(self.runner.key(call))
@@ -176,7 +177,7 @@ class _StagePlan:
         return Action.cached, str(CACHED)
 
     def _without_inputs(self, call: TaskCall, before: TableVersion | None) -> Key:
-        """What is known of the key while an input is not there at all."""
+        """The key as far as it is known while an input does not exist."""
         code = None if call.task.lazy else cache_key.task_code_version(call)
         known = {"task": call.name, "arguments": cache_key.argument_hashes(call), "code": code}
         kept = {} if before is None else {name: before.parts.get(name) for name in ("text", "cache")}

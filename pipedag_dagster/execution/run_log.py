@@ -1,4 +1,4 @@
-"""What is written down of a run, so that people can see later what it did and why."""
+"""What the catalog keeps of a run, so that people can see later what it did and why."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipedag_dagster.graph.flow import TaskCall
 log = logging.getLogger(__name__)
 
 SUSPICIOUS = 3
-"""After so many runs in a row with fresh input of the same content, the cache function is suspected."""
+"""After so many runs in a row with fresh input but the same content, we warn about the cache function."""
 
 SUSPICION = (
-    f"its cache function returned another value in each of the last {SUSPICIOUS} runs, but what was loaded was the "
-    "same each time. Does the value change by itself, like a time or Python's hash() of a text, which is another one "
+    f"its cache function returned another value in each of the last {SUSPICIOUS} runs, but the task loaded the same "
+    "content each time. Does the value change by itself, like a time, or like Python's hash() of a text, which differs "
     "in every process? Then write hashlib.sha256(text.encode()).hexdigest() instead."
 )
 
@@ -39,7 +39,7 @@ def code_of(keyed: KeyedCall, *, keep_text: bool) -> TaskCode:
 
 
 def with_query(code: CodeText, table: str, query: str | None) -> CodeText:
-    """What is kept of the code and the query of one table."""
+    """The text of the code, with the query of one table."""
     if query is None or not code.parts:
         return code
     return CodeText((*code.parts, CodePart("query", "", f"the query of {table}", query, digest(query))))
@@ -63,6 +63,6 @@ def is_suspicious(runs: Sequence[RunRecord]) -> bool:
 
 
 def suspect(call: TaskCall) -> str:
-    """Warn of a cache function whose value seems to change by itself; returns what was said."""
+    """Warn about a cache function whose value seems to change by itself. Returns the message."""
     log.warning("%s: %s", call, SUSPICION)
     return f"{call}: {SUSPICION}"

@@ -151,9 +151,9 @@ class _StageRun:
         return StageResult(outcomes, number, previous, tuple(checked), seen, self._reads(calls))
 
     def _left(self) -> str:
-        """What somebody whose run has failed wants to know."""
+        """What is visible after a failure, and what to expect of the next run."""
         seen = f"people see version {self.base.number}, as before" if self.base.number else "there is no version before"
-        return f"Stage {self.stage.name!r} was not committed: {seen}. What has finished is reused by the next run."
+        return f"Stage {self.stage.name!r} was not committed: {seen}. The next run reuses what has finished."
 
     def _commit(
         self,
@@ -201,7 +201,7 @@ class _StageRun:
         self.progress.finished(outcome)
 
     def _suspect(self, outcome: Outcome) -> None:
-        """Tell of a cache function whose value changes by itself."""
+        """Warn about a cache function whose value changes by itself."""
         if outcome.reason.kind is not ReasonKind.fresh_input:
             return
         asset, table = next(iter(outcome.tables.items()))
@@ -210,8 +210,8 @@ class _StageRun:
             self.progress.message(suspect(outcome.call))
 
     def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:
-        """The tables of the coming stage version, by asset: what this run selected, and of the rest what the flow
-        still has or somebody else has put there."""
+        """The tables of the coming stage version, by asset: the selected ones, and others that the flow still has or that
+        somebody else has put there."""
         ours = {asset: call for call in self.stage.calls for asset in call.assets}
         calls = {call.name for call in self.stage.calls}
         ran = {outcome.call.name for outcome in outcomes}
@@ -249,7 +249,7 @@ class _StageRun:
         return own | {f"{source.instance}/{source.stage}": source.number for source in copied}
 
     def _sources(self, calls: list[TaskCall]) -> Collection[SourceVersion] | None:
-        """What was copied; None, as in the version before, when only other calls of the stage have run."""
+        """The versions that inputs were copied from. None, when only other calls of the stage ran: then they stay."""
         copying = [call for call in self.stage.calls if self.inputs.sources(call)]
         found = dict.fromkeys(source for call in calls if call in copying for source in self.inputs.sources(call))
         return list(found) if found or not copying else None
@@ -279,7 +279,7 @@ class _StageRun:
         return writer.write(self.runner.run(keyed))
 
     def _where(self, call: TaskCall) -> str:
-        """What a person wants to know about a task that failed."""
+        """Where the task failed, for its error message."""
         try:
             inputs = ", ".join(self.inputs.of(call)) or "none"
         except PipedagError:

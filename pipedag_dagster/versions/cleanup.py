@@ -17,15 +17,15 @@ def clean_up(
 ) -> None:
     """Forget old stage versions and drop what nobody needs any more.
 
-    Never CASCADE: what somebody else's object depends on stays, and the log says so. Other people's views are
-    pointed at the new version first. What is being read is left for the next clean-up.
+    Other people's views are pointed at the new version first. Objects that other people's objects depend on stay, and
+    the log says so: nothing is dropped with CASCADE. Objects that are being read are left for the next clean-up.
     """
     with database.begin() as guard:
         gate(guard, schemas, check)
         with database.begin() as connection:
             left = schema_objects.old_schemas(connection, schemas, owner)
         foreign_views.repoint(database, owner, schemas.current, left)
-        for schema in (*left, schemas.next):  # the next one is of a commit that was killed
+        for schema in (*left, schemas.next):  # `next` is left when a commit was killed
             schema_objects.drop_views(database, schema, owner)
         with database.begin() as connection:
             catalog.forget(connection, owner.stage, keep)
@@ -36,7 +36,7 @@ def clean_up(
                 ]
                 for kind in "vr"
             }
-            # What a view of ours reads, maybe one of another stage, goes after it.
+            # A table that a view of ours reads, maybe a view of another stage, is dropped after the view.
             free = set(write_view.droppable(connection, schemas.versions, unknown["v"] + unknown["r"]))
         for kind, word in (("v", "VIEW"), ("r", "TABLE")):
             schema_objects.drop(

@@ -88,8 +88,8 @@ def commit(
 
 
 def gate(connection: sa.Connection, schemas: StageSchemas, check: Callable[[], None]) -> None:
-    """Make sure that the stage's lock is ours, and that until this transaction ends nobody else changes anything of the
-    stage. The lock alone does not say so: at any instant it may be lost, or taken away."""
+    """Make sure that we hold the stage's lock, and that nobody else changes the stage until this transaction ends. The
+    lock alone is not enough: it may be lost, or taken away, at any instant."""
     take_in_transaction(connection, f"pipedag:{schemas.current}:gate", f"the gate of {schemas.current}")
     check()
 
@@ -111,7 +111,7 @@ def _view(schemas: StageSchemas, table: TableVersion, catalog: Catalog) -> str:
 
 
 def _free(connection: sa.Connection, schemas: StageSchemas) -> str:
-    """A name for the old schema: `…__old`, unless one is left that could not be dropped."""
+    """A free name for the old schema: `…__old`, or `…__old2` when the first could not be dropped, and so on."""
     taken = named_old(connection, schemas)
     return next(name for n in itertools.count(1) if (name := f"{schemas.old}{n if n > 1 else ''}") not in taken)
 

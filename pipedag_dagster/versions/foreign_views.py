@@ -47,8 +47,8 @@ _FOREIGN = """
 
 
 def _definitions(connection: sa.Connection, current: str, old: Sequence[str]) -> dict[str, str | None]:
-    """Other people's views on ours in the schemas `old`, with what they are on those in `current`; None for a
-    materialized view, which cannot be replaced."""
+    """Other people's views that read the views in the schemas `old`, with the definitions that read `current` instead.
+    None for a materialized view, which cannot be replaced."""
     execute(connection, "SET LOCAL search_path = pg_catalog")  # so that all names come out qualified
     names = "|".join(re.escape(name) for schema in old for name in (schema, quote(schema)))
     views: dict[str, str | None] = {}

@@ -70,8 +70,7 @@ _GIVEN = """
 
 
 def _revoked(connection: sa.Connection, old: str, new: str, tables: Sequence[TableVersion]) -> list[str]:
-    """The statements that take from new views what default privileges have given: on the old ones, somebody may have
-    revoked it."""
+    """The statements that revoke default privileges on new views: on the old ones they may have been revoked."""
     given = {"old": old, "new": new, "names": [table.name for table in tables]}
     return [
         f"REVOKE ALL ON TABLE {quote(new, row.relname)} FROM {_grantee(row)}"

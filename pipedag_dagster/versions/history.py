@@ -1,4 +1,4 @@
-"""The versions of a stage: what there is, what has changed, and going back."""
+"""The versions of a stage: listing them, comparing them, and going back to one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Changes:
 class VersionInfo:
     """One version of a stage. `changes` is None when the version before is not there any more to compare with.
 
-    `kept`: it is one of the last `keep_versions`; one that is not goes when no run in `pinned_by` needs it.
+    `kept`: it is one of the last `keep_versions`. Others are dropped once no run in `pinned_by` needs them.
     """
 
     number: int
@@ -79,17 +79,17 @@ def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tupl
     """Commit the tables of an older version as a new one, atomically. Waits for a run that writes the stage.
 
     Args:
-        to: number of the version; without it the one before the current one, or before the one to which was gone back
-            already.
+        to: number of the version. Without it, the version before the current one; after a rollback, the version before
+            the restored one.
 
     Returns:
-        The version that was visible, and the one that is now.
+        The version that was visible before, and the one that is visible now.
 
     Raises:
-        NotMaterialized: there is no such version, or not any more. Those that are there are named.
+        NotMaterialized: there is no such version, or it was dropped. The message lists the versions that exist.
     """
     if not store.exists():
-        raise NotMaterialized(f"Instance {store.config.name!r} was never run: there is nothing to go back to.")
+        raise NotMaterialized(f"Instance {store.config.name!r} was never run: there is no version to go back to.")
     store.prepare()
     with store.lock(stage, run_id) as held:
         with store.database.read() as connection:
@@ -105,7 +105,7 @@ def rollback(store: TableStore, stage: str, to: int | None, run_id: str) -> tupl
                 choose = " Choose one with --to." if to is None and older else ""
                 raise NotMaterialized(
                     f"Stage {stage!r} of instance {store.config.name!r} cannot go back {where}: the current one is "
-                    f"{current}, and of older ones there are: {there} (keep_versions: {store.config.keep_versions})."
+                    f"{current}, and the older ones are: {there} (keep_versions: {store.config.keep_versions})."
                     f"{choose}"
                 )
             tables = store.catalog.versions(connection, {stage: number})[stage].tables

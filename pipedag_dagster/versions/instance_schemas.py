@@ -10,7 +10,7 @@ from pipedag_dagster.versions.ownership import Owner
 
 
 class SchemaRole(enum.Enum):
-    """What a schema is to an instance, for views that read from it."""
+    """What an instance may expect of a schema that a view reads."""
 
     physical = "holds our physical tables, which never change"
     visible = "holds what people query, which another commit replaces"

@@ -22,7 +22,7 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class CleanupReport:
-    """What a clean-up has dropped. `stays` says what it could not drop, and why. The bytes are those of tables."""
+    """What a clean-up dropped. `stays` says what it could not drop, and why. `bytes` counts tables, not blobs."""
 
     versions: int
     tables: int
@@ -33,7 +33,7 @@ class CleanupReport:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What an instance owns in the database: tables are the physical ones."""
+    """What an instance owns in the database. `tables` counts physical tables."""
 
     schemas: tuple[str, ...]
     tables: int
@@ -50,7 +50,7 @@ def gc(store: TableStore, run_id: str) -> CleanupReport:
     blobs = sum(len(files.sizes(stage)) for stage in files.stages())
     found = CleanupReport(0, 0, 0, ())
     freed = True
-    while freed:  # what a view has read can go when the view, maybe of a later stage, has gone
+    while freed:  # once a view is dropped, maybe of a later stage, the tables that it reads can be
         before = found
         for stage in sorted(stages):
             with store.lock(stage, run_id) as held:
@@ -79,7 +79,7 @@ def _state(store: TableStore, stage: str) -> tuple[int, dict[str, int]]:
 
 
 def _stays(store: TableStore, stage: str) -> Iterator[str]:
-    """What is left of old versions, and why."""
+    """What could not be dropped of old versions, and why."""
     schemas = store.schemas(stage)
     for version in versions(store, stage):
         if not version.kept:
@@ -96,7 +96,7 @@ def _stays(store: TableStore, stage: str) -> Iterator[str]:
 
 
 def holdings(store: TableStore) -> Holdings:
-    """What `drop` would drop: what bears the mark of this instance and pipeline."""
+    """What `drop` would drop: all schemas with the mark of this instance and pipeline."""
     with store.database.read() as connection:
         schemas = _owned(store, connection)
         tables = _tables(connection, [schema for schema, owner in schemas.items() if owner.stage])
@@ -161,7 +161,7 @@ def _refuse_dependents(connection: sa.Connection, owners: Mapping[str, ownership
 
 
 def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.Owner]) -> list[list[str]]:
-    """The statements that drop these schemas, grouped by transaction: one, or many when there is very much."""
+    """The statements that drop these schemas, by transaction: one, or several for very many objects."""
 
     def of_kind(kind: str, schemas: Iterable[str]) -> list[str]:
         return [
@@ -190,7 +190,7 @@ def _drop_statements(connection: sa.Connection, owners: Mapping[str, ownership.O
 
 
 def _views(connection: sa.Connection, schemas: Iterable[str]) -> list[str]:
-    """The newest first: a view, of whichever stage, reads only what was there before it."""
+    """The newest first: a view can only read older objects."""
     query = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
     query += "WHERE n.nspname = ANY(:schemas) AND c.relkind = 'v' ORDER BY c.oid::bigint DESC"
     return [quote(row[0], row[1]) for row in connection.execute(sa.text(query), {"schemas": list(schemas)})]
@@ -239,7 +239,7 @@ _DEPENDENTS = """
 def _dependents(
     connection: sa.Connection, schemas: list[str], catalogs: Sequence[str] = ()
 ) -> list[tuple[str, str, str]]:
-    """What depends on objects in these schemas, or is in them, and is not ours: schema, object, and what needs it."""
+    """Foreign objects that depend on objects in these schemas, or are in them: schema, object, and dependent."""
     given = {"schemas": schemas, "catalogs": list(catalogs), "functions": list(functions.SIGNATURES)}
     rows = connection.execute(sa.text(_DEPENDENTS), given)
     return [(row[0], row[1], row[2]) for row in rows]

@@ -1,4 +1,4 @@
-"""What is in the schemas of a stage, and dropping it. Never CASCADE: what somebody else's object depends on stays."""
+"""Listing and dropping the objects in the schemas of a stage. Nothing is dropped with CASCADE."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH = 100
 """How many objects one transaction handles. Until it ends, each takes an entry of PostgreSQL's lock table."""
 
 DROP_TIMEOUT = "200ms"
-"""How long to wait for readers of an object that is dropped or replaced. What is busy is left for the next time."""
+"""How long to wait for readers of an object that is dropped or replaced. Busy objects are left for the next time."""
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ def named_old(connection: sa.Connection, schemas: StageSchemas) -> list[str]:
 
 def relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
     """The names of the tables (`r`) or views (`v`) in a schema."""
-    # The newest first: a view reads only what was there before it.
+    # The newest first: a view can only read older objects.
     query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind = :kind "
     query += "ORDER BY oid::bigint DESC"
     return list(connection.scalars(sa.text(query), {"schema": quote(schema), "kind": kind}))
 
 
 def drop_views(database: Database, schema: str, owner: Owner) -> None:
-    """Drop a schema of ours that holds views. What somebody else's object depends on stays."""
+    """Drop a schema of ours that holds views. Views that other people's objects depend on stay."""
     with database.begin() as connection:
         if ownership.owner_of(connection, schema) != owner:
             return

@@ -83,7 +83,7 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
     for physical in sorted(recorded.keys() & there):
         if recorded[physical] != actual.get(physical, []):
             yield Difference(f"{quote(schemas.versions, physical)} has other columns than the catalog says")
-    # What a view of ours reads stays with it, whatever has become of its own stage.
+    # A table that a view of ours reads stays as long as the view does.
     for physical in sorted(write_view.droppable(connection, schemas.versions, there - known)):
         yield Difference(f"{quote(schemas.versions, physical)} is not in the catalog", harmless=True)
     yield from _of_blobs(store, connection, stage)
@@ -92,7 +92,7 @@ def _of_stage(store: TableStore, connection: sa.Connection, stage: str) -> Itera
 
 
 def _of_blobs(store: TableStore, connection: sa.Connection, stage: str) -> Iterator[Difference]:
-    """Files that are gone, were changed, or that nobody knows."""
+    """Files that are missing, were changed, or are not in the catalog."""
     known = store.catalog.files(connection, stage)
     for name in sorted(known):
         try:

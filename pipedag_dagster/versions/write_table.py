@@ -71,7 +71,7 @@ def from_frame(
 
 @contextmanager
 def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
-    """What is of no use takes as much room as what is, and may have filled the disk."""
+    """A useless table takes up room, and may be what has filled the disk."""
     try:
         yield
     except Exception:

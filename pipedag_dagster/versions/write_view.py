@@ -1,4 +1,4 @@
-"""Views as outputs: views on physical tables, which keep what they read from being dropped."""
+"""Views as outputs: views on physical tables. A table stays as long as a view reads it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def make(database: Database, schema: str, name: str, query: str, what: str, role
     """A view in `schema`, with its rows counted.
 
     Raises:
-        UnstorableResult: the database refuses the query, or it reads what moves or is another instance's.
+        UnstorableResult: the database refuses the query, or it reads tables that will be replaced, or that
+            belong to another instance.
     """
     with database.transaction() as connection, write_table.explained(what, name, query):
         with user_sql.contained(connection, database, what, schema, name):
@@ -34,10 +35,10 @@ def make(database: Database, schema: str, name: str, query: str, what: str, role
 
 
 def measure(connection: Connection, schema: str, name: str, what: str, role_of: RoleOf) -> PhysicalTable:
-    """What a view has become.
+    """The columns and rows of a view.
 
     Raises:
-        UnstorableResult: it reads what moves or is another instance's.
+        UnstorableResult: it reads tables that will be replaced or that belong to another instance.
     """
     view = quote(schema, name)
     for other, relation, comment in connection.execute(_READS, (view,)).fetchall():
@@ -68,7 +69,7 @@ _READS = """
 
 
 def droppable(connection: sa.Connection, schema: str, names: Collection[str]) -> list[str]:
-    """Those of these physical tables and views that no other view of ours needs: not even one of another stage."""
+    """The physical tables and views among `names` that no other view of ours reads, in this stage or another."""
     needed: dict[str, set[tuple[str, str]]] = {}
     for row in connection.execute(sa.text(_NEEDED_BY), {"schema": schema, "names": list(names)}):
         if row.schema.endswith("__versions") and ownership.named_by(row.comment) is not None:

@@ -128,7 +128,7 @@ def test_a_failing_task_ends_in_its_message_and_the_users_own_traceback(
     assert done.err.endswith(
         "Error: report.ranking failed: ValueError: this is broken\n"
         "(task report.ranking, instance 'full', input tables: report.revenue)\n"
-        "Stage 'report' was not committed: there is no version before. What has finished is reused by the next run.\n"
+        "Stage 'report' was not committed: there is no version before. The next run reuses what has finished.\n"
     )
 
 

@@ -66,7 +66,7 @@ def test_a_rollback_commits_the_older_tables_as_a_new_version(stage: Stage) -> N
 def test_a_version_that_is_not_there_names_those_that_are(stage: Stage, to: int) -> None:
     for number in (1, 2, 3):
         stage.commit(x=frame(number))
-    with pytest.raises(NotMaterialized, match=r"current one is 3, and of older ones there are: 2 "):
+    with pytest.raises(NotMaterialized, match=r"current one is 3, and the older ones are: 2 "):
         history.rollback(stage.store, "raw", to, "back")
     assert stage.version.number == 3
 
