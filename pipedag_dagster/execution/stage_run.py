@@ -210,8 +210,8 @@ class _StageRun:
             self.progress.message(suspect(outcome.call))
 
     def _members(self, outcomes: tuple[Outcome, ...], assets: Collection[str] | None) -> dict[str, TableVersion]:
-        """The tables of the coming stage version, by asset: the selected ones, and others that the flow still has or that
-        somebody else has put there."""
+        """The tables of the coming stage version, by asset: the selected ones, and others that the flow still has, or
+        that somebody else has put there."""
         ours = {asset: call for call in self.stage.calls for asset in call.assets}
         calls = {call.name for call in self.stage.calls}
         ran = {outcome.call.name for outcome in outcomes}
