@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS := embedded,dagster,celery,dask,k8s,examples,dev
 READY := $(VENV)/.ready
 # What the oldest versions could break: types of data, SQL as text, configuration, a whole run.
-LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data config/test_config.py graph examples/test_seed.py)
+LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data postgres/test_sql_text.py config/test_config.py graph examples/test_seed.py)
 
 .PHONY: help demo ui test test-lowest test-wheel torture lint clean
 

@@ -74,15 +74,19 @@ class CatalogTables:
 
     def __init__(self, schema: str) -> None:
         self.schema = schema
-        self.metadata = metadata = sa.MetaData(schema=schema)
-        now = sa.func.now()
+        self.metadata = sa.MetaData(schema=schema)
         self.meta = sa.Table(
             "meta",
-            metadata,
+            self.metadata,
             sa.Column("format", sa.Integer, nullable=False),
             # Unique to this catalog: the folder of its files has it in its name.
             sa.Column("id", sa.Uuid, nullable=False, server_default=sa.func.gen_random_uuid()),
         )
+        self._add_versions(self.metadata)
+        self._add_runs(self.metadata)
+
+    def _add_versions(self, metadata: sa.MetaData) -> None:
+        """What was made, and what is visible."""
         self.table_version = sa.Table(
             "table_version",
             metadata,
@@ -107,7 +111,7 @@ class CatalogTables:
             sa.Column("file", sa.Text),
             sa.Column("text", sa.Text),
             sa.Column("libraries", JSONB, nullable=False, server_default="{}"),
-            sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
             sa.Index("table_version_task_key", "stage", "task_key"),
             sa.UniqueConstraint("stage", "physical"),
         )
@@ -117,7 +121,7 @@ class CatalogTables:
             sa.Column("stage", sa.Text, primary_key=True),
             sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
             sa.Column("run_id", sa.Text, nullable=False),
-            sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
             sa.Column("sources", JSONB, nullable=False),
             sa.Column("restored", sa.Integer),
         )
@@ -131,6 +135,9 @@ class CatalogTables:
                 ["stage", "number"], [self.stage_version.c.stage, self.stage_version.c.number], ondelete="CASCADE"
             ),
         )
+
+    def _add_runs(self, metadata: sa.MetaData) -> None:
+        """What runs did, found and read."""
         self.run_table = sa.Table(
             "run_table",
             metadata,
@@ -139,7 +146,7 @@ class CatalogTables:
             sa.Column("details", JSONB, nullable=False, server_default="[]"),
             sa.Column("seconds", sa.Double, nullable=False),
             sa.Column("table_version", sa.BigInteger, nullable=False),
-            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
             *(sa.Column(name, sa.Text) for name in ("old_text", "new_text")),
             sa.Column("same", sa.Boolean),
             sa.Index("run_table_stage", "stage", "asset"),
@@ -155,7 +162,7 @@ class CatalogTables:
             sa.Column("bad_rows", sa.BigInteger, nullable=False),
             sa.Column("sample", sa.JSON, nullable=False),  # JSONB would lose the order of the columns
             sa.Column("seconds", sa.Double, nullable=False),
-            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
             sa.Index("check_result_table_version", "table_version"),
         )
         self.pins = sa.Table(

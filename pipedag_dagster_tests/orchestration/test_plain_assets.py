@@ -243,7 +243,9 @@ def test_metadata_that_nobody_reads_is_refused(config: PipedagConfig, extra: dic
 
 def test_metadata_of_other_packages_is_left_alone(config: PipedagConfig) -> None:
     asset = dg.asset(group_name="raw", name="paint", metadata={"owner": "sales", "dagster/uri": "x"})(lambda: None)
-    build_definitions(config=config, instance="full", assets=[asset])
+    definitions = build_definitions(config=config, instance="full", assets=[asset])
+    (spec,) = (one for one in definitions.resolve_all_asset_specs() if one.key.path[-1] == "paint")
+    assert spec.metadata["owner"] == "sales"
 
 
 def test_a_dimension_that_the_asset_does_not_have_is_refused(run: Callable[..., Any]) -> None:
