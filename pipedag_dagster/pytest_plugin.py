@@ -1,4 +1,4 @@
-"""A plugin for pytest, so that a pipeline is tested on its instances: `pytest --pipeline-instance midi`.
+"""A plugin for pytest that runs tests of a pipeline on one of its instances: `pytest --pipeline-instance midi`.
 
 Example:
     def test_the_pipeline_runs(pipeline_instance):
@@ -19,17 +19,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pipedag_dagster")
     group.addoption("--pipeline-instance", metavar="NAME", help="Instance for the tests of pipelines (default: mini).")
     parser.addini("pipeline_instance", "Instance for the tests of pipelines.", default="mini")
-    parser.addini("pipeline_config", "Their configuration; as PipedagConfig finds it without this.", type="string")
+    parser.addini("pipeline_config", "The configuration. Default: the one that PipedagConfig finds.", type="string")
 
 
 @pytest.fixture(scope="session")
 def pipeline_instance(request: pytest.FixtureRequest) -> ConfigContext:
-    """The instance that `--pipeline-instance` names, else the key `pipeline_instance` of pytest's configuration, else
+    """The instance that `--pipeline-instance` names, or the key `pipeline_instance` of pytest's configuration, or
     `mini`."""
-    # Not before it is used: whoever has the package installed would wait for it in every project.
+    # Imported late: otherwise pytest would import this package in every project of the environment.
     from pipedag_dagster.context import PipedagConfig, find_config  # noqa: PLC0415
+    from pipedag_dagster.errors import ConfigError  # noqa: PLC0415
 
     settings = request.config
     config = settings.getini("pipeline_config")
     name = settings.getoption("--pipeline-instance") or settings.getini("pipeline_instance")
-    return PipedagConfig(settings.rootpath / config if config else find_config(settings.rootpath)).get(name)
+    try:
+        return PipedagConfig(settings.rootpath / config if config else find_config(settings.rootpath)).get(name)
+    except ConfigError as error:
+        pytest.fail(f"--pipeline-instance {name}: {error}", pytrace=False)

@@ -1,4 +1,4 @@
-"""The commands that say why: `plan` before a run, `explain` after it."""
+"""The commands that explain runs: `plan` before a run, `explain` after it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def plan(
     module: str | None,
     workspace: Path,
 ) -> None:
-    """Show what a run of INSTANCE would do about each table, and why. No task runs, nothing is locked, written or kept;
-    cache functions are called, and lazy tasks build their queries."""
+    """Show what a run of INSTANCE would do about each table, and why. No task runs, and nothing is locked, written or
+    pinned. Cache functions are called, and lazy tasks build their queries."""
     found: list[PlannedTable] = []
     for location in of_instance(locations(module, workspace), instance):
         selection = {tuple(key.path[1:]) for key in location.select(select)}
@@ -104,10 +104,9 @@ def _fate(table: PlannedTable) -> str:
 @click.option("-n", "--runs", type=click.IntRange(1), default=10, show_default=True, help="How many runs.")
 @where
 def explain(instance: str, table: str, runs: int, module: str | None, workspace: Path) -> None:
-    """Show what the last runs of INSTANCE did about a table, and why: with a diff of the code or the query where that
-    was the reason."""
-    context = of_instance(locations(module, workspace), instance)[0].instance
-    store = context.store.table_store
+    """Show what the last runs of INSTANCE did about a table, and why, with a diff of the code or the query that
+    changed."""
+    store = of_instance(locations(module, workspace), instance)[0].instance.store.table_store
     stage, asset = _known(store, instance, table)
     done = store.records.runs(stage, asset, runs)
     console = Console(highlight=False)
@@ -152,7 +151,7 @@ def _run(run: RunRecord) -> str:
     when = f"{run.at.astimezone():%Y-%m-%d %H:%M:%S}" if run.at else ""
     if run.cached:
         return f"{when}  run {run.run_id[:8]}  [dim]cached[/]"
-    same = "; the content is what it was" if run.same else ""
+    same = "; the content is unchanged" if run.same else ""
     return f"{when}  run {run.run_id[:8]}  [green]ran[/]: {escape(str(run.reason))}[dim] ({run.seconds:.2f} s{same})[/]"
 
 

@@ -28,50 +28,50 @@ from pipedag_dagster.versions import history, removal
 @click.argument("stage")
 @where
 def versions(instance: str, stage: str, module: str | None, workspace: Path) -> None:
-    """Show the versions of STAGE that INSTANCE has: when each was committed, by which run, what has changed."""
-    (context,) = _contexts(module, workspace, instance)
-    found = history.versions(context.store.table_store, _stage(context, stage))
+    """Show the versions of STAGE in INSTANCE: when and by which run each was committed, and which tables changed."""
+    (chosen,) = _instances(module, workspace, instance)
+    listed = history.versions(chosen.store.table_store, _stage(chosen, stage))
     grid = Grid(box=None, padding=(0, 2, 0, 0))
     for name in ("version", "when", "run", "tables changed", "from"):
         grid.add_column(name, justify="right" if name == "version" else "left", no_wrap=name in ("when", "run"))
-    for one in found:
-        marks = ["[bold green]current[/]"] if one.current else []
-        marks += [f"pinned by run {run[:8]}" for run in one.pinned_by] + (
-            [f"rollback to {one.restored}"] if one.restored else []
+    for version in listed:
+        marks = ["[bold green]current[/]"] if version.current else []
+        marks += [f"pinned by run {run[:8]}" for run in version.pinned_by] + (
+            [f"rollback to {version.restored}"] if version.restored else []
         )
-        origin = "; ".join([*(_origin(context, source) for source in one.sources), *marks])
-        when = f"{one.committed_at.astimezone():%Y-%m-%d %H:%M}"
-        grid.add_row(str(one.number), when, one.run_id[:8], _changes(one.changes), origin)
-    Console().print(grid if found else f"Stage {stage} was never committed.")
+        origin = "; ".join([*(_origin(chosen, source) for source in version.sources), *marks])
+        when = f"{version.committed_at.astimezone():%Y-%m-%d %H:%M}"
+        grid.add_row(str(version.number), when, version.run_id[:8], _changes(version.changes), origin)
+    Console().print(grid if listed else f"Stage {stage} was never committed.")
 
 
 @click.command(short_help="Make an older version of a stage visible again.")
 @click.argument("instance")
 @click.argument("stage")
-@click.option("--to", type=int, metavar="N", help="Number of the version. Default: the one before the current one.")
+@click.option("--to", type=int, metavar="N", help="Number of the version. Default: the version before the current one.")
 @where
 def rollback(instance: str, stage: str, to: int | None, module: str | None, workspace: Path) -> None:
     """Commit the tables of an older version of STAGE as a new one."""
-    (context,) = _contexts(module, workspace, instance)
-    after = roll_back(context, _stage(context, stage), to)
-    done = history.versions(context.store.table_store, after.stage)[0]
+    (chosen,) = _instances(module, workspace, instance)
+    after = roll_back(chosen, _stage(chosen, stage), to)
+    done = history.versions(chosen.store.table_store, after.stage)[0]
     click.echo(f"{instance} {after.stage}: version {after.number} is visible now (rollback to {done.restored}).")
-    click.echo("The next run makes newer results visible again: fix what made them first, or switch its launch off.")
+    click.echo("The next run makes newer results visible again. First fix the code, or switch its schedule off.")
 
 
 @click.command(short_help="Drop old versions that nobody needs.")
 @click.argument("instance", required=False)
 @where
 def gc(instance: str | None, module: str | None, workspace: Path) -> None:
-    """Drop old versions of INSTANCE, or of all instances, and say what was freed and what stays."""
-    for context in _contexts(module, workspace, instance):
+    """Drop old versions of INSTANCE, or of all instances, and show what was freed and what was kept."""
+    for chosen in _instances(module, workspace, instance):
         if os.environ.get("DAGSTER_HOME"):
-            with dg.DagsterInstance.get() as dagster:
-                release_ended(dagster, context)
-        freed = removal.gc(context.store.table_store, str(uuid.uuid4()))
+            with dg.DagsterInstance.get() as dagster_instance:
+                release_ended(dagster_instance, chosen)
+        freed = removal.gc(chosen.store.table_store, str(uuid.uuid4()))
         what = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {_size(freed.bytes)}"
         what += f", {count(freed.blobs, 'blob')}" if freed.blobs else ""
-        click.echo(f"{context.config.name}: freed {what}")
+        click.echo(f"{chosen.config.name}: freed {what}")
         for line in freed.stays:
             click.echo(f"  stays: {line}")
 
@@ -79,12 +79,12 @@ def gc(instance: str | None, module: str | None, workspace: Path) -> None:
 @click.command(short_help="Drop everything that an instance owns.")
 @click.argument("instance")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Also what a run has pinned, which may have died. One that is alive fails.")
+@click.option("--force", is_flag=True, help="Drop tables that a run has pinned, too. If it is still alive, it fails.")
 @where
 def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: Path) -> None:
-    """Drop all schemas of INSTANCE, after asking. Nothing that belongs to somebody else is touched."""
-    (context,) = _contexts(module, workspace, instance)
-    store = context.store.table_store
+    """Drop all schemas of INSTANCE, after a question. Schemas of other owners are not touched."""
+    (chosen,) = _instances(module, workspace, instance)
+    store = chosen.store.table_store
     found = removal.holdings(store)
     if not found.schemas:
         click.echo(f"{instance} has nothing in the database.")
@@ -105,8 +105,8 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @where
 def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: Path) -> None:
-    """Take the lock of STAGE from the run that holds it, after asking. That run cannot commit any more: it fails when
-    it comes to it, and what it has staged is reused by the next one."""
+    """Take the lock of STAGE from the run that holds it, after a question. That run fails when it tries to commit. The
+    next run reuses the results of its finished tasks."""
     found = of_instance(locations(module, workspace), instance)
     store = found[0].instance.store.table_store
     known = {key.path[1] for location in found for key in location.select(None)}
@@ -129,27 +129,32 @@ def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: 
 COMMANDS = (versions, rollback, gc, drop, unlock)
 
 
-def _contexts(module: str | None, workspace: Path, instance: str | None) -> list[ConfigContext]:
-    """The instances that a command is about, each once."""
-    found = locations(module, workspace)
-    chosen = of_instance(found, instance) if instance else found
+def _instances(module: str | None, workspace: Path, name: str | None) -> list[ConfigContext]:
+    """The instances for a command, each one once."""
+    loaded = locations(module, workspace)
+    chosen = of_instance(loaded, name) if name else loaded
     return list({location.instance.instance_id: location.instance for location in chosen}.values())
 
 
-def _stage(context: ConfigContext, name: str) -> str:
-    """A stage that the instance has in the database."""
-    store = context.store.table_store
+def _stage(instance: ConfigContext, name: str) -> str:
+    """The stage `name`, which the instance has in the database.
+
+    Raises:
+        NotMaterialized: there is no such stage; a close one is named.
+    """
+    store = instance.store.table_store
     if not store.exists():
-        raise NotMaterialized(f"Instance {context.config.name!r} was never run.")
+        raise NotMaterialized(f"Instance {instance.config.name!r} was never run.")
     known = store.records.stages()
     if name.lower() not in known:
         raise NotMaterialized(f"No stage {name!r} was ever committed.{did_you_mean(name, known)}")
     return name.lower()
 
 
-def _origin(context: ConfigContext, source: SourceVersion) -> str:
-    own = context.source
-    other = own if own is not None and own.config.name == source.instance else context.files.get(source.instance)
+def _origin(instance: ConfigContext, source: SourceVersion) -> str:
+    configured = instance.source
+    is_configured = configured is not None and configured.config.name == source.instance
+    other = configured if configured is not None and is_configured else instance.files.get(source.instance)
     now = other.store.table_store.current([source.stage])[source.stage].number
     text = f"sampled from {source.instance} {source.number}"
     return text if now == source.number else f"{text}; {source.instance} is now at {now}"
@@ -158,8 +163,8 @@ def _origin(context: ConfigContext, source: SourceVersion) -> str:
 def _changes(changes: history.Changes | None) -> str:
     if changes is None:
         return "unknown"
-    kinds = (("+", changes.added), ("", changes.changed), ("-", changes.removed))
-    return ", ".join(f"{sign}{escape(name)}" for sign, names in kinds for name in names) or "none"
+    signed = (("+", changes.added), ("", changes.changed), ("-", changes.removed))
+    return ", ".join(f"{sign}{escape(name)}" for sign, names in signed for name in names) or "none"
 
 
 def _size(number: int) -> str:

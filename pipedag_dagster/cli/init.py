@@ -1,4 +1,4 @@
-"""`pipedag-dagster init`: a new project that runs at once."""
+"""`pipedag-dagster init`: a new project that is ready to run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NAME = "my_pipeline"
 
 @click.command(short_help="Make a new project.")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path())
-@click.option("--name", help="Name of the project's package. Default: that of the folder.")
+@click.option("--name", help="Name of the project's package. Default: the name of the folder.")
 def init(folder: Path, name: str | None) -> None:
-    """Make a project in FOLDER (default: here): a small pipeline in three sizes, with a test. It runs at once. No file
-    is overwritten."""
+    """Make a project in FOLDER (default: here): a small pipeline in three sizes, with a test. It is ready to run.
+    Existing files are not overwritten."""
     package = _package(name or folder.absolute().name)
     files = {folder / path: text for path, text in _files(package)}
-    there = sorted(str(path) for path in files if path.exists())
-    if there:
-        raise FilesInTheWay(f"Nothing was made: {', '.join(there)} would be overwritten. Choose another folder.")
+    existing = sorted(str(path) for path in files if path.exists())
+    if existing:
+        raise FilesInTheWay(f"Nothing was made: {', '.join(existing)} would be overwritten. Choose another folder.")
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -35,7 +35,7 @@ def init(folder: Path, name: str | None) -> None:
 
 
 def next_steps(folder: Path) -> list[str]:
-    """What to type in a new project, in order."""
+    """The commands to type in a new project, in order."""
     steps = [
         "pip install -e '.[dev]'",
         "pipedag-dagster run full",
@@ -49,23 +49,23 @@ def next_steps(folder: Path) -> list[str]:
 def _package(name: str) -> str:
     package = re.sub(r"[-. ]", "_", name).lower()
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", package) or keyword.iskeyword(package) or package == "pipedag_dagster":
-        raise InvalidName(f"{name!r} cannot be the name of a Python package. Give one: --name my_pipeline")
+        raise InvalidName(f"{name!r} cannot be the name of a Python package. Choose one: --name my_pipeline")
     return package
 
 
 def _files(package: str) -> Iterator[tuple[Path, str]]:
-    """Where each file of a new project goes, and its text."""
+    """The path and text of each file of a new project."""
     for path, file in _template(resources.files("pipedag_dagster") / "template", Path()):
-        place = Path(*(part.replace(_NAME, package) for part in path.parts))
-        # As .gitignore it would be one in this package.
-        place = place.with_name(".gitignore") if place.name == "gitignore" else place
-        yield place, file.read_text().replace(_NAME, package)
+        target = Path(*(part.replace(_NAME, package) for part in path.parts))
+        # Under the name .gitignore, it would apply to this package.
+        target = target.with_name(".gitignore") if target.name == "gitignore" else target
+        yield target, file.read_text().replace(_NAME, package)
 
 
 def _template(folder: Traversable, path: Path) -> Iterator[tuple[Path, Traversable]]:
-    for part in sorted(folder.iterdir(), key=lambda one: one.name):
+    for part in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if part.is_dir():
-            if part.name != "__pycache__" and not part.name.startswith("."):  # what tools leave behind
+            if part.name != "__pycache__" and not part.name.startswith("."):  # left behind by tools
                 yield from _template(part, path / part.name)
         else:
             yield path / part.name, part

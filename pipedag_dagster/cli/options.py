@@ -1,4 +1,4 @@
-"""What the commands have in common."""
+"""Options and texts that several commands share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 import yaml
 
+from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, did_you_mean
@@ -17,8 +18,8 @@ WORKSPACE = Path("workspace.yaml")
 
 
 def where(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which definitions a command is about."""
-    command = click.option("-m", "--module", help="Module with the definitions, instead of a workspace.")(command)
+    """The options that choose the definitions for a command."""
+    command = click.option("-m", "--module", help="A module with definitions, instead of a workspace.")(command)
     workspace = click.option("-w", "--workspace", type=click.Path(path_type=Path), default=WORKSPACE, show_default=True)
     return workspace(command)
 
@@ -31,7 +32,7 @@ def _known_mode(context: click.Context, option: click.Parameter, value: str | No
 
 
 def cache_modes(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say how much of the cache one run believes."""
+    """The options for the cache validation of one run."""
     text = f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}."
     options = (
         click.option("--cache-mode", metavar="MODE", callback=_known_mode, help=text),
@@ -44,10 +45,10 @@ def cache_modes(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def attrs_of(instance: ConfigContext, given: Iterable[str]) -> dict[str, Any] | None:
-    """The attrs of one run: `name=value` on the command line, where the value is YAML.
+    """The attrs of one run, from `name=value` on the command line. The values are YAML.
 
     Raises:
-        ConfigError: the instance has no attr of this name, or the value is none.
+        ConfigError: the instance has no attr of this name, or there is no valid value.
     """
     attrs = {}
     for text in given:
@@ -70,3 +71,10 @@ def count(number: int, noun: str) -> str:
     '2 tables'
     """
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def extent(table: TableVersion, noun: str = "") -> str:
+    """The number of rows of a table; of values and blobs, what they are."""
+    if not table.in_database:
+        return table.kind.name
+    return count(table.rows, noun) if noun else f"{table.rows:,}"

@@ -267,10 +267,16 @@ def test_check_of_the_seed_says_what_is_not_needed(
 def test_every_command_has_help(name: str | None) -> None:
     done = CliRunner().invoke(cli, [*filter(None, [name]), "--help"])
     assert done.exit_code == 0
-    usage, text, options, *_ = done.output.split("\n\n")
+    usage, text, *rest = done.output.split("\n\n")
     assert usage.startswith("Usage: ")
     assert re.fullmatch(r"  [A-Z].*\.", text, re.DOTALL)
-    assert options.startswith("Options:")
+    assert any(part.startswith("Options:") for part in rest)
+
+
+def test_a_misspelt_cache_mode_is_refused_with_the_one_that_was_meant(command: Command) -> None:
+    done = command("run", "full", "--cache-mode", "norml")
+    assert done.code == 2
+    assert "there is no mode 'norml'. Did you mean 'normal'?" in done.err
 
 
 def test_a_word_that_is_no_command_is_an_error_with_exit_code_2(command: Command) -> None:
@@ -304,7 +310,7 @@ def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path
     assert process.returncode == 130, err
     assert out == ""
     assert [line for line in err.splitlines() if line] == [
-        "Interrupted. The stage that was running is as it was before; what its tasks have finished is reused."
+        "Interrupted. The stage that was running is unchanged, and the results of its finished tasks are reused."
     ]
     assert rows(command("run", "full").out)["revenue"] == ["2", "cached"]
 

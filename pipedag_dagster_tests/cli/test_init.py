@@ -110,4 +110,5 @@ def test_an_unknown_instance_is_named(pytester: pytest.Pytester, instances: Inst
     pytester.makeini(f"[pytest]\npipeline_config = {instances().path}\n")
     result = pytester.runpytest("--pipeline-instance", "mdi")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*Did you mean 'midi'?*"])
+    result.stdout.fnmatch_lines(["*--pipeline-instance mdi: *has no instance 'mdi'. Did you mean 'midi'?*"])
+    result.stdout.no_fnmatch_line("*Traceback*")

@@ -1,0 +1,72 @@
+"""`pipedag-dagster check`: every mistake in configuration and definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from pipedag_dagster.cli.options import WORKSPACE, count, where
+from pipedag_dagster.context import PipedagConfig
+from pipedag_dagster.errors import ConfigError, PipedagError, Problem
+from pipedag_dagster.orchestration.workspace import locations, refuse_shared_keys
+from pipedag_dagster.versions.verify import differences
+
+
+@click.command(short_help="List every mistake in configuration and definitions.")
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="Check only this configuration.")
+@click.option("--database", is_flag=True, help="Compare the catalog of each instance with the database, too.")
+@where
+def check(config: Path | None, database: bool, module: str | None, workspace: Path) -> None:
+    """Load the configuration and all definitions, and list every mistake."""
+    problems: list[str] = []
+    console = Console()
+    try:
+        files = PipedagConfig(config)
+        for note in files.notes:
+            console.print(note, highlight=False, soft_wrap=True)
+        console.print(f"{files.path}: {', '.join(files.instance_names)}", highlight=False, soft_wrap=True)
+        for name in files.instance_names:
+            problems += _mistakes(partial(files.get, name))
+            if database:
+                problems += _mistakes(partial(_check_database, files, name, console))
+    except ConfigError as error:
+        problems += map(str, error.problems)
+    if module or (config is None and (workspace.is_file() or workspace != WORKSPACE)):
+        problems += _mistakes(partial(_check_definitions, module, workspace, console))
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    console.print("Everything is right.")
+
+
+def _check_database(files: PipedagConfig, instance: str, console: Console) -> None:
+    found = differences(files.get(instance).store.table_store)
+    for difference in found:
+        if difference.harmless:
+            console.print(f"{instance}: left over: {difference.message}", highlight=False, soft_wrap=True)
+    wrong = (difference.message for difference in found if not difference.harmless)
+    mistakes = [Problem(None, None, f"{instance}: {message}") for message in wrong]
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _check_definitions(module: str | None, workspace: Path, console: Console) -> None:
+    loaded = locations(module, workspace)
+    refuse_shared_keys(loaded)
+    for location in loaded:
+        text = f"{location.name}: {location.resource.instance}, {count(len(location.keys()), 'table')}"
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _mistakes(load: Callable[[], object]) -> list[str]:
+    """The mistakes that `load` raises."""
+    try:
+        load()
+    except ConfigError as error:
+        return [str(problem) for problem in error.problems]
+    except PipedagError as error:
+        return [str(error)]
+    return []

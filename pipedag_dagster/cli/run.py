@@ -1,0 +1,133 @@
+"""`pipedag-dagster run`: a run with a progress bar and a summary."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+from dagster import AssetCheckEvaluation, AssetCheckSeverity
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, where
+from pipedag_dagster.execution.stage_result import Outcome
+from pipedag_dagster.graph.flow import TaskCall
+from pipedag_dagster.orchestration.run import Result, execute
+from pipedag_dagster.orchestration.table_names import label
+from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
+
+
+@click.command(short_help="Run an instance, or some of its tables.")
+@click.argument("instance")
+@click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
+@cache_modes
+@click.option("--attr", "attrs", multiple=True, metavar="NAME=VALUE", help="Another attr for this run, as YAML.")
+@where
+def run(
+    instance: str,
+    select: str | None,
+    cache_mode: str | None,
+    disable_cache_function: bool,
+    ignore_task_version: bool,
+    attrs: tuple[str, ...],
+    module: str | None,
+    workspace: Path,
+) -> None:
+    """Run INSTANCE, or some of its tables, and show for each table what was done and why."""
+    console = Console()
+    for location in of_instance(locations(module, workspace), instance):
+        selection = location.select(select)
+        started = time.monotonic()
+        bar = _Bar(location, len(selection))
+        with bar.bars:
+            result = execute(
+                location.definitions,
+                location.instance,
+                {
+                    "cache_validation_mode": cache_mode,
+                    "disable_cache_function": disable_cache_function or None,
+                    "ignore_task_version": ignore_task_version or None,
+                    "attrs": attrs_of(location.instance, attrs),
+                },
+                selection=selection,
+                log_level=logging.CRITICAL,
+                progress=bar,
+            )
+        if result.error is not None:
+            raise result.error
+        console.print(_summary(location, result, time.monotonic() - started))
+        for line in _checks(result.checks):
+            console.print(line, soft_wrap=True, highlight=False)
+
+
+class _Bar:
+    """A progress bar that counts tables and shows the task that started last. Without a terminal, lines of text."""
+
+    def __init__(self, location: Location, total: int) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[last]}"),
+        )
+        console = Console(stderr=True)
+        self.is_live = console.is_terminal
+        self.bars = Progress(*columns, console=console, transient=True, disable=not self.is_live)
+        self.bar = self.bars.add_task(location.resource.instance, total=total, last="")
+
+    def started(self, call: TaskCall) -> None:
+        self.bars.update(self.bar, last=str(call))
+
+    def finished(self, outcome: Outcome) -> None:
+        self.bars.update(self.bar, advance=len(outcome.tables))
+        if not self.is_live:
+            click.echo(f"{outcome.call}: {outcome.reason} ({outcome.seconds:.1f} s)", err=True)
+
+    def message(self, text: str) -> None:
+        """Not shown here: the summary has the same information."""
+
+
+def _summary(location: Location, result: Result, seconds: float) -> Grid:
+    instance = location.instance
+    store = instance.store.table_store
+    tables = result.tables
+    versions = store.current({run.stage for run, _ in tables})
+    ran = sum(not run.cached for run, _ in tables)
+    grid = Grid(
+        title=f"[bold]{instance.instance_id}[/]  {ran} of {count(len(tables), 'table')} ran in {seconds:.1f} s",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    grid.add_column("table")
+    grid.add_column("rows", justify="right")
+    grid.add_column("what")
+    grid.add_column("seconds", justify="right")
+    stage = None
+    for run, table in tables:
+        if run.stage != stage:
+            stage = run.stage
+            grid.add_row(f"[bold cyan]{stage}[/]", "", f"[dim]version {versions[stage].number}[/]", "")
+        what = "[dim]cached[/]" if run.cached else f"[green]ran[/]: {escape(str(run.reason))}"
+        name, duration = escape(label(table.asset, table.name)), "" if run.cached else f"{run.seconds:.2f}"
+        grid.add_row(f"  {name}", extent(table), what, duration)
+    return grid
+
+
+def _checks(evaluations: Sequence[AssetCheckEvaluation]) -> Iterator[str]:
+    """The number of checks that passed, and a line for each check that did not."""
+    if evaluations:
+        passed = sum(each.passed for each in evaluations)
+        yield f"[bold]checks[/]  {passed} of {count(len(evaluations), 'check')} passed"
+    for each in evaluations:
+        if not each.passed:
+            result = "[yellow]warning[/]" if each.severity == AssetCheckSeverity.WARN else "[red]failed[/]"
+            table = ".".join(each.asset_key.path[1:])
+            yield f"  {escape(table)}: {result}: {escape(each.check_name)}: {escape(each.description or '')}"
