@@ -43,11 +43,11 @@ def check(config: Path | None, database: bool, module: str | None, workspace: Pa
 
 
 def _check_database(files: PipedagConfig, instance: str, console: Console) -> None:
-    found = differences(files.get(instance).store.table_store)
-    for difference in found:
+    listed = differences(files.get(instance).store.table_store)
+    for difference in listed:
         if difference.harmless:
             console.print(f"{instance}: left over: {difference.message}", highlight=False, soft_wrap=True)
-    wrong = (difference.message for difference in found if not difference.harmless)
+    wrong = (difference.message for difference in listed if not difference.harmless)
     mistakes = [Problem(None, None, f"{instance}: {message}") for message in wrong]
     if mistakes:
         raise ConfigError(mistakes)

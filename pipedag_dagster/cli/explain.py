@@ -43,7 +43,7 @@ def plan(
 ) -> None:
     """Show what a run of INSTANCE would do about each table, and why. No task runs, and nothing is locked, written or
     pinned. Cache functions are called, and lazy tasks build their queries."""
-    found: list[PlannedTable] = []
+    planned: list[PlannedTable] = []
     for location in of_instance(locations(module, workspace), instance):
         selection = {tuple(key.path[1:]) for key in location.select(select)}
         tables = what_would_run(
@@ -60,8 +60,8 @@ def plan(
         console = Console()
         console.print(_title(location, tables), soft_wrap=True)
         console.print(_planned(tables))
-        found += tables
-    if check and any(table.action is not Action.cached for table in found):
+        planned += tables
+    if check and any(table.action is not Action.cached for table in planned):
         sys.exit(1)
 
 

@@ -69,9 +69,9 @@ def gc(instance: str | None, module: str | None, workspace: Path) -> None:
             with dg.DagsterInstance.get() as dagster_instance:
                 release_ended(dagster_instance, chosen)
         freed = removal.gc(chosen.store.table_store, str(uuid.uuid4()))
-        what = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {_size(freed.bytes)}"
-        what += f", {count(freed.blobs, 'blob')}" if freed.blobs else ""
-        click.echo(f"{chosen.config.name}: freed {what}")
+        size = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {_size(freed.bytes)}"
+        size += f", {count(freed.blobs, 'blob')}" if freed.blobs else ""
+        click.echo(f"{chosen.config.name}: freed {size}")
         for line in freed.stays:
             click.echo(f"  stays: {line}")
 
@@ -85,18 +85,18 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
     """Drop all schemas of INSTANCE, after a question. Schemas of other owners are not touched."""
     (chosen,) = _instances(module, workspace, instance)
     store = chosen.store.table_store
-    found = removal.holdings(store)
-    if not found.schemas:
+    owned = removal.holdings(store)
+    if not owned.schemas:
         click.echo(f"{instance} has nothing in the database.")
         return
-    for schema in found.schemas:
+    for schema in owned.schemas:
         click.echo(f"  {schema}")
-    what = f"{count(len(found.schemas), 'schema')}, {count(found.tables, 'table')}, {_size(found.bytes)}"
-    if not yes and not click.confirm(f"Drop {instance}: {what}?"):
+    size = f"{count(len(owned.schemas), 'schema')}, {count(owned.tables, 'table')}, {_size(owned.bytes)}"
+    if not yes and not click.confirm(f"Drop {instance}: {size}?"):
         click.echo("Nothing was dropped.")
         return
     removal.drop(store, force=force)
-    click.echo(f"{instance}: dropped {what}")
+    click.echo(f"{instance}: dropped {size}")
 
 
 @click.command(short_help="Take the lock of a stage from a run that hangs.")
@@ -107,9 +107,9 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
 def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: Path) -> None:
     """Take the lock of STAGE from the run that holds it, after a question. That run fails when it tries to commit. The
     next run reuses the results of its finished tasks."""
-    found = of_instance(locations(module, workspace), instance)
-    store = found[0].instance.store.table_store
-    known = {key.path[1] for location in found for key in location.select(None)}
+    loaded = of_instance(locations(module, workspace), instance)
+    store = loaded[0].instance.store.table_store
+    known = {key.path[1] for location in loaded for key in location.select(None)}
     if stage.lower() not in known:
         raise NotMaterialized(f"Instance {instance!r} has no stage {stage!r}.{did_you_mean(stage, known)}")
     held = store.stage_lock(stage.lower())

@@ -136,8 +136,8 @@ def _automation_mistakes(draft: Draft) -> Iterator[Problem]:
 
 
 def _mistaken_attrs(attrs: Mapping[str, Any], others: Collection[Any]) -> Iterator[tuple[str, str]]:
-    """Attrs with what is wrong with them. Most attrs are the user's own; but a misspelt `copy_source` would let a
-    small instance read the real sources."""
+    """Attrs that are misspelt or have no effect, each with a message. Most attrs are the user's own; but a misspelt
+    `copy_source` would let a small instance read the real sources."""
     for name in attrs:
         close = difflib.get_close_matches(str(name), COPY_ATTRS, n=1, cutoff=0.9)
         if close and name not in COPY_ATTRS:

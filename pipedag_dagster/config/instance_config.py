@@ -61,7 +61,7 @@ class InstanceConfig(Settings):
     """`problem(key, message)` is a mistake in the value of a key, reported at its file and line."""
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
-        # Neither attrs nor user and query of the url: whoever wrote the file may have put a secret there.
+        # Without attrs, and without user and query of the url: they may contain a secret.
         host = "embedded" if self.url == "embedded" else f"{self.url.host or ''}/{self.url.database or ''}"
         yield from (("name", self.name), ("instance_id", self.instance_id), ("database", host), ("file", self.file))
 

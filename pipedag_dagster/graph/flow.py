@@ -28,7 +28,7 @@ _open_flow: ContextVar[FlowGraph | None] = ContextVar("open_flow", default=None)
 
 @dataclass(frozen=True)
 class Slot:
-    """One output that a call is known to return before it runs, and where in the returned value it is."""
+    """One output that is known before the call runs, and its path in the returned value."""
 
     asset: str
     path: Path
@@ -58,13 +58,13 @@ class TaskCall:
 
     @property
     def count(self) -> int | None:
-        """How many outputs the call has declared; None for one, and for what is not known before it runs."""
+        """The number of declared outputs; None if there is one, or if nobody knows before the call runs."""
         outputs = self.task.outputs
         count = len(outputs) if outputs is not None else self.task.nout or 1
         return count if count > 1 else None
 
     def explicit_slots(self) -> tuple[Slot, ...]:
-        """The outputs whose names are known without numbering: declared, or asked for by key."""
+        """The outputs with names that need no number: they are declared, or later tasks ask for them by key."""
         outputs = self.task.outputs
         if outputs is not None:
             return tuple(Slot(name, () if len(outputs) == 1 else (number,)) for number, name in enumerate(outputs))

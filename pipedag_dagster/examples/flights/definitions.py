@@ -1,4 +1,4 @@
-"""All the Dagster there is: one code location per instance."""
+"""The Dagster side: one code location per instance."""
 
 from pipedag_dagster import build_definitions
 from pipedag_dagster.examples.flights.flow import build

@@ -1,4 +1,4 @@
-"""`make demo`: the flights on full, midi and mini, and what the three sizes say."""
+"""`make demo`: the flights on full, midi and mini, and a comparison of their results."""
 
 from __future__ import annotations
 

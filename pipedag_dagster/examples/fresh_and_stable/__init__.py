@@ -1,1 +1,1 @@
-"""One instance that follows the source, and one that stays as it is until somebody wants it otherwise."""
+"""One instance that follows the source, and one that changes only when somebody wants it to."""

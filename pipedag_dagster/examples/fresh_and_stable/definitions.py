@@ -1,4 +1,4 @@
-"""All the Dagster there is: one Definitions an instance.
+"""The Dagster side: one Definitions object per instance.
 
 pipedag-dagster run full_fresh -m pipedag_dagster.examples.fresh_and_stable.definitions
 """

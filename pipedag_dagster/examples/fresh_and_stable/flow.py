@@ -22,7 +22,7 @@ def orders_file() -> Path:
 
 
 def content_of_file() -> str:
-    """Another value when the file has other content. Not Python's hash(): that is another one in every process."""
+    """A hash of the file. It is not Python's hash(), which differs from process to process."""
     return hashlib.sha256(orders_file().read_bytes()).hexdigest()
 
 
@@ -34,7 +34,7 @@ def load() -> Table:
 
 @materialize(lazy=True, input_type=sa.Table)
 def revenue(orders: sa.Alias) -> sa.Select[tuple[str, int]]:
-    """What each customer has paid."""
+    """The total of each customer."""
     total = sa.func.sum(orders.c.amount).label("revenue")
     return sa.select(orders.c.customer, total).group_by(orders.c.customer)
 

@@ -1,4 +1,4 @@
-"""All the Dagster there is: one Definitions an instance.
+"""The Dagster side: one Definitions object per instance.
 
 dagster asset materialize -m pipedag_dagster.examples.quickstart.definitions -a mini --select '*'
 """

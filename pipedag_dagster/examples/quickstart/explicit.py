@@ -17,7 +17,7 @@ from pipedag_dagster.examples.quickstart.flow import double_values, load
 def source_stage_version(
     tbls: dict[str, sa.Alias], source_tbls: dict[str, sa.Alias], source: ConfigContext, *, stage: Stage, **_: Any
 ) -> str:
-    """Changes when the source instance has committed other content."""
+    """Its value changes when the source instance commits other content."""
     return source.store.table_store.get_stage_hash(stage)
 
 

@@ -1,4 +1,4 @@
-"""The pipeline, written the way that we recommend: small instances copy their inputs by themselves.
+"""The pipeline in the form that we recommend: small instances copy their inputs by themselves.
 
 `input=True` says that a task brings data in from outside. On an instance with `copy_filtered_input: true` it does not
 run; a sample of what `copy_source` has committed takes its place.
@@ -15,7 +15,7 @@ SOURCE = pd.DataFrame({"a": [0, 1, 2, 4], "b": [9, 8, 7, 6]})
 
 
 def source_version() -> str:
-    """Changes when the outside world does: then the input is read again."""
+    """When its value changes, the input is read again."""
     return str(pd.util.hash_pandas_object(SOURCE).sum())
 
 

@@ -1,4 +1,4 @@
-"""All the Dagster there is: one Definitions an instance."""
+"""The Dagster side: one Definitions object per instance."""
 
 from my_pipeline.flow import build
 from pipedag_dagster import build_definitions

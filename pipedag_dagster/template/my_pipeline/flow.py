@@ -1,4 +1,4 @@
-"""The pipeline: plain Python, no Dagster in sight."""
+"""The pipeline: plain Python, without Dagster."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pipedag_dagster import ConfigContext, Flow, Stage, Table, materialize
 
 @materialize(input=True, outputs=["orders"], version="1.0")
 def load() -> Table:
-    """Read the source. Small instances do not: they copy a sample of what full has."""
+    """Read the source. Small instances do not run this: they copy a sample from full."""
     orders = pd.DataFrame({"id": range(1000), "customer": [i % 7 for i in range(1000)], "amount": 9.5})
     return Table(orders, primary_key="id")
 
@@ -28,7 +28,7 @@ def ranking(revenue: pd.DataFrame) -> Table:
 
 
 def build(instance: ConfigContext) -> Flow:
-    """The same wiring for every instance; `instance.attrs` is there when it is not."""
+    """The same wiring for every instance. If it must differ, use `instance.attrs`."""
     with Flow("my_pipeline") as flow:
         with Stage("raw"):
             orders = load()
