@@ -20,6 +20,7 @@ from pipedag_dagster.execution.write_one_table import (
     write_table,
 )
 from pipedag_dagster.names import TableRef, stage_name, table_name
+from pipedag_dagster.options import caller, refuse_unknown
 from pipedag_dagster.orchestration.metadata import of_tables
 from pipedag_dagster.orchestration.partitions import table_slice
 from pipedag_dagster.orchestration.resources import InstanceResource
@@ -41,6 +42,10 @@ class TableIOManager(dg.ConfigurableIOManager):
     """
 
     instance: dg.ResourceDependency[InstanceResource]
+
+    def __init__(self, **fields: Any) -> None:
+        refuse_unknown(f"TableIOManager(…) ({caller()})", fields, type(self).model_fields)
+        super().__init__(**fields)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), instance=self.instance), ()

@@ -17,6 +17,7 @@ from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import ConfigError, DatabaseError
 from pipedag_dagster.graph.flow import Stage
+from pipedag_dagster.options import caller, refuse_unknown
 from pipedag_dagster.orchestration.attrs import Build, chosen_attrs, rewired, typed
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
 from pipedag_dagster.versions.table_store import take_pinned
@@ -56,6 +57,10 @@ class InstanceResource(dg.ConfigurableResource[Any]):
     """The function that builds the flows, to build them again for a run with other attrs."""
     stages: ClassVar[tuple[Stage, ...]] = ()
     """The stages of the definitions, each after the stages that it reads."""
+
+    def __init__(self, **fields: Any) -> None:
+        refuse_unknown(f"InstanceResource(…) ({caller()})", fields, type(self).model_fields)
+        super().__init__(**fields)
 
     @property
     def context(self) -> ConfigContext:
