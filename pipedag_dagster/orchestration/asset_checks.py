@@ -11,6 +11,7 @@ from pipedag_dagster.checks import References
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.execution.check_runner import CheckResult
 from pipedag_dagster.execution.query_text import with_view_names
+from pipedag_dagster.graph.calls import StageCalls
 from pipedag_dagster.graph.flow import FlowGraph, Stage
 from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.orchestration.metadata import Metadata, Value, as_text, markdown, sql
@@ -102,7 +103,7 @@ def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
 def _before(stage: Stage) -> set[str]:
     """The names of the stage and of all stages that it reads, directly or not."""
     names: set[str] = set()
-    waiting = [stage]
+    waiting: list[StageCalls] = [stage]
     while waiting:
         current = waiting.pop()
         if current.name not in names:
