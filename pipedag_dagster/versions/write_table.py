@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import Column, OutputKind
 from pipedag_dagster.data import frames
-from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import DatabaseError, UnstorableResult
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
-from pipedag_dagster.versions.content_hash import CONTENT, row_hash
+from pipedag_dagster.postgres.sql_text import is_ordered
+from pipedag_dagster.versions import content_hash
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -94,7 +94,8 @@ def from_query(
     with database.transaction(staging=True) as connection:
         with explained(what, name, query), user_sql.contained(connection, database, what, schema, name):
             rows = user_sql.run(connection, f"CREATE TABLE {quote(schema, name)} AS\n{query}").rowcount
-        return measure(connection, schema, name, constraints, what, rows, hash_rows)
+        ordered = is_ordered(query)
+        return measure(connection, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
 
 
 def from_elsewhere(
@@ -128,7 +129,8 @@ def from_elsewhere(
                     for block in out:
                         into.write(block)
                 rows = cursor.rowcount
-        return measure(writer, schema, name, constraints, what, rows, hash_rows)
+        ordered = is_ordered(query)
+        return measure(writer, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
 
 
 def _shape(connection: Connection, query: str) -> str:
@@ -146,15 +148,25 @@ def _shape(connection: Connection, query: str) -> str:
 
 
 def measure(
-    connection: Connection, schema: str, name: str, constraints: Constraints, what: str, rows: int, hash_rows: int
+    connection: Connection,
+    schema: str,
+    name: str,
+    constraints: Constraints,
+    what: str,
+    rows: int,
+    hash_rows: int,
+    *,
+    ordered: bool = False,
 ) -> PhysicalTable:
+    """Finish a table that has its rows, and hash what it holds.
+
+    Args:
+        ordered: the query that made it has an ORDER BY.
+    """
     columns, size = _finish(connection, schema, name, constraints, what)
     content = None
     if rows <= hash_rows:
-        query = CONTENT.format(hash=row_hash(columns), table=quote(schema, name))
-        row = connection.execute(query.encode()).fetchone()
-        assert row is not None
-        content = digest(row[0], *(part for column in columns for part in (column.name, column.type)))
+        content = content_hash.content(connection, quote(schema, name), columns, ordered=ordered)
     return PhysicalTable(name, columns, rows, size, content)
 
 

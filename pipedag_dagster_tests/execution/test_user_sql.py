@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -89,3 +90,30 @@ def test_a_check_is_one_statement(full: ConfigContext, connection: psycopg.Conne
     result = run(full, sa.text("SELECT 1 AS x"), checks=[hostile])
     assert [checked.passed for checked in result.checks] == [False]
     assert connection.execute("SELECT x FROM precious").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reruns"), [(" ORDER BY x", " ORDER BY x DESC", True), ("", " OFFSET 0", False)]
+)
+def test_the_order_of_rows_counts_when_the_query_has_an_order(
+    full: ConfigContext, before: str, after: str, reruns: bool
+) -> None:
+    seen: list[list[int]] = []
+
+    def flow_of(order: str) -> Flow:
+        @materialize(lazy=True)
+        def numbers() -> Any:
+            return sa.text(f"SELECT x FROM generate_series(1, 3) AS x{order}")
+
+        @materialize(input_type=pd.DataFrame, version="1")
+        def take(numbers: pd.DataFrame) -> pd.DataFrame:
+            seen.append(numbers["x"].tolist())
+            return numbers
+
+        with Flow("shop") as flow, Stage("report"):
+            take(numbers())
+        return flow
+
+    flow_of(before).run(config=full, fail_fast=True)
+    flow_of(after).run(config=full, fail_fast=True)
+    assert seen == ([[1, 2, 3], [3, 2, 1]] if reruns else [[1, 2, 3]])
