@@ -20,7 +20,7 @@ from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.names import StageSchemas, literal, quote
 from pipedag_dagster.postgres.advisory_lock import take_in_transaction
 from pipedag_dagster.postgres.database import Database, execute
-from pipedag_dagster.versions import grants, ownership, schema_objects
+from pipedag_dagster.versions import comments, grants, ownership, schema_objects
 from pipedag_dagster.versions.ownership import Owner
 from pipedag_dagster.versions.schema_objects import BATCH, named_old
 
@@ -70,6 +70,7 @@ def commit(
             for table in batch:
                 execute(connection, _view(schemas, table, catalog))
             grants.copy_to_views(connection, schemas.current, schemas.next, batch)
+            comments.copy_to_views(connection, schemas, batch)
     with database.begin() as connection:
         gate(connection, schemas, check)
         members = [table.id for table in tables if table.id]

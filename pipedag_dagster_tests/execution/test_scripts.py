@@ -448,3 +448,22 @@ def test_two_scripts_that_make_one_table_are_refused(full: ConfigContext) -> Non
         make(1), make(2)
     with pytest.raises(TaskFailed, match=r"two tables 't': one by 'make' and one by 'make_2'"):
         flow.run(full, fail_fast=True)
+
+
+COMMENTS = """
+    SELECT obj_description('full_work.t'::regclass, 'pg_class'), col_description('full_work.t'::regclass, 1),
+        col_description('full_work.t'::regclass, 2)
+"""
+
+
+def test_comments_on_what_a_script_makes_and_on_its_views_survive_commits(full: ConfigContext, query: Query) -> None:
+    text = "CREATE TABLE t AS SELECT 1 AS x, 2 AS y; COMMENT ON COLUMN t.x IS 'it''s 100% :x'"
+    shop = script(text)(full)
+    shop.run()
+    assert query(COMMENTS) == [(None, "it's 100% :x", None)]
+    query("COMMENT ON VIEW full_work.t IS 'One row'")
+    query("COMMENT ON COLUMN full_work.t.y IS 'Two'")
+    shop.make = lambda _: RawSql(text.replace("2 AS y", "3 AS y"))
+    shop.run()
+    assert query("SELECT y FROM full_work.t") == [(3,)]
+    assert query(COMMENTS) == [("One row", "it's 100% :x", "Two")]
