@@ -90,6 +90,9 @@ class _Bar:
         if not self.is_live:
             click.echo(f"{outcome.call}: {outcome.reason} ({outcome.seconds:.1f} s)", err=True)
 
+    def warning(self, text: str) -> None:
+        """Dagster has shown it on the console."""
+
     def message(self, text: str) -> None:
         """Not shown here: the summary has the same information."""
 

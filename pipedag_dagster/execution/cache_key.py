@@ -32,7 +32,7 @@ class Key:
 
     Attributes:
         parts: by name, to tell later which one has changed: `task`, `code`, `arguments` (hash by name), `inputs` (data
-            version by name), `source` (data version by name, of tables of another instance) and `cache` (hash of the
+            version by name), `classes` (fingerprints of the user's classes that have objects in the inputs), `source` (data version by name, of tables of another instance) and `cache` (hash of the
             cache function's value). For lazy tasks also `text` and `query`: the returned queries, without and with the
             data versions of the tables in them. They replace the inputs of a lazy task, because tables that its query
             does not mention do not matter.
@@ -262,6 +262,9 @@ def why(key: Key, before: TableVersion | None, code: Callable[[], list[str]] = l
         return Reason(ReasonKind.version, (str(old.get("code")), str(new.get("code"))))
     if old.get("text") != new.get("text"):
         return Reason(ReasonKind.query)
+    changed = _changed(old.get("classes") or {}, new.get("classes") or {})
+    if changed:
+        return Reason(ReasonKind.code, tuple(address.rpartition(":")[2] for address in changed))
     changed = _changed(old.get("arguments") or {}, new.get("arguments") or {})
     if changed:
         return Reason(ReasonKind.argument, changed)

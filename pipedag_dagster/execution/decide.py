@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
-from pipedag_dagster.catalog.reason import CACHED, Reason
+from pipedag_dagster.catalog.reason import CACHED, Reason, ReasonKind
 from pipedag_dagster.config.instances import CacheValidation
-from pipedag_dagster.execution import cache_key
+from pipedag_dagster.execution import cache_key, observed
 from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.fingerprint.code_text import changed
 from pipedag_dagster.versions.table_store import TableStore
@@ -43,10 +43,13 @@ class Decider:
             FreshInput: it would have to run, but the mode asserts that its input did not change.
         """
         cached = self._find(keyed)
-        if cached:
+        changed_code = observed.changed_code(cached)
+        if cached and not changed_code:
             return Decision(cached, CACHED)
         before = self.base.tables.get(keyed.call.assets[0])
         reason = cache_key.why(keyed.key, before, lambda: self._changed_code(keyed, before))
+        if changed_code:
+            reason = Reason(ReasonKind.code, tuple(changed_code))
         cache_key.assert_not_fresh(keyed.call, self.validation, reads_source=keyed.source is not None, reason=reason)
         return Decision([], reason)
 

@@ -79,8 +79,12 @@ class Inputs:
 
     def around(self, call: TaskCall) -> dict[str, str]:
         """The values and shapes around the tables that a call reads: a hash of each, by name."""
-        found = {str(output): self.outputs_of(output).around(output) for output in call.inputs}
-        return {name: digest(json_values.text(node)) for name, node in found.items() if node is not None}
+        return {name: digest(json_values.text(node)) for name, node in self.nodes_around(call).items()}
+
+    def nodes_around(self, call: TaskCall) -> dict[str, Any]:
+        """The same values and shapes, as JSON."""
+        nodes = {str(output): self.outputs_of(output).around(output) for output in call.inputs}
+        return {name: node for name, node in nodes.items() if node is not None}
 
     def of_source(self, source: ConfigContext, call: TaskCall) -> dict[str, TableVersion]:
         """The tables that are copied instead of running an input task, by asset.

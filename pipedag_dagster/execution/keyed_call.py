@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.execution.cache_key import Key
+from pipedag_dagster.execution.observed import Reads
 from pipedag_dagster.execution.task_outputs import TaskOutputs
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.versions.table_store import TableStore
@@ -21,6 +22,7 @@ class KeyedCall:
         source: the store of the other instance that it reads, if it reads one.
         is_copied: the tables of `source` are copied, and the task does not run.
         outputs: what a lazy task returned when it was called for its key.
+        covered: the files and variables whose changes its cache function notices.
     """
 
     call: TaskCall
@@ -29,6 +31,7 @@ class KeyedCall:
     source: TableStore | None = None
     is_copied: bool = False
     outputs: TaskOutputs | None = None
+    covered: Reads = field(default_factory=Reads)
 
     def labels(self, *, versions: bool) -> dict[str, str]:
         return labels(self.inputs, versions=versions)

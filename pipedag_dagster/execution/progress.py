@@ -23,6 +23,9 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """Something happened that a person may want to know."""
 
+    def warning(self, text: str) -> None:
+        """Something may be wrong."""
+
 
 class LoggedProgress:
     """Writes the messages to the log of this package."""
@@ -35,3 +38,6 @@ class LoggedProgress:
 
     def message(self, text: str) -> None:
         log.info("%s", text)
+
+    def warning(self, text: str) -> None:
+        log.warning("%s", text)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +22,11 @@ from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.data import polars_plans
 from pipedag_dagster.digest import digest
-from pipedag_dagster.execution import cache_key
+from pipedag_dagster.execution import cache_key, observed
 from pipedag_dagster.execution.cache_key import Key
 from pipedag_dagster.execution.inputs import Arguments, Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall, labels
+from pipedag_dagster.execution.observed import Reads
 from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
     FrameTable,
@@ -35,6 +37,7 @@ from pipedag_dagster.execution.task_outputs import (
     ValueOutput,
 )
 from pipedag_dagster.execution.unpack import unpack
+from pipedag_dagster.fingerprint.observation import observe
 from pipedag_dagster.graph.flow import Slot, TaskCall
 from pipedag_dagster.sampling.copies import copied_from, source_of
 from pipedag_dagster.sampling.first_rows import Sample
@@ -77,12 +80,16 @@ class TaskRunner:
             return self._copy(keyed)
         if keyed.outputs is not None:
             return keyed.outputs
-        return self._call(keyed.call, Arguments(self.inputs, keyed.call))
+        return self._call(keyed.call, Arguments(self.inputs, keyed.call), keyed.covered)
 
-    def _call(self, call: TaskCall, arguments: Arguments) -> TaskOutputs:
+    def _call(self, call: TaskCall, arguments: Arguments, covered: Reads | None = None) -> TaskOutputs:
         args, kwargs = arguments.of_task()
-        returned = call.task.fn(*args, **kwargs)  # the user's function
-        result = unpack(call, returned, self.instance.config.auto_table)
+        # A lazy task is called in every run, so it does not matter what it has read.
+        with observe() if covered is not None else nullcontext() as observation:
+            returned = call.task.fn(*args, **kwargs)  # the user's function
+            result = unpack(call, returned, self.instance.config.auto_table)
+        if covered is not None and observation is not None:
+            result = replace(result, observed=observed.of_call(call, observation, covered))
         scripts = any(isinstance(output, ScriptOutput) for output in result.outputs)
         names = arguments.physical_names() if scripts else {}
         return replace(result, outputs=[_filled(output, names) for output in result.outputs])
@@ -97,9 +104,16 @@ class TaskRunner:
             "inputs" if source is None else "source": {name: table.data_version for name, table in inputs.items()}
             | self.inputs.around(call),
         }
+        classes = observed.class_versions(inputs.values(), self.inputs.nodes_around(call).values())
+        if classes:
+            parts["classes"] = classes
+        observation = None
         if call.task.cache is not None and not self.validation.disable_cache_function:
-            parts["cache"] = cache_key.cache_value(call, Arguments(self.inputs, call))  # calls the cache function
-        return KeyedCall(call, Key(parts), inputs, None if source is None else source.store.table_store)
+            with observe() as observation:
+                parts["cache"] = cache_key.cache_value(call, Arguments(self.inputs, call))  # calls the cache function
+        covered = observed.reads_of_cache_function(call, observation)
+        store = None if source is None else source.store.table_store
+        return KeyedCall(call, Key(parts), inputs, store, covered=covered)
 
     def _called_for_its_key(self, keyed: KeyedCall) -> KeyedCall:
         """A lazy task is compared by the queries that it returns; a task of polars by its plans, which it builds from
@@ -146,7 +160,7 @@ class TaskRunner:
             return ValueOutput(slot, table.name, table.value)
         if table.file is not None:
             data = source.blobs.read(table.stage, table.file, f"{table.stage}.{table.name}")
-            return BlobOutput(slot, table.name, data, table.data_version)
+            return BlobOutput(slot, table.name, data, table.data_version, tuple(table.parts.get("holds") or ()))
         sample = self._sample(table, source)
         return QueryTable(slot, table.name, sample.constraints, sample.query)
 

@@ -197,6 +197,10 @@ class _StageRun:
         for number, (asset, table) in enumerate({} if outcome.cached else outcome.tables.items(), done + 1):
             what = f"staged {_size(table)} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
             self.progress.message(f"{self.stage.name}.{asset}: {what}: {outcome.reason}")
+        if not outcome.cached:
+            notes = (note for table in outcome.tables.values() for note in table.parts.get("notes", ()))
+            for note in dict.fromkeys(notes):
+                self.progress.warning(note)
         self._suspect(outcome)
         self.progress.finished(outcome)
 

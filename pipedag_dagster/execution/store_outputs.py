@@ -16,6 +16,7 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.keyed_call import KeyedCall
+from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.execution.query_text import with_view_names
 from pipedag_dagster.execution.run_log import code_of, with_query
 from pipedag_dagster.execution.task_outputs import (
@@ -58,6 +59,7 @@ class OutputWriter:
         self.store = self.instance.store.table_store
         self.stage = self.call.stage.name
         self.execution = secrets.token_hex(8)
+        self.observed = Observed()
 
     def write(self, result: TaskOutputs) -> list[TableVersion]:
         """Store the outputs, and record them in the catalog for this or a later run.
@@ -65,6 +67,7 @@ class OutputWriter:
         Raises:
             UnstorableResult: one of them cannot be stored.
         """
+        self.observed = result.observed
         for number, output in enumerate(result.outputs):
             self._write(number, output)
         if self._script_assets:
@@ -103,7 +106,8 @@ class OutputWriter:
                 self._run_script(number, output)
             case BlobOutput():
                 file = self.held.write_blob(output.pickle)
-                self._add(output, OutputKind.blob, output.content, bytes=len(output.pickle), file=file)
+                holds = {"holds": list(output.classes)} if output.classes else {}
+                self._add(output, OutputKind.blob, output.content, bytes=len(output.pickle), file=file, parts=holds)
 
     def _run_script(self, number: int, script: ScriptOutput) -> None:
         """Run a script, and add the tables and views that it makes."""
@@ -163,7 +167,7 @@ class OutputWriter:
         self._add(
             output,
             table.kind,
-            table.content or digest(self.keyed.key.cache_key, output.slot.asset),
+            table.content or digest(self.keyed.key.cache_key, output.slot.asset, *self.observed.identity),
             physical=table.physical,
             columns=table.columns if isinstance(output, ScriptOutput) else self._with_origins(table.columns, query),
             primary_key=constraints.primary_key,
@@ -182,6 +186,7 @@ class OutputWriter:
             "rows": 0,
             "query": None,
         }
+        parts = {**self.keyed.key.parts, **self.observed.parts, **details.pop("parts", {})}
         now = time.monotonic()
         self._versions.append(
             TableVersion(
@@ -194,7 +199,7 @@ class OutputWriter:
                 slot=".".join(map(str, output.slot.path)),
                 task_key=self.keyed.key.task_key,
                 cache_key=self.keyed.key.cache_key,
-                parts=self.keyed.key.parts,
+                parts=parts,
                 code_version=cache_key.task_code_version(self.call),
                 data_version=data_version,
                 run_id=self.held.run_id,

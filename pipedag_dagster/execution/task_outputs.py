@@ -8,12 +8,13 @@ from __future__ import annotations
 import abc
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipedag_dagster.data import json_values, polars_plans
 from pipedag_dagster.data.frames import content_version, to_arrow
 from pipedag_dagster.digest import digest
+from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.graph.flow import Slot
 from pipedag_dagster.versions.write_table import Constraints
 
@@ -93,10 +94,11 @@ class ScriptOutput(TaskOutput):
 
 @dataclass(frozen=True)
 class BlobOutput(TaskOutput):
-    """A pickled object. `content` is a hash of the object."""
+    """A pickled object. `content` is a hash of the object, `classes` are the user's classes that have objects in it."""
 
     pickle: bytes
     content: str
+    classes: tuple[str, ...] = ()
 
     def identity(self, labels: Mapping[str, str]) -> str:
         return digest("blob", self.name, self.content)
@@ -115,10 +117,11 @@ class ValueOutput(TaskOutput):
 @dataclass(frozen=True)
 class TaskOutputs:
     """All outputs of a call. `shape` is what the task returned around them, as `json_values` encodes it; None when it
-    returned one output and nothing around it."""
+    returned one output and nothing around it. `observed` is what was seen while the task ran."""
 
     outputs: Sequence[TaskOutput]
     shape: Any = None
+    observed: Observed = field(default_factory=Observed)
 
     def identities(self, labels: Mapping[str, str]) -> list[str]:
         """The identity of the shape, if there is one, and of each output."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.data import blobs, json_values
 from pipedag_dagster.errors import InvalidName, UnstorableResult, WiringError, did_you_mean
+from pipedag_dagster.execution import observed
 from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
     FrameTable,
@@ -202,8 +202,8 @@ class _Unpacking:
             return ScriptOutput(Slot("", path), view.name or self.call.name, view.scripts)
         slot = asset_of(self.call, path, value.name if isinstance(value, Table | Blob | View) else None)
         if isinstance(value, Blob):
-            data, content = _pickled(value, f"{self.call.stage.name}.{slot.asset}")
-            return BlobOutput(slot, self._name(value, slot), data, content)
+            data, content, classes = _pickled(value, f"{self.call.stage.name}.{slot.asset}")
+            return BlobOutput(slot, self._name(value, slot), data, content, classes)
         if isinstance(view, View):
             return self._view(value, view, slot)
         table = storable(self._allowed(value, slot), f"{self.call.stage.name}.{slot.asset}", f"{self.call} returned")
@@ -263,20 +263,20 @@ def fill_scripts(node: Any, made: Mapping[int, Mapping[str, str]]) -> Any:
     return {key: fill_scripts(part, made) for key, part in node.items()}
 
 
-def _pickled(blob: Blob, what: str) -> tuple[bytes, str]:
-    """The bytes of a blob, and a hash of what it holds."""
+def _pickled(blob: Blob, what: str) -> tuple[bytes, str, tuple[str, ...]]:
+    """The bytes of a blob, a hash of what it holds, and the user's classes that have objects in it."""
     try:
-        data = pickle.dumps(blob.obj, protocol=5)  # the newest one that all versions of Python read
+        data, classes = observed.pickled(blob.obj)
     except Exception as error:
         raise UnstorableResult(
             f"{what}: {type(blob.obj).__name__} cannot be pickled, so it cannot be a Blob: {error}"
         ) from error
     if len(data) <= _HASHED:
         try:  # pickles of equal sets differ from process to process
-            return data, content_hash(blob.obj, code=False)
+            return data, content_hash(blob.obj, code=False), classes
         except (WiringError, RecursionError):
             pass
-    return data, blobs.content_of(data)[:16]
+    return data, blobs.content_of(data)[:16], classes
 
 
 def storable(value: Any, what: str, origin: str = "got") -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -32,6 +32,15 @@ def _for(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, A
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return arguments
     return {name: value for name, value in arguments.items() if name in parameters}
+
+
+def each(cache: Callable[..., Any] | None) -> Iterator[Callable[..., Any]]:
+    """The cache functions that the option consists of."""
+    if isinstance(cache, CacheFunctions):
+        for function in cache.functions:
+            yield from each(function)
+    elif cache is not None:
+        yield cache
 
 
 def combined(cache: Any) -> Any:

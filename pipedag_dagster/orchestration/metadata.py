@@ -82,6 +82,8 @@ def _of_table(
         metadata["pipedag/preview"] = Value.md(text)
     if table.query is not None:
         metadata["pipedag/query"] = Value.md(sql(table.query))
+    if table.parts.get("notes"):
+        metadata["pipedag/notes"] = Value.text("\n".join(table.parts["notes"]))
     if table.libraries:
         metadata["pipedag/libraries"] = Value.json(dict(table.libraries))
     return metadata

@@ -33,3 +33,8 @@ class StepProgress:
         self._log.info(text)
         if self._observer is not None:
             self._observer.message(text)
+
+    def warning(self, text: str) -> None:
+        self._log.warning(text)  # Dagster shows it on the console too
+        if self._observer is not None:
+            self._observer.warning(text)

@@ -26,6 +26,9 @@ class Recorded:
     def finished(self, outcome: Outcome) -> None:
         self.events.append(f"finished {outcome.call.name}: {outcome.reason}")
 
+    def warning(self, text: str) -> None:
+        self.message(text)
+
     def message(self, text: str) -> None:
         self.messages.append(text)
 
