@@ -82,7 +82,19 @@ def _observations() -> list[Observation]:
 
 
 def _is_users(file: str | None) -> bool:
-    return file is not None and not file.startswith("<") and not in_library(file)
+    return file is not None and not file.startswith("<") and not _in_library(file)
+
+
+_asking = threading.local()
+
+
+def _in_library(file: str) -> bool:
+    """Whether a file belongs to a library. To know that, files may be opened: these are not the task's."""
+    _asking.now = True
+    try:
+        return in_library(file)
+    finally:
+        _asking.now = False
 
 
 # Code
@@ -192,7 +204,7 @@ def _watch_files_and_variables() -> None:
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _active:
+    if event == "open" and _active and not getattr(_asking, "now", False):
         path, mode, flags = arguments
         if isinstance(path, str | bytes | os.PathLike):
             _opened(os.fsdecode(path), mode, flags)
@@ -201,7 +213,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def _opened(name: str, mode: str | None, flags: int) -> None:
     path = os.path.realpath(name)
     writes = (mode is not None and set(mode) & set("wax+")) or flags & (os.O_WRONLY | os.O_RDWR)
-    if path.endswith(_CODE) or path.startswith(_IGNORED) or in_library(path) or _is_of_a_user_cache(path):
+    if path.endswith(_CODE) or path.startswith(_IGNORED) or _in_library(path) or _is_of_a_user_cache(path):
         return
     if not writes and not pathlib.Path(path).is_file() and not _is_users(sys._getframe(2).f_code.co_filename):
         return  # libraries look for their files in many places
