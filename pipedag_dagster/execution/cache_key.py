@@ -32,10 +32,11 @@ class Key:
 
     Attributes:
         parts: by name, to tell later which one has changed: `task`, `code`, `arguments` (hash by name), `inputs` (data
-            version by name), `classes` (fingerprints of the user's classes that have objects in the inputs), `source` (data
-            version by name, of tables of another instance) and `cache` (hash of the cache function's value). For lazy tasks also `text` and `query`: the returned queries, without and with the
-            data versions of the tables in them. They replace the inputs of a lazy task, because tables that its query
-            does not mention do not matter.
+            version by name), `classes` (fingerprints of the user's classes that have objects in the inputs), `source`
+            (data version by name, of tables of another instance) and `cache` (hash of the cache function's value). For
+            lazy tasks also `text` and `query`: the returned queries, without and with the data versions of the tables
+            in them. They replace the inputs of a lazy task, because tables that its query does not mention do not
+            matter.
     """
 
     parts: Mapping[str, Any]
