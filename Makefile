@@ -25,7 +25,7 @@ test-lowest: .venv-lowest/.ready ## some tests, with the oldest versions of all 
 	.venv-lowest/bin/python -m pytest -n 2 $(LOWEST_TESTS)
 
 test-wheel: $(READY) ## build the wheel, install it into an empty environment, make a project with it
-	PYTHON=$(PYTHON) $(BIN)/python -m pytest -rs pipedag_dagster_tests/project/test_wheel.py
+	PIPEDAG_TEST_WHEEL=1 $(BIN)/python -m pytest pipedag_dagster_tests/project/test_wheel.py
 
 torture: $(READY) ## the long form of the tests that break things on purpose; prints a table
 	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 UV = shutil.which("uv")  # with pip it takes a minute longer
 
@@ -37,6 +39,7 @@ def install(python: Path, *what: str | Path) -> None:
         run(python, "-m", "pip", "install", "--disable-pip-version-check", *what, cwd=REPOSITORY)
 
 
+@pytest.mark.skipif(not os.environ.get("PIPEDAG_TEST_WHEEL"), reason="it downloads everything: make test-wheel")
 def test_the_wheel_in_an_empty_environment_makes_a_project_and_runs_it(tmp_path: Path) -> None:
     run(*([UV, "venv"] if UV else [sys.executable, "-m", "venv"]), tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
