@@ -261,6 +261,35 @@ class Catalog(Pins):
         query = sa.select(made.physical).where(made.stage == stage, made.kind.in_([OutputKind.table, OutputKind.view]))
         return set(connection.scalars(query))
 
+    def table_versions(self, connection: sa.Connection, stage: str) -> list[TableVersion]:
+        """Everything of a stage that is remembered, also what no version of the stage shows."""
+        made = self.table_version
+        rows = connection.execute(sa.select(made).where(made.c.stage == stage).order_by(made.c.id))
+        return [_table_version(row) for row in rows]
+
+    def disown(self, connection: sa.Connection, stage: str, broken: Collection[str]) -> list[str]:
+        """Let no run find the results of the executions that made these physical tables or files, so that their tasks
+        run again. Forget the older versions of the stage that show them. Returns the names of the tables."""
+        made, member, version, pin = self.table_version, self.stage_table, self.stage_version, self.pins
+        damaged = sa.and_(made.c.stage == stage, made.c.physical.in_(broken) | made.c.file.in_(broken))
+        executions = list(connection.scalars(sa.select(made.c.execution).where(damaged).distinct()))
+        ids = list(connection.scalars(sa.select(made.c.id).where(damaged)))
+        names = list(connection.scalars(sa.select(made.c.name).where(damaged).distinct().order_by(made.c.name)))
+        nothing = {"task_key": "", "cache_key": ""}
+        connection.execute(made.update().where(made.c.execution.in_(executions)).values(nothing))
+        shows = sa.select(member.c.number).where(member.c.stage == stage, member.c.table_version.in_(ids))
+        newest = sa.select(sa.func.max(version.c.number)).where(version.c.stage == stage).scalar_subquery()
+        connection.execute(
+            version.delete().where(
+                version.c.stage == stage,
+                version.c.number.in_(shows),
+                version.c.number < newest,
+                version.c.number.not_in(sa.select(pin.c.number).where(pin.c.stage == stage)),
+            )
+        )
+        connection.execute(made.delete().where(made.c.id.in_(ids), made.c.id.not_in(sa.select(member.c.table_version))))
+        return names
+
     def files(self, connection: sa.Connection, stage: str) -> set[str]:
         """The files of the blobs of a stage that are known."""
         made = self.table_version.c

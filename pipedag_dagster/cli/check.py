@@ -19,8 +19,9 @@ from pipedag_dagster.versions.verify import differences
 @click.command(short_help="List every mistake in configuration and definitions.")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Check only this configuration.")
 @click.option("--database", is_flag=True, help="Compare the catalog of each instance with the database, too.")
+@click.option("--content", is_flag=True, help="As --database, but read all tables, too, and find changed rows.")
 @where
-def check(config: Path | None, database: bool, module: str | None, workspace: Path) -> None:
+def check(config: Path | None, database: bool, content: bool, module: str | None, workspace: Path) -> None:
     """Load the configuration and all definitions, and list every mistake."""
     problems: list[str] = []
     console = Console()
@@ -31,8 +32,8 @@ def check(config: Path | None, database: bool, module: str | None, workspace: Pa
         console.print(f"{files.path}: {', '.join(files.instance_names)}", highlight=False, soft_wrap=True)
         for name in files.instance_names:
             problems += _mistakes(partial(files.get, name))
-            if database:
-                problems += _mistakes(partial(_check_database, files, name, console))
+            if database or content:
+                problems += _mistakes(partial(_check_database, files, name, console, content=content))
     except ConfigError as error:
         problems += map(str, error.problems)
     if module or (config is None and (workspace.is_file() or workspace != WORKSPACE)):
@@ -42,8 +43,8 @@ def check(config: Path | None, database: bool, module: str | None, workspace: Pa
     console.print("Everything is right.")
 
 
-def _check_database(files: PipedagConfig, instance: str, console: Console) -> None:
-    listed = differences(files.get(instance).store.table_store)
+def _check_database(files: PipedagConfig, instance: str, console: Console, *, content: bool) -> None:
+    listed = differences(files.get(instance).store.table_store, content=content)
     for difference in listed:
         if difference.harmless:
             console.print(f"{instance}: left over: {difference.message}", highlight=False, soft_wrap=True)

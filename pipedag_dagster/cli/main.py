@@ -17,6 +17,7 @@ from pipedag_dagster.cli import explain, history
 from pipedag_dagster.cli.check import check
 from pipedag_dagster.cli.init import init
 from pipedag_dagster.cli.listing import list_
+from pipedag_dagster.cli.repair import repair
 from pipedag_dagster.cli.roles import roles
 from pipedag_dagster.cli.run import run
 from pipedag_dagster.context import PipedagConfig, find_config
@@ -61,7 +62,7 @@ def stop() -> None:
     click.echo("Stopped." if stopped else "It was not running.")
 
 
-for command in (run, list_, check, *explain.COMMANDS, *history.COMMANDS, init, roles):
+for command in (run, list_, check, *explain.COMMANDS, *history.COMMANDS, init, repair, roles):
     cli.add_command(command)
 
 

@@ -1,26 +1,33 @@
-"""Files for what is no table: pickled Python objects, on any file system that fsspec knows.
+"""Files for values that are not tables: pickled Python objects, on any file system that fsspec knows.
 
     <base_path>/<instance id>-<id of the catalog>/<stage>/<SHA-256 of the bytes>.pickle
 
 A file is named by its content, so it never changes, and equal blobs of a stage are one file. What says that it is
 visible is the catalog. The id of the catalog is random: two instances never share a folder, whatever they are called
-and wherever their databases are.
+and wherever their databases are. A file appears under its name when it is complete. Local folders and files belong to
+their user alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import os
 import pickle
 import re
+import tempfile
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from pipedag_dagster.errors import ConfigError, NotMaterialized, TaskFailed
+from pipedag_dagster.errors import ConfigError, DiskFull, NotMaterialized, TaskFailed
 
 _FILE = re.compile(r"([0-9a-f]{64})\.pickle")
+_UNFINISHED = ".unfinished"  # what a process that was killed has left
 
 
 def content_of(data: bytes) -> str:
@@ -48,13 +55,50 @@ class BlobStore:
         self.root = f"{root.rstrip('/')}/{folder}"
 
     def write(self, stage: str, data: bytes) -> str:
-        """Keep bytes. Returns the name of their file."""
+        """Keep bytes. Returns the name of their file.
+
+        Raises:
+            DiskFull: there is no room. No file is left.
+            ConfigError: a folder of ours is a symbolic link.
+        """
         name = content_of(data)
         path = self.path(stage, name)
-        if not self._holds(path, name):  # a file that was left half-written is written again
-            self._files.makedirs(self._parent(stage), exist_ok=True)
-            self._files.pipe_file(path, data)
+        if not self._holds(path, name):  # a file that was changed is written again
+            if isinstance(self._files, LocalFileSystem):
+                self._write_local(stage, Path(path), data)
+            else:  # a store of objects shows an object when it is complete
+                self._files.makedirs(self._parent(stage), exist_ok=True)
+                self._files.pipe_file(path, data)
         return name
+
+    def _write_local(self, stage: str, path: Path, data: bytes) -> None:
+        """Write a file under another name first. Whatever has its name is replaced, and never written through."""
+        root = Path(self.root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (root, Path(self._parent(stage))):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.is_symlink():
+                raise ConfigError(
+                    f"{folder} is a symbolic link: blobs would be written somewhere else. Nothing was written. Remove "
+                    "the link, or set blob_store.args.base_path to where the blobs are to be."
+                )
+        descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, dir=path.parent)  # for its user alone
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(unfinished).replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFull(
+                f"The disk that holds {path.parent} is full: a blob of {len(data):,} bytes does not fit. What people "
+                "see is as it was before. Make room (`pipedag-dagster gc` drops old versions), and run it again: what "
+                "was staged is reused."
+            ) from None
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
 
     def read(self, stage: str, name: str, what: str) -> bytes:
         """The bytes of a file, as they were written.
@@ -99,10 +143,14 @@ class BlobStore:
         return {match[1]: int(info["size"]) for match, info in self._list(self._parent(stage))}
 
     def remove(self, stage: str, names: Collection[str]) -> None:
-        """Remove blobs of a stage, and its folder when nothing is left in it."""
+        """Remove blobs of a stage and unfinished files, and its folder when nothing is left in it. The caller holds
+        the lock of the stage."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self.path(stage, name))
+        if isinstance(self._files, LocalFileSystem):
+            for file in Path(self._parent(stage)).glob(f"*{_UNFINISHED}"):
+                file.unlink(missing_ok=True)
         self._remove_folder(self._parent(stage))
 
     def stages(self) -> list[str]:
@@ -130,6 +178,8 @@ class BlobStore:
         return f"{self._parent(stage)}/{name}.pickle"
 
     def _holds(self, path: str, name: str) -> bool:
+        if isinstance(self._files, LocalFileSystem) and Path(path).is_symlink():
+            return False
         try:
             return content_of(self._files.cat_file(path)) == name
         except FileNotFoundError:

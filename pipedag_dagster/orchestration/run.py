@@ -167,6 +167,9 @@ class Flow(FlowGraph):
         return result
 
 
+_INTERRUPTIONS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")  # by us, and by a task
+
+
 def execute(
     definitions: dg.Definitions,
     instance: ConfigContext,
@@ -205,7 +208,7 @@ def execute(
             if not done.success and not errors:
                 # After Ctrl-C, Dagster reports a failed step, and calls no hook.
                 failed = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
-                if any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in failed):
+                if any(error and error.cls_name in _INTERRUPTIONS for error in failed):
                     raise KeyboardInterrupt
                 raise PipedagError(f"Run {run_id} failed before its first step. Dagster's log says why.")
         except PipedagError as failure:

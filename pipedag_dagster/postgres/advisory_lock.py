@@ -21,6 +21,7 @@ from pipedag_dagster.postgres.database import Database
 
 log = logging.getLogger(__name__)
 
+_LIMIT = sa.text("SELECT set_config('lock_timeout', :limit, true)")
 _POLL = 0.1  # seconds; a wait in the database could not be interrupted
 _LONG = 5.0  # seconds
 
@@ -144,20 +145,26 @@ def take_in_transaction(connection: sa.Connection, key: str, what: str, *, share
     Args:
         what: the lock, for people.
     """
-    function = "pg_try_advisory_xact_lock" + ("_shared" if shared else "")
-    query = sa.text(f"SELECT {function}(hashtextextended(:key, 0))")
-    started, pause, warned = time.monotonic(), 0.002, False
-    while not connection.scalar(query, {"key": key}):
-        if not warned and time.monotonic() - started > _LONG:
-            holders = connection.execute(sa.text(_HOLDER.replace("%s", ":key")), {"key": key}).all()
-            for holder in (Holder(*row) for row in holders):
-                log.warning(
-                    "Waiting for %s, which %s holds. If that is no run of yours, an administrator can end it: SELECT "
-                    "pg_terminate_backend(%s)", what, holder, holder.backend
-                )  # fmt: skip
-            warned = True
-        time.sleep(pause)
-        pause = min(pause * 2, _POLL)
+    mode, given = "_shared" if shared else "", {"key": key}
+    if connection.scalar(sa.text(f"SELECT pg_try_advisory_xact_lock{mode}(hashtextextended(:key, 0))"), given):
+        return
+    wait = sa.text(f"SELECT pg_advisory_xact_lock{mode}(hashtextextended(:key, 0))")
+    limit = connection.scalar(sa.text("SELECT current_setting('lock_timeout')"))
+    while True:
+        try:
+            with connection.begin_nested():
+                connection.execute(_LIMIT, {"limit": f"{int(_LONG * 1000)}ms"})
+                connection.execute(wait, given)
+            break
+        except sa.exc.OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+        for row in connection.execute(sa.text(_HOLDER.replace("%s", ":key")), given).all():
+            log.warning(
+                "Waiting for %s, which %s holds. If that is no run of yours, an administrator can end it: SELECT "
+                "pg_terminate_backend(%s)", what, Holder(*row), row[0]
+            )  # fmt: skip
+    connection.execute(_LIMIT, {"limit": limit})
 
 
 def take_all(connection: psycopg.Connection[tuple[object, ...]], locks: Iterable[StageLock]) -> None:

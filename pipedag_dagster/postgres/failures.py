@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -159,8 +160,12 @@ def _place(url: sa.URL) -> str:
     return url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
 
 
+_PREFIX = re.compile(r"(?:[A-Z_]+: )?\[libpq\] (?:Failed to connect: )?|connection failed: ")  # of the drivers
+
+
 def _first_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    line = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    return _PREFIX.sub("", line)
 
 
 def _sqlstate(error: Exception) -> str | None:

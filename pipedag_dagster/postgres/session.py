@@ -116,8 +116,14 @@ def settings_as_sql(role: str | None) -> str:
     return _set({**_LIMITS, **_SETTINGS, **({"role": role} if role is not None else {})})
 
 
-def _set(settings: Mapping[str, str]) -> str:
-    calls = (f"pg_catalog.set_config({literal(name)}, {literal(value)}, false)" for name, value in settings.items())
+def settings_of_a_transaction() -> str:
+    """A statement that sets, until the transaction ends, what SQL of a user may have changed. Limits stay."""
+    return _set(_SETTINGS, local=True)
+
+
+def _set(settings: Mapping[str, str], *, local: bool = False) -> str:
+    scope = "true" if local else "false"
+    calls = (f"pg_catalog.set_config({literal(name)}, {literal(value)}, {scope})" for name, value in settings.items())
     return f"SELECT {', '.join(calls)}"
 
 

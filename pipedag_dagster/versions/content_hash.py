@@ -21,7 +21,7 @@ import psycopg
 from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.digest import digest
 from pipedag_dagster.names import quote
-from pipedag_dagster.postgres.session import settings_as_sql
+from pipedag_dagster.postgres.session import settings_of_a_transaction
 
 _EXACT = {"smallint", "integer", "boolean", "date", "uuid", "bytea"}
 """Types of which equal values are the same values, and whose hash is that of all their bits."""
@@ -68,7 +68,7 @@ def content(
         table: quoted, with its schema.
         ordered: the order in which the rows were written counts. Otherwise a table is a bag of rows.
     """
-    connection.execute(settings_as_sql(None).encode())  # a script may have set others
+    connection.execute(settings_of_a_transaction().encode())  # a script may have set others
     if ordered:
         connection.execute(_IN_ORDER)
     place = "row_number() OVER ()" if ordered else "0"

@@ -188,8 +188,7 @@ class LockedStage:
 
     def _remove_files(self, names: Collection[str]) -> None:
         try:
-            if names:
-                self._blobs().remove(self.stage, names)
+            self._blobs().remove(self.stage, names)
         except Exception as error:  # what is visible is not touched by it; gc tries again
             log.warning("%s: blobs that nobody needs stay for now: %s", self.stage, error)
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster import Blob, ConfigContext, Flow, PipedagConfig, Stage, StageLockContext, Table, materialize
 from pipedag_dagster.data.blobs import BlobStore
-from pipedag_dagster.errors import ConfigError, NotMaterialized, TaskFailed, UnstorableResult
+from pipedag_dagster.errors import ConfigError, DiskFull, NotMaterialized, TaskFailed, UnstorableResult
 from pipedag_dagster.execution import unpack as results
 from pipedag_dagster.versions import history, removal
 from pipedag_dagster.versions.verify import differences
@@ -317,3 +317,67 @@ def test_a_file_system_that_is_not_installed_is_named() -> None:
 def test_without_blobs_nothing_is_made(full: ConfigContext, base: Path) -> None:
     Line(full, lambda: orders()).run()
     assert not base.exists()
+
+
+# How a file is written
+
+
+@pytest.fixture
+def store(base: Path) -> BlobStore:
+    return BlobStore(str(base), "full-1")
+
+
+def test_a_link_in_the_place_of_a_blob_is_replaced_and_never_written_through(store: BlobStore, tmp_path: Path) -> None:
+    name = store.write("raw", b"data")
+    path, other = Path(store.path("raw", name)), tmp_path / "precious"
+    for content in (b"precious", b"data"):
+        other.write_bytes(content)
+        path.unlink()
+        path.symlink_to(other)
+        store.write("raw", b"data")
+        assert not path.is_symlink()
+        assert path.read_bytes() == b"data"
+        assert other.read_bytes() == content
+
+
+@pytest.mark.parametrize("folder", ["full-1", "full-1/raw"])
+def test_a_link_in_the_place_of_a_folder_is_refused(store: BlobStore, base: Path, tmp_path: Path, folder: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (base / folder).parent.mkdir(parents=True)
+    (base / folder).symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="is a symbolic link"):
+        store.write("raw", b"data")
+    assert not files(elsewhere)
+
+
+def test_blobs_belong_to_their_user_alone(store: BlobStore) -> None:
+    path = Path(store.path("raw", store.write("raw", b"data")))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [folder.stat().st_mode & 0o777 for folder in (path.parent, path.parent.parent)] == [0o700, 0o700]
+
+
+def test_a_full_disk_leaves_no_file(store: BlobStore, base: Path) -> None:
+    base.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(base)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        with pytest.raises(DiskFull, match=r"200,000 bytes does not fit.*Make room"):
+            store.write("raw", b"x" * 200_000)
+        assert files(base) == []
+        store.write("raw", b"small")
+        assert len(files(base)) == 1
+    finally:
+        subprocess.run(["umount", "-l", str(base)], check=True)
+
+
+def test_what_a_killed_process_has_left_unfinished_is_removed(full: ConfigContext, base: Path) -> None:
+    line = Line(full, lambda: Blob(Model(1), "model"))
+    line.run()
+    [blob] = files(base)
+    (blob.parent / "tmpx.unfinished").write_bytes(b"half")
+    removal.gc(full.store.table_store, "gc")
+    assert files(base) == [blob]
