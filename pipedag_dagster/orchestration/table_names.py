@@ -70,4 +70,5 @@ def check_samples(config: InstanceConfig, flows: Iterable[FlowGraph], plain: Ite
     if unknown:
         names = ", ".join(map(repr, unknown))
         message = f"nothing reads {names}, because no input task here makes such a table."
-        warnings.warn(str(config.problem(("sample", "tables"), message)), stacklevel=2)
+        problem = config.problem(("sample", "tables"), message)
+        warnings.warn_explicit(problem.message, UserWarning, str(problem.file), problem.line or 1)
