@@ -20,6 +20,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster.data import frames
+from pipedag_dagster.names import TableRef
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import write_table
 from pipedag_dagster.versions.write_table import Constraints
@@ -63,7 +64,9 @@ def main() -> None:
 
         def ours() -> None:
             written.append(f"ours_{next(numbers)}")
-            write_table.from_frame(database, "public", written[-1], data, Constraints(), "benchmark")
+            write_table.from_frame(
+                database, "public", written[-1], data, Constraints(), TableRef("public", "benchmark")
+            )
 
         def theirs() -> None:
             data.to_sql("theirs", database.engine, if_exists="replace", index=False)

@@ -15,6 +15,7 @@ import keyword
 import re
 import secrets
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from psycopg import sql
 
@@ -171,3 +172,22 @@ class TableRef:
 
     def __str__(self) -> str:
         return f"{self.stage}.{self.name}"
+
+
+@dataclass(frozen=True)
+class ScriptTable:
+    """A table that a script makes. `script` is the task and the script.
+
+    >>> str(ScriptTable("raw.load: totals", "orders"))
+    'raw.load: totals: orders'
+    """
+
+    script: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.script}: {self.name}"
+
+
+Label: TypeAlias = TableRef | ScriptTable
+"""A table that is being written, for messages: its text says which one it is, `name` is its name alone."""

@@ -58,7 +58,7 @@ class LockedStage:
 
     def write_frame(self, name: str, frame: Any, constraints: Constraints) -> PhysicalTable:
         """Write a DataFrame into a new physical table."""
-        what = str(TableRef(self.stage, name))
+        what = TableRef(self.stage, name)
         with self._or_lost():
             return write_table.from_frame(
                 self._database, self._schemas.versions, physical_name(name), frame, constraints, what
@@ -72,7 +72,7 @@ class LockedStage:
         Args:
             source: the database whose tables the query reads. When it is another one, the rows are streamed.
         """
-        what, limit = str(TableRef(self.stage, name)), self._config.content_hash_rows
+        what, limit = TableRef(self.stage, name), self._config.content_hash_rows
         target = (self._database, self._schemas.versions, physical_name(name))
         with self._or_lost():
             if source is None or self._database.same_as(source):
@@ -81,7 +81,7 @@ class LockedStage:
 
     def write_view(self, name: str, query: str) -> PhysicalTable:
         """Make a view of a query on physical tables of the instance."""
-        what = str(TableRef(self.stage, name))
+        what = TableRef(self.stage, name)
         with self._or_lost():
             return write_view.make(
                 self._database, self._schemas.versions, physical_name(name), query, what, self._instance_schemas.role

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
-from pipedag_dagster.names import StageSchemas, physical_name, quote, table_name
+from pipedag_dagster.names import Label, ScriptTable, StageSchemas, physical_name, quote, table_name
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
@@ -57,7 +57,7 @@ def run(
         for name, kind in found:
             _move(connection, scratch, schemas.versions, name, kind, names[name])
         for name, kind in found:
-            about = f"{what}: {table_name(name)}"
+            about = ScriptTable(what, table_name(name))
             if kind == "v":
                 one = write_view.measure(connection, schemas.versions, names[name], about, role_of)
             else:
@@ -132,7 +132,7 @@ def _move(connection: Connection, scratch: str, versions: str, name: str, kind: 
     connection.execute(f"ALTER {relation} {quote(scratch, to)} SET SCHEMA {quote(versions)}".encode())
 
 
-def _measured(connection: Connection, schema: str, name: str, what: str, hash_rows: int) -> PhysicalTable:
+def _measured(connection: Connection, schema: str, name: str, what: Label, hash_rows: int) -> PhysicalTable:
     """The table as it is, with the key and the indexes that the script has given it."""
     if not write_table.columns_of(connection, quote(schema, name)):
         raise UnstorableResult(f"{what}: the table has no columns: a table needs at least one.")

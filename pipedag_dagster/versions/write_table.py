@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pipedag_dagster.catalog.catalog import Column, OutputKind
 from pipedag_dagster.data import frames
 from pipedag_dagster.errors import DatabaseError, UnstorableResult
-from pipedag_dagster.names import quote
+from pipedag_dagster.names import Label, quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
@@ -54,14 +54,14 @@ class PhysicalTable:
 
 
 def from_frame(
-    database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: str
+    database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: Label
 ) -> PhysicalTable:
     """A physical table with the rows of a DataFrame (pandas, polars, pyarrow).
 
     Raises:
         UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
     """
-    arrow = frames.to_arrow(frame, what)
+    arrow = frames.to_arrow(frame, str(what))
     with database.told():
         rows = frames.write(database.uri, schema, name, arrow)
     with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
@@ -81,7 +81,7 @@ def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
 
 
 def from_query(
-    database: Database, schema: str, name: str, query: str, constraints: Constraints, what: str, *, hash_rows: int
+    database: Database, schema: str, name: str, query: str, constraints: Constraints, what: Label, *, hash_rows: int
 ) -> PhysicalTable:
     """A physical table with the rows of a query, made inside the database.
 
@@ -92,7 +92,7 @@ def from_query(
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
     with database.transaction(staging=True) as connection:
-        with explained(what, name, query), user_sql.contained(connection, database, what, schema, name):
+        with explained(what, name, query), user_sql.contained(connection, database, str(what), schema, name):
             rows = user_sql.run(connection, f"CREATE TABLE {quote(schema, name)} AS\n{query}").rowcount
         ordered = is_ordered(query)
         return measure(connection, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
@@ -105,7 +105,7 @@ def from_elsewhere(
     schema: str,
     name: str,
     constraints: Constraints,
-    what: str,
+    what: Label,
     *,
     hash_rows: int,
 ) -> PhysicalTable:
@@ -152,7 +152,7 @@ def measure(
     schema: str,
     name: str,
     constraints: Constraints,
-    what: str,
+    what: Label,
     rows: int,
     hash_rows: int,
     *,
@@ -171,7 +171,7 @@ def measure(
 
 
 def _finish(
-    connection: Connection, schema: str, name: str, constraints: Constraints, what: str
+    connection: Connection, schema: str, name: str, constraints: Constraints, what: Label
 ) -> tuple[tuple[Column, ...], int]:
     """Constraints, indexes and statistics; returns columns and size in bytes."""
     table = quote(schema, name)
@@ -200,7 +200,7 @@ def columns_of(connection: Connection, relation: str) -> tuple[Column, ...]:
 
 
 @contextmanager
-def explained(what: str, physical: str, query: str | None = None) -> Iterator[None]:
+def explained(what: Label, physical: str, query: str | None = None) -> Iterator[None]:
     """Turn what the database says about a statement into an error in the words of the user: `what` for the name of the
     physical table, and the user's own query, never one of ours."""
     try:
@@ -221,5 +221,5 @@ def explained(what: str, physical: str, query: str | None = None) -> Iterator[No
         if is_about_the_database(error):
             raise
         said = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
-        said = said.replace(physical, what.rpartition(".")[2])
+        said = said.replace(physical, what.name)
         raise UnstorableResult(f"{what}: {said}" + (f"\nin the query:\n{query.strip()}" if query else "")) from error

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import OutputKind
 from pipedag_dagster.errors import UnstorableResult
-from pipedag_dagster.names import quote
+from pipedag_dagster.names import Label, quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import ownership, write_table
@@ -21,7 +21,7 @@ RoleOf: TypeAlias = Callable[[str, Owner | None], SchemaRole]
 """What a schema is to the instance, given the owner that its mark names (`InstanceSchemas.role`)."""
 
 
-def make(database: Database, schema: str, name: str, query: str, what: str, role_of: RoleOf) -> PhysicalTable:
+def make(database: Database, schema: str, name: str, query: str, what: Label, role_of: RoleOf) -> PhysicalTable:
     """A view in `schema`, with its rows counted.
 
     Raises:
@@ -29,12 +29,12 @@ def make(database: Database, schema: str, name: str, query: str, what: str, role
             belong to another instance.
     """
     with database.transaction() as connection, write_table.explained(what, name, query):
-        with user_sql.contained(connection, database, what, schema, name):
+        with user_sql.contained(connection, database, str(what), schema, name):
             user_sql.run(connection, f"CREATE VIEW {quote(schema, name)} AS\n{query}")
         return measure(connection, schema, name, what, role_of)
 
 
-def measure(connection: Connection, schema: str, name: str, what: str, role_of: RoleOf) -> PhysicalTable:
+def measure(connection: Connection, schema: str, name: str, what: Label, role_of: RoleOf) -> PhysicalTable:
     """The columns and rows of a view.
 
     Raises:
