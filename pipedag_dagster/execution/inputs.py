@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import chain, count
 from typing import Any
+
+import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
@@ -13,7 +16,7 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
-from pipedag_dagster.names import quote
+from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.sampling.copies import copied_from
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -145,6 +148,18 @@ class Unpinned(Inputs):
         return version
 
 
+def own_alias(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken yet, with a number where needed.
+
+    >>> own_alias("orders", ["orders"])
+    'orders_2'
+    """
+    numbered = (
+        f"{name.encode()[: MAX_BYTES - len(end)].decode(errors='ignore')}{end}" for end in map("_{}".format, count(2))
+    )
+    return next(alias for alias in chain([name], numbered) if alias not in taken)
+
+
 class Arguments:
     """The arguments of a call as functions get them; a table is read from the database only when it is needed.
 
@@ -156,9 +171,11 @@ class Arguments:
         self.inputs = inputs
         self.call = call
         self.shapes = shapes
+        self._aliases: set[str] = set()
 
     def of_task(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """For the task itself."""
+        self._aliases.clear()
         if self.call.source is not None:
             return self._of_source(), {name: self.call.arguments[name] for name in self.call.task.pass_args}
         bound = self.call.task.signature.bind_partial()
@@ -167,6 +184,7 @@ class Arguments:
 
     def of_cache_function(self, names: Collection[str] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """For the cache function, which takes the arguments `names`; all of them without it."""
+        self._aliases.clear()
         if self.call.source is not None:
             return self.of_task()
         arguments = self.call.arguments.items()
@@ -186,7 +204,14 @@ class Arguments:
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
         shape = self.shapes and table.in_database
-        return store.reader.shape(table) if shape else store.read(table, self.call.task.input_type)
+        value = store.reader.shape(table) if shape else store.read(table, self.call.task.input_type)
+        return self._with_alias_of_its_own(value) if isinstance(value, sa.Alias) else value
+
+    def _with_alias_of_its_own(self, table: sa.Alias) -> sa.FromClause:
+        """Two inputs may have one name, as `raw.orders` and `clean.orders`: in a join the second is `orders_2`."""
+        alias = own_alias(table.name, self._aliases)
+        self._aliases.add(alias)
+        return table if alias == table.name else table.element.alias(alias)
 
     def physical_names(self) -> dict[str, str]:
         """The tables in the arguments, quoted, by the name of the argument: `orders`, `tables.orders`, `tables.0`."""

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, View, materialize
+from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, StageLockContext, View, materialize
 from pipedag_dagster.checks import check
 from pipedag_dagster.errors import UnstorableResult
 
@@ -117,3 +117,33 @@ def test_the_order_of_rows_counts_when_the_query_has_an_order(
     flow_of(before).run(config=full, fail_fast=True)
     flow_of(after).run(config=full, fail_fast=True)
     assert seen == ([[1, 2, 3], [3, 2, 1]] if reruns else [[1, 2, 3]])
+
+
+def test_inputs_of_one_name_can_be_joined(full: ConfigContext) -> None:
+    def orders_of(amount: int) -> Any:
+        @materialize(version="1", outputs=["orders"])
+        def orders() -> pd.DataFrame:
+            return pd.DataFrame({"id": [1], "amount": [amount]})
+
+        return orders
+
+    texts: list[str] = []
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def joined(raw: Any, clean: Any, again: Any) -> Any:
+        query = sa.select(raw.c.amount.label("a"), clean.c.amount.label("b"), again.c.amount.label("c"))
+        query = query.select_from(raw.join(clean, raw.c.id == clean.c.id).join(again, raw.c.id == again.c.id))
+        texts.append(f"{raw.name} {clean.name} {again.name}")
+        return query
+
+    with Flow("shop") as flow:
+        with Stage("raw"):
+            raw = orders_of(1)()
+        with Stage("clean"):
+            clean = orders_of(2)()
+        with Stage("report"):
+            out = joined(raw, clean, raw)
+    with StageLockContext():
+        assert flow.run(config=full, fail_fast=True).get(out).to_numpy().tolist() == [[1, 2, 1]]
+    flow.run(config=full, fail_fast=True)
+    assert set(texts) == {"orders orders_2 orders_3"}, "the names are the same in each run"
