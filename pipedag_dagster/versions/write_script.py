@@ -92,13 +92,24 @@ def _execute(connection: Connection, text: str, shown: str, what: str) -> None:
 def _found(connection: Connection, scratch: str, what: str) -> list[tuple[str, str]]:
     """The tables and views that are there, in the order in which they were made."""
     query = """
-        SELECT c.relname, c.relkind::text FROM pg_class c
+        SELECT c.relname, c.relkind::text, c.relpersistence = 'u', c.relrowsecurity FROM pg_class c
         WHERE c.relnamespace = %s::regnamespace AND c.relkind <> ALL('{i,I,t}') AND NOT (c.relkind = 'S' AND EXISTS (
             SELECT FROM pg_depend d
             WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
         ORDER BY c.oid
     """
-    found = [(str(name), str(kind)) for name, kind in connection.execute(query, (quote(scratch),)).fetchall()]
+    rows = connection.execute(query, (quote(scratch),)).fetchall()
+    for name, _, unlogged, row_security in rows:
+        if unlogged:
+            raise UnstorableResult(
+                f"{what}: the table {name} is UNLOGGED, so a crash would empty it. Leave out UNLOGGED."
+            )
+        if row_security:
+            raise UnstorableResult(
+                f"{what}: the table {name} has row-level security, which does not hold for the view that people query. "
+                "Make a table of the rows that everybody may see, or use GRANT on the views."
+            )
+    found = [(str(name), str(kind)) for name, kind, _, _ in rows]
     for name, kind in found:
         if kind not in ("r", "v"):
             raise UnstorableResult(

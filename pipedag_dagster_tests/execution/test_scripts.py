@@ -249,6 +249,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a type": ("CREATE TYPE mood AS ENUM ('sad')", r"cannot be kept: type mood"),
     "a materialized view": ("CREATE MATERIALIZED VIEW m AS SELECT 1 AS x", r"the materialized view m, which cannot be"),
     "names that differ in case": ('CREATE TABLE "T" (x int); CREATE TABLE t (x int)', r"two tables 't'"),
+    "an unlogged table": ("CREATE UNLOGGED TABLE t (x int)", r"t is UNLOGGED, so a crash would empty it"),
+    "row-level security": ("CREATE TABLE t (x int); ALTER TABLE t ENABLE ROW LEVEL SECURITY", r"t has row-level"),
     "no columns": ("CREATE TABLE t ()", r"t: the table has no columns"),
     "a view by name": ("CREATE VIEW v AS SELECT * FROM full_raw.orders", r"by name, which is another table after each"),
 }
