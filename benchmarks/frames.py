@@ -75,7 +75,7 @@ def main() -> None:
             ("write", seconds(ours), seconds(theirs)),
             (
                 "read",
-                seconds(lambda: frames.to_pandas(frames.read(database.uri, f"SELECT * FROM {written[-1]}"))),
+                seconds(lambda: frames.read_table(database.uri, f"public.{written[-1]}", pd.DataFrame, "benchmark")),
                 seconds(lambda: pd.read_sql("SELECT * FROM theirs", database.engine)),
             ),
         ):

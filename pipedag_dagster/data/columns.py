@@ -1,9 +1,9 @@
-"""One column: from pandas, polars or Arrow to its canonical Arrow type, and from there to pandas.
+"""One column: from pandas, polars or Arrow to its canonical Arrow type.
 
 Canonical means one Arrow type for each PostgreSQL type. Binary COPY checks nothing: a 32-bit integer sent to a
 BIGINT column would arrive as another number, so data and DDL must agree exactly.
 
-Whatever could not come back equal is refused with one of `REFUSALS`; `frames` adds the names of table and column.
+A value that could not come back equal is refused with one of `REFUSALS`; `frames` adds the names of table and column.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+from pipedag_dagster.data import read_columns
+from pipedag_dagster.data.value_checks import Refusal, check_finite, check_times, json_values, refuse_where
 
 _TIMESTAMP, _TIMESTAMPTZ, _INTERVAL = pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.duration("us")
-_JSON, _UUID, _MONTHS = pa.json_(pa.string()), pa.uuid(), pa.month_day_nano_interval()
+_JSON, _UUID = pa.json_(pa.string()), pa.uuid()
 _TEXT, _BYTES = pa.large_string(), pa.large_binary()  # "large": a chunk of the small ones ends at 2 GB
 
 # The canonical types; decimals come on top.
@@ -60,13 +61,6 @@ _WIDENED = {
     pa.binary(): _BYTES,
     pa.binary_view(): _BYTES,
 }
-_PANDAS: dict[Any, Any] = {
-    pa.int16(): pd.Int16Dtype(),
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-}
-
 # What Python types one column may hold together. The order matters: a bool is an int, a datetime is a date.
 _NESTED = (dict, list, tuple, np.ndarray)
 _ALIKE: tuple[tuple[type, ...], ...] = (
@@ -82,7 +76,6 @@ _ALIKE: tuple[tuple[type, ...], ...] = (
     _NESTED,
 )
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-_EARLIEST = -210_866_803_200_000_000  # 4714 BC in microseconds: the first timestamp of PostgreSQL
 _ROUND = "PostgreSQL keeps microseconds: round it, for example with .dt.floor('us')."
 
 
@@ -110,47 +103,11 @@ def canonical(column: Any) -> pa.ChunkedArray:
             column.cast(pa.duration("ns"))  # ADBC reads 64-bit nanoseconds: 292 years
     except pa.ArrowInvalid as error:  # all casts to a canonical type widen, but those of times
         raise ValueError(f"{error}. {_ROUND if 'lose data' in str(error) else ''}".rstrip()) from error
-    if column.type == _TEXT and pc.any(pc.match_substring(column, "\0")).as_py():
-        raise ValueError("it holds the character NUL. Remove it, for example with .str.replace('\\0', '').")
-    _check_times(column)
+    if column.type == _TEXT:
+        reason = "it holds the character NUL. Remove it, for example with .str.replace('\\0', '')."
+        refuse_where(pc.match_substring(column, "\0"), reason)
+    check_times(column)
     return column
-
-
-def series(column: pa.ChunkedArray) -> pd.Series[Any]:
-    """A canonical column, or one as ADBC reads it, in pandas. The dtype depends on the type only.
-
-    >>> series(pa.chunked_array([[1, None]])).dtype
-    Int64Dtype()
-    """
-    kind = column.type
-    if _is_numeric(kind):
-        return pd.Series(_decimals(column), dtype=object)
-    if isinstance(kind, pa.JsonType):
-        return pd.Series(_parsed(column), dtype=object)
-    if kind == _UUID or pa.types.is_nested(kind):
-        return pd.Series(column.to_pylist(), dtype=object)
-    if isinstance(kind, pa.OpaqueType):
-        if kind.storage_type != pa.string():
-            raise TypeError(f"pandas has nothing for its type {kind.type_name}. Select it as text: column::text.")
-        column = column.cast(pa.string())
-    if kind == _MONTHS:
-        column = _durations(column)
-    _check_times(column)
-    mapper = _PANDAS.get if kind in _PANDAS else None  # with a mapper, text without a value would be object
-    return pd.Series(column.to_pandas(types_mapper=mapper))
-
-
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as ADBC reads it, in types that every library of frames knows: UUID and JSON are text.
-
-    >>> plain(pa.chunked_array(pa.array(["[1]"], pa.json_()))).type
-    DataType(string)
-    """
-    if column.type == _UUID:
-        return pa.chunked_array(pa.array([value and str(value) for value in column.to_pylist()], pa.string()))
-    if _is_numeric(column.type) or column.type == _MONTHS:
-        return _decoded(column)
-    return column.cast(column.type.storage_type) if isinstance(column.type, pa.BaseExtensionType) else column
 
 
 def _from_pandas(column: pd.Series[Any]) -> Any:
@@ -173,15 +130,19 @@ def _from_objects(column: pd.Series[Any]) -> Any:
         raise TypeError(f"it holds {found}. Convert it to one type that PostgreSQL has, for example with .astype(str).")
     if kinds == {_NESTED}:
         return _as_json(None if missing else value for value, missing in zip(values, null, strict=True))
-    if Decimal in types:
-        _check_finite(kept)
+    if Decimal in types or any(isinstance(value, Decimal) for value in values[null]):  # NaN is null for pandas
+        check_finite(values)
     if kinds <= {(dt.datetime,), (dt.time,), (dt.timedelta,)}:
-        if any(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0) for value in kept):
-            raise ValueError(f"it has nanoseconds. {_ROUND}")
+        for row, value in zip(np.flatnonzero(~null).tolist(), kept, strict=True):
+            if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
+                raise Refusal(f"it has nanoseconds. {_ROUND}", row)
         zoned = {getattr(value, "tzinfo", None) is not None for value in kept}
         if len(zoned) > 1 or (kinds == {(dt.time,)} and True in zoned):
             raise TypeError("it mixes values with and without a time zone, or holds times with one. Use one kind.")
-    return pa.array(values, mask=null)
+    try:
+        return pa.array(values, mask=null)
+    except OverflowError:  # Arrow takes Python's integers for signed ones
+        return pa.array(values, pa.uint64(), mask=null)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -193,16 +154,13 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_run_end_encoded(kind):
         return _decoded(pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], kind.value_type))
     if isinstance(kind, pa.JsonType):
-        return _as_json(_parsed(column))
+        return _as_json(_parsed(column), column.is_valid().to_pylist())
     if pa.types.is_nested(kind):
         return _as_json(column.to_pylist(maps_as_pydicts="strict"))
-    if kind == _MONTHS:
-        return _durations(column)
-    if _is_numeric(kind):
-        values = _decimals(column)
-        _check_finite(values)
-        kind = None if any(value is not None for value in values) else pa.decimal128(38, 0)
-        return pa.chunked_array([pa.array(values, kind)])
+    if kind == read_columns.MONTHS:
+        return read_columns.durations(column)
+    if read_columns.is_numeric(kind):
+        return read_columns.arrow(column)
     return _large(column)
 
 
@@ -230,45 +188,19 @@ def _large(values: Any) -> Any:
     return values.cast(target) if target in (_TEXT, _BYTES) else values
 
 
-def _check_times(column: pa.ChunkedArray) -> None:
-    if pa.types.is_timestamp(column.type):
-        earliest = pc.min(column.cast(pa.int64())).as_py()
-        if earliest is not None and earliest < _EARLIEST:  # that is also how ADBC reads both infinities
-            raise ValueError("it holds infinity, or timestamps before 4714 BC.")
-    if column.type == pa.date32():
-        days = pc.min_max(column.cast(pa.int32())).as_py()
-        if days["min"] is not None and not -719_162 <= days["min"] <= days["max"] <= 2_932_896:
-            raise ValueError("it holds infinity, or dates outside of the years 1 to 9999, which Python cannot.")
+def _parsed(column: pa.ChunkedArray) -> Iterable[Any]:
+    return json_values(column.cast(column.type.storage_type).to_pylist())
 
 
-def _check_finite(values: Iterable[Any]) -> None:
-    if any(isinstance(value, Decimal) and not value.is_finite() for value in values):
-        raise ValueError("it holds decimals that are NaN or infinite, which Arrow cannot. Make floats of them.")
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.OpaqueType) and bool(kind.type_name == "numeric")  # ADBC reads NUMERIC as text
-
-
-def _decimals(column: pa.ChunkedArray) -> list[Decimal | None]:
-    return [None if text is None else Decimal(text) for text in column.cast(pa.string()).to_pylist()]
-
-
-def _durations(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The intervals of PostgreSQL: a day is 24 hours, but a month has no length."""
-    found = column.to_pylist()
-    if any(value and value.months for value in found):
-        raise ValueError("it holds intervals with months, which have no fixed length. Select a number, or text.")
-    durations = [value and dt.timedelta(value.days, microseconds=value.nanoseconds // 1000) for value in found]
-    return pa.chunked_array([pa.array(durations, _INTERVAL)])
-
-
-def _parsed(column: pa.ChunkedArray) -> list[Any]:
-    return [None if text is None else json.loads(text) for text in column.cast(column.type.storage_type).to_pylist()]
-
-
-def _as_json(values: Iterable[Any]) -> pa.ChunkedArray:
-    texts = [None if value is None else _json(value) for value in values]
+def _as_json(values: Iterable[Any], valid: Iterable[bool] | None = None) -> pa.ChunkedArray:
+    """JSON of Python values. None is NULL, unless `valid` says that it is the null of JSON."""
+    given = list(values)
+    texts = []
+    for row, (value, is_valid) in enumerate(zip(given, valid or [value is not None for value in given], strict=True)):
+        try:
+            texts.append(_json(value) if is_valid else None)
+        except TypeError as error:
+            raise Refusal(str(error), row) from None
     return pa.chunked_array(pa.array(texts, pa.string())).cast(_JSON)
 
 

@@ -1,17 +1,15 @@
 """DataFrames into PostgreSQL and back, by Arrow and binary COPY.
 
-A value that goes in comes out equal, or `to_arrow` refuses it with an error that names table and column.
-What happens to the values of one column is in `columns`.
+A value that goes in comes out equal, or is refused with an error that names table, column and row. `columns` converts
+one column on its way in; `pg_types` and `read_columns` do on its way out.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,27 +19,17 @@ import sqlalchemy as sa
 import xxhash
 from sqlalchemy.dialects import postgresql
 
-from pipedag_dagster.data import columns
+from pipedag_dagster.data import adbc, columns, pg_types, read_columns
+from pipedag_dagster.data.value_checks import REFUSALS
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
+from pipedag_dagster.frame_types import FrameType, data_type
 from pipedag_dagster.names import MAX_BYTES, quote
 
 _SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}  # every table of PostgreSQL has them already
 
 
+_MOST_COLUMNS = 1600  # of a table of PostgreSQL
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-_UNKNOWN = "unnamed<oid"
-_kept: dict[str, Any] = {}
-_first: dict[str, str] = {}
-_lock = threading.Lock()
-
-
-def _new_lock() -> None:
-    """In a process that was forked: a thread that is not there may have held it."""
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_new_lock)
 
 
 def to_arrow(frame: Any, what: str) -> pa.Table:
@@ -65,7 +53,7 @@ def to_arrow(frame: Any, what: str) -> pa.Table:
     for name, column in parts:
         try:
             arrays.append(columns.canonical(column))
-        except columns.REFUSALS as error:
+        except REFUSALS as error:
             raise UnstorableResult(f"{what}: column {name!r} cannot be stored: {error}") from error
     return pa.table(arrays, names=names)
 
@@ -108,7 +96,7 @@ def write(uri: str, schema: str, name: str, table: pa.Table) -> int:
     >>> write("postgresql://localhost/shop", "full_raw__versions", "orders_1f", table)  # doctest: +SKIP
     1204113
     """
-    with _connect(uri) as connection, connection.cursor() as cursor:
+    with adbc.connect(uri) as connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit = off")  # nobody sees it yet (see Database.begin)
         cursor.execute(f"CREATE TABLE {quote(schema, name)} ({_ddl(table.schema)})")
         rows = cursor.adbc_ingest(name, table, mode="append", db_schema_name=schema)
@@ -122,9 +110,7 @@ def _ddl(schema: pa.Schema) -> str:
 
 
 def read(uri: str, sql: str) -> pa.Table:
-    """The result of one query, in a READ ONLY transaction; a plain SELECT sees rows in the order they were written in.
-
-    The types are those of ADBC: `to_pandas` and `to_arrow` know how to decode them.
+    """The result of one query as ADBC reads it, unchecked, in a READ ONLY transaction. Tables are read by `read_table`.
 
     Raises:
         adbc_driver_manager.Error: from the database, for example when the query is wrong.
@@ -132,114 +118,85 @@ def read(uri: str, sql: str) -> pa.Table:
     >>> read("postgresql://localhost/shop", "SELECT 1 AS one").to_pydict()  # doctest: +SKIP
     {'one': [1]}
     """
-    table = _read(uri, sql)
-    if any(_UNKNOWN in str(field.type) for field in table.schema):  # made since ADBC read the catalog of types
-        disconnect(uri)
-        table = _read(uri, sql)
-    return table
-
-
-def begin_with(uri: str, statement: str) -> None:
-    """From now on, run this statement first on each connection to `uri`."""
-    _first[uri] = statement
-
-
-def disconnect(uri: str) -> None:
-    """Close the connection that is kept for `uri`; the next use opens another one."""
-    with _lock:
-        kept = _kept.pop(uri, None)
-        if kept is not None:
-            kept.close()
-
-
-def _read(uri: str, sql: str) -> pa.Table:
-    with _connect(uri) as connection, connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION READ ONLY")
-        # Both would let rows arrive in another order each time: a task must see the same frame again.
-        cursor.execute("SET LOCAL synchronize_seqscans = off")
-        cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+    with adbc.reading(uri) as cursor:
         cursor.execute(sql)
         return cursor.fetch_arrow_table()
 
 
-def _connect(uri: str) -> Any:
-    """A connection of its own. ADBC reads PostgreSQL's catalog of types when it connects first, which takes ten times
-    as long as connecting: so one connection is kept for each uri, and others share what it has read."""
-    with _lock:
-        if uri not in _kept:
-            # Imported here: it takes 0.4 s (with polars, if that is there), and a run with all cached needs none.
-            import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415
+def read_table(
+    uri: str, table: str, cls: type, what: str, *, where: str | None = None, limit: int | None = None
+) -> Any:
+    """The rows of a table or view as a frame, in the order in which they were written.
 
-            _kept[uri] = adbc.connect(uri)
-            atexit.register(disconnect, uri)  # before Python takes the module apart
-        connection = _kept[uri].adbc_clone()
-    if uri in _first:
-        with connection.cursor() as cursor:
-            cursor.execute(_first[uri])
-            cursor.fetchall()
-    return connection
+    What each type of PostgreSQL becomes is in `docs/types.md`.
 
-
-def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """A DataFrame of what `read` returned. The dtypes depend on the column types only, never on the values.
-
-    Integers and booleans are nullable (`Int64`, `boolean`), floats float32 and float64, text pandas' own default,
-    timestamps `datetime64[us]` or `[us, UTC]`, intervals `timedelta64[us]`. In `object` columns: `Decimal`,
-    `date`, `time`, `bytes`, `UUID`, and for JSON and arrays what Python has for it.
+    Args:
+        table: its quoted name, with the schema.
+        cls: the class of the frame: pd.DataFrame, pa.Table, pl.DataFrame or pl.LazyFrame.
+        what: the name of the table, for errors.
+        where: a condition of SQL: only these rows.
+        limit: at most so many rows.
 
     Raises:
-        TaskFailed: a column has no counterpart in pandas (an interval of months, infinity). Names the column.
+        TaskFailed: a column or a value of it cannot be read as it is. Names `what`, the column, the row, and what to
+            select instead.
+        adbc_driver_manager.Error: from the database, for example when the table does not exist.
 
-    >>> to_pandas(pa.table({"id": [1, None]})).dtypes["id"]
-    Int64Dtype()
+    >>> read_table("postgresql://localhost/shop", "raw.orders", pd.DataFrame, "raw.orders")  # doctest: +SKIP
     """
-    series = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        try:
-            series.append(columns.series(column))
-        except columns.REFUSALS as error:
-            raise TaskFailed(f"Column {name!r} cannot be read: {error}") from error
-    frame = pd.DataFrame(dict(enumerate(series)), index=pd.RangeIndex(len(table)))
-    return frame.set_axis(pd.Index(table.column_names), axis=1)  # a query may name two columns alike
+    with adbc.reading(uri) as cursor:
+        pg_columns = pg_types.describe(cursor, table)
+        for column in pg_columns:
+            _explained(what, column.name, partial(getattr, column, "expression"))
+        cursor.execute(pg_types.select(pg_columns, table, where, limit) if pg_columns else f"TABLE {table}")
+        found = cursor.fetch_arrow_table()
+    flags = iter(found.columns[len(pg_columns) :])
+    columns = []
+    for pg_column, column in zip(pg_columns, found.columns, strict=False):
+        flag = next(flags) if pg_column.flag is not None else None
+        columns.append(read_columns.ReadColumn(pg_column, column, flag))
+    rows = len(found)
+    frame_type = data_type(cls)
+    if frame_type is FrameType.PANDAS:
+        return _pandas([(column.name, _explained(what, column.name, column.series)) for column in columns], rows)
+    if frame_type is FrameType.ARROW:
+        return pa.table(
+            [_explained(what, column.name, column.arrow) for column in columns], [column.name for column in columns]
+        )
+    return _polars([(column.name, _explained(what, column.name, column.plain)) for column in columns], frame_type)
 
 
-def to_polars(table: pa.Table, kind: type) -> Any:
-    """A polars frame of what `read` returned: a DataFrame, or a LazyFrame when `kind` is that. UUID and JSON are text.
+def _explained(what: str, column: str, convert: Callable[[], Any]) -> Any:
+    try:
+        return convert()
+    except REFUSALS as error:
+        raise TaskFailed(f"{what}: column {column!r} cannot be read: {error}") from error
 
-    Raises:
-        TaskFailed: a column has no counterpart in polars (an interval of months, more than 38 digits). Names it.
 
-    >>> to_polars(pa.table({"id": [1, None]}), polars.DataFrame).schema  # doctest: +SKIP
-    Schema({'id': Int64})
-    """
-    polars = sys.modules["polars"]  # who names a polars class has imported polars
-    series = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        try:
-            column = columns.plain(column)
-            if pa.types.is_decimal256(column.type):
-                raise TypeError("its numbers have more than 38 digits. Read it into pandas, or select it as text.")
-            series.append(polars.Series(name, column))
-        except columns.REFUSALS as error:
-            raise TaskFailed(f"Column {name!r} cannot be read: {error}") from error
-    frame = polars.DataFrame(series)
-    return frame.lazy() if issubclass(kind, polars.LazyFrame) else frame
+def _pandas(columns: list[tuple[str, pd.Series[Any]]], rows: int) -> pd.DataFrame:
+    frame = pd.DataFrame(dict(enumerate(series for _, series in columns)), index=pd.RangeIndex(rows))
+    return frame.set_axis(pd.Index([name for name, _ in columns], dtype=None if columns else object), axis=1)
+
+
+def _polars(columns: list[tuple[str, pa.ChunkedArray]], frame_type: FrameType | None) -> Any:
+    polars = sys.modules["polars"]  # code that names a class of polars has imported it
+    frame = polars.DataFrame([polars.Series(name, column) for name, column in columns])
+    return frame.lazy() if frame_type is FrameType.POLARS_LAZY else frame
 
 
 def _parts(frame: Any, what: str) -> list[tuple[Any, Any]]:
-    polars = sys.modules.get("polars")  # who has a polars frame has imported polars
-    if not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
-        polars = None
-    if polars and isinstance(frame, polars.LazyFrame):
-        frame = frame.collect()
-    if polars and isinstance(frame, polars.DataFrame):
+    frame_type = data_type(type(frame))
+    if frame_type is FrameType.POLARS_LAZY:
+        frame, frame_type = frame.collect(), FrameType.POLARS
+    if frame_type is FrameType.POLARS:
+        polars = sys.modules["polars"]
         objects = [name for name, kind in frame.schema.items() if kind == polars.Object]
         if objects:  # Arrow would be given their addresses, and store those
             raise UnstorableResult(
                 f"{what}: column {objects[0]!r} cannot be stored: it holds Python objects. Convert it."
             )
         return [(series.name, series) for series in frame.get_columns()]
-    if isinstance(frame, pd.DataFrame):
+    if frame_type is FrameType.PANDAS:
         _check_index(frame.index, what)
         return list(frame.items())
     try:
@@ -265,8 +222,15 @@ def _check_index(index: pd.Index[Any], what: str) -> None:
 def _check_names(names: list[Any], what: str) -> None:
     if not names:
         raise UnstorableResult(f"{what} has no columns: a table needs at least one.")
+    if len(names) > _MOST_COLUMNS:
+        raise UnstorableResult(
+            f"{what} has {len(names):,} columns, and a table of PostgreSQL has at most {_MOST_COLUMNS}. Store one "
+            "row for each value, as with df.melt(id_vars=[…]). Or split it into several tables."
+        )
     for name in names:
-        if not isinstance(name, str):
+        if isinstance(name, tuple):
+            reason = "has several levels: join them, as with df.columns = ['_'.join(map(str, c)) for c in df.columns]"
+        elif not isinstance(name, str):
             reason = f"is {type(name).__name__}, not text: rename it, as with df.rename(columns=str)"
         elif not name or "\0" in name or any("\ud800" <= char <= "\udfff" for char in name):
             reason = "is empty or has characters that PostgreSQL cannot store: rename it"

@@ -28,7 +28,7 @@ def shape(uri: str, source: str, mark: str) -> Any:
         source: the quoted name of the table.
     """
     polars = sys.modules["polars"]
-    empty = frames.to_polars(frames.read(uri, f"SELECT * FROM {source} LIMIT 0"), polars.LazyFrame)
+    empty = frames.read_table(uri, source, polars.LazyFrame, source, limit=0)
     return empty.filter(polars.lit(mark).is_not_null())
 
 

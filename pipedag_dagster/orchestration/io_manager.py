@@ -1,8 +1,11 @@
 """Tables for plain Dagster assets."""
 
 # no postponed annotations: Dagster reads the annotations of a resource as objects
+import inspect
+import types
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import dagster as dg
 import pandas as pd
@@ -19,6 +22,7 @@ from pipedag_dagster.execution.write_one_table import (
     newest,
     write_table,
 )
+from pipedag_dagster.frame_types import READABLE, is_readable, is_sql
 from pipedag_dagster.names import TableRef, stage_name, table_name
 from pipedag_dagster.options import caller, refuse_unknown
 from pipedag_dagster.orchestration.metadata import of_tables
@@ -88,25 +92,48 @@ class TableIOManager(dg.ConfigurableIOManager):
             raise NotMaterialized(
                 f"{stage}.{name} was never committed in instance {self.instance.instance!r}. Materialize it first."
             )
-        annotation = context.dagster_type.typing_type
-        annotation = get_origin(annotation) or annotation
+        annotation = _input_class(context) if tables[name].in_database else None
         part = _slice(context)
-        if (
-            part is not None
-            and isinstance(annotation, type)
-            and issubclass(annotation, sa.FromClause)
-            and annotation is not sa.FromClause
-        ):
+        if part is not None and annotation is not None and is_sql(annotation) and annotation is not sa.FromClause:
             raise WiringError(
                 f"Asset {context.asset_key.to_user_string()}: {part.name} is a subquery of the table, not a "
                 f"{annotation.__name__}. Annotate the input with sa.FromClause."
             )
         return instance.store.table_store.read(
             tables[name],
-            # Without an annotation it is Any, which is a class since Python 3.11.
-            annotation if isinstance(annotation, type) and annotation is not Any else pd.DataFrame,
+            annotation,
             where=None if part is None else part.where(tables[name].columns),
         )
+
+
+def _input_class(context: dg.InputContext) -> type:
+    """The class that an input's annotation asks for: pd.DataFrame without one. `X | None` is X.
+
+    Raises:
+        WiringError: tables cannot be read as what it says, or it says several classes.
+    """
+    annotation = context.dagster_type.typing_type
+    classes = list(dict.fromkeys(_classes(annotation)))
+    if annotation is Any:
+        return pd.DataFrame
+    if len(classes) != 1 or not is_readable(classes[0]):
+        raise WiringError(
+            f"Asset {context.step_context.op_def.name!r}: a table cannot be read as its parameter {context.name!r} is "
+            f"annotated: {inspect.formatannotation(annotation)}. Annotate it with one of {READABLE}, or with none."
+        )
+    return cast(type, classes[0])
+
+
+def _classes(annotation: Any) -> Iterator[Any]:
+    """The classes that an annotation allows, without None."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _classes(part)
+    elif origin is Annotated:
+        yield from _classes(get_args(annotation)[0])
+    elif annotation not in (None, type(None)):
+        yield origin or annotation
 
 
 def table_metadata(store: TableStore, written: WriteResult) -> dict[str, Any]:

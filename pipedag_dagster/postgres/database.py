@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import psycopg
 import sqlalchemy as sa
 
-from pipedag_dagster.data import frames
+from pipedag_dagster.data import adbc
 from pipedag_dagster.errors import DatabaseError, DatabaseMissing
 from pipedag_dagster.postgres import embedded, session
 from pipedag_dagster.postgres.failures import explained, is_missing_database, mapped
@@ -162,7 +162,7 @@ class Database:
         """Close all pooled connections; the next use opens new ones."""
         with self._lock:
             if self._engine is not None:
-                frames.disconnect(session.libpq(self._engine.url))
+                adbc.disconnect(session.libpq(self._engine.url))
                 self._engine.dispose()
                 self._engine = None
 
@@ -194,7 +194,7 @@ def _preparation(url: sa.URL, role: str | None) -> Callable[[session.Connection,
         connection.autocommit = False
         if behind_pooler and not checked:
             session.refuse_shared_backends(url)
-            frames.begin_with(session.libpq(url), session.settings_as_sql(role))
+            adbc.begin_with(session.libpq(url), session.settings_as_sql(role))
         checked = True
 
     return prepare

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import psycopg
-import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
@@ -48,7 +47,7 @@ class TableReader:
 
         Raises:
             NotMaterialized: the version was dropped meanwhile, or it is a value that contains tables.
-            TaskFailed: the file of a blob was changed.
+            TaskFailed: the file of a blob was changed, or a column cannot be read as it is (see `docs/types.md`).
         """
         what = str(TableRef(table.stage, table.name))
         if table.file is not None:
@@ -58,17 +57,13 @@ class TableReader:
         if kind is not None and issubclass(kind, sa.FromClause):
             reflected = self.reflect(table)
             return reflected.alias(table.name) if where is None else _rows(reflected, where).subquery(table.name)
-        query = f"SELECT * FROM {self._name(table)}" + (f" WHERE {where}" if where else "")
         try:
             with self.database.told():
-                arrow = frames.read(self.database.uri, query)
+                return frames.read_table(self.database.uri, self._name(table), kind or pd.DataFrame, what, where=where)
         except Exception as error:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table) from None
             raise
-        if kind is None or issubclass(kind, pd.DataFrame):
-            return frames.to_pandas(arrow)
-        return frames.to_arrow(arrow, table.name) if issubclass(kind, pa.Table) else frames.to_polars(arrow, kind)
 
     def shape(self, table: TableVersion) -> Any:
         """A table version as a polars LazyFrame without rows, whose plan names the physical table."""

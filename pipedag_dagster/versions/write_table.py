@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import adbc_driver_manager
 import psycopg
 import sqlalchemy as sa
 
@@ -62,8 +63,17 @@ def from_frame(
         UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
     """
     arrow = frames.to_arrow(frame, str(what))
-    with database.told():
-        rows = frames.write(database.uri, schema, name, arrow)
+    try:
+        with database.told():
+            rows = frames.write(database.uri, schema, name, arrow)
+    except adbc_driver_manager.Error as error:
+        if error.sqlstate != psycopg.errors.ProgramLimitExceeded.sqlstate:
+            raise
+        raise UnstorableResult(
+            f"{what} has {len(arrow.column_names):,} columns. A row must fit into a page of PostgreSQL (8 kB), where a "
+            "long text takes 18 bytes, and a number 2 to 8. Store one row for each value, as with "
+            "df.melt(id_vars=[…]). Or split it into several tables."
+        ) from None
     with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
         columns, size = _finish(connection, schema, name, constraints, what)
     return PhysicalTable(name, columns, rows, size, frames.content_version(arrow))

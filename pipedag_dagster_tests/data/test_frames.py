@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
 from pipedag_dagster.data import frames
-from pipedag_dagster.errors import TaskFailed, UnstorableResult
+from pipedag_dagster.errors import UnstorableResult
 
 _names = (f"t{number}" for number in itertools.count())
 UTC = dt.UTC
@@ -34,13 +34,13 @@ def uri(url: sa.URL) -> str:
 
 @pytest.fixture
 def store(database_url):
-    """A function: one frame into a new table, and what `read` returns of it."""
+    """A function: one frame into a new table, and what is read of it as a class of frames."""
 
-    def through(frame: Any) -> pa.Table:
+    def through(frame: Any, cls: type = pd.DataFrame) -> Any:
         table = frames.to_arrow(frame, "stage_1.dfa")
         name = next(_names)
         assert frames.write(uri(database_url), "public", name, table) == len(table)
-        return frames.read(uri(database_url), f"SELECT * FROM {name}")
+        return frames.read_table(uri(database_url), f"public.{name}", cls, "stage_1.dfa")
 
     return through
 
@@ -97,7 +97,7 @@ def test_every_type_comes_out_equal_with_a_type_of_its_own(store, case):
     table = pa.table({"x": pa.chunked_array([values, values.slice(0, 0), pa.nulls(1, values.type)])})
     kind = frames.column_types(frames.to_arrow(table, "t").schema)["x"]
     assert str(kind.compile(dialect=postgresql.dialect())) == ddl
-    out = frames.to_pandas(store(table))["x"]
+    out = store(table)["x"]
     expected = values.to_pylist() if case != "map" else [{"a": 1}]
     assert [None if is_null else value for value, is_null in zip(out, out.isna(), strict=True)] == [*expected, None]
     assert str(out.dtype) == (str(pd.Series(["a"]).dtype) if dtype == "text" else dtype)
@@ -106,22 +106,22 @@ def test_every_type_comes_out_equal_with_a_type_of_its_own(store, case):
 def test_the_dtype_does_not_depend_on_the_values(store):
     cases = {case: values for case, (values, *_) in ROUND_TRIPS.items() if case != "large uint64"}  # see column_types
     tables = [
-        store(pa.table({case: change(values) for case, values in cases.items()}))
+        store(pa.table({case: change(values) for case, values in cases.items()}), cls)
         for change in (lambda values: values[:1], lambda values: values[:0], lambda values: pa.nulls(1, values.type))
+        for cls in (pa.Table, pd.DataFrame)
     ]
-    assert tables[0].schema == tables[1].schema == tables[2].schema
-    full, empty, null = (frames.to_pandas(table).dtypes.astype(str).to_dict() for table in tables)
-    assert full == empty == null
+    schemas = [table.schema if isinstance(table, pa.Table) else table.dtypes.to_dict() for table in tables]
+    assert schemas[0] == schemas[2] == schemas[4]
+    assert schemas[1] == schemas[3] == schemas[5]
 
 
 def test_what_was_read_can_be_written_again_and_has_the_same_content(store):
     first = frames.to_arrow(pa.table({case: values[:1] for case, (values, *_) in ROUND_TRIPS.items()}), "t")
-    again = frames.to_arrow(store(first), "t")
+    again = frames.to_arrow(store(first, pa.Table), "t")
     for case in ROUND_TRIPS:
         assert again[case].to_pylist() == first[case].to_pylist(), case
-        if not pa.types.is_decimal(first[case].type):  # the database returns no precision
-            same = (frames.content_version(table.select([case])) for table in (first, again))
-            assert len(set(same)) == 1, case
+        same = (frames.content_version(table.select([case])) for table in (first, again))
+        assert len(set(same)) == 1, case
 
 
 #  Python objects in a pandas column, and what they are in PostgreSQL
@@ -151,7 +151,7 @@ def test_python_objects_come_out_equal(store, case):
     frame = pd.DataFrame({"x": pd.Series(values, dtype=object)})
     (found,) = frames.column_types(frames.to_arrow(frame, "t").schema).values()
     assert isinstance(found, kind)
-    out = frames.to_pandas(store(frame))["x"]
+    out = store(frame)["x"]
     assert out.isna().tolist() == frame["x"].isna().tolist()
     assert out.dropna().tolist() == frame["x"].dropna().tolist()
 
@@ -174,16 +174,16 @@ def test_python_objects_come_out_equal(store, case):
     ids=lambda column: str(column.dtype),
 )
 def test_the_dtypes_of_pandas_come_out_equal(store, column):
-    out = frames.to_pandas(store(pd.DataFrame({"x": column})))["x"]
+    out = store(pd.DataFrame({"x": column}))["x"]
     assert out.isna().tolist() == column.isna().tolist()
     assert out.dropna().tolist() == column.dropna().tolist()
 
 
 def test_nan_is_null_for_pandas_and_a_number_for_arrow_and_polars(store):
     polars = pytest.importorskip("polars")
-    assert store(pd.DataFrame({"x": [math.nan]}))["x"].null_count == 1
+    assert store(pd.DataFrame({"x": [math.nan]}), pa.Table)["x"].null_count == 1
     for frame in (pa.table({"x": [math.nan, None]}), polars.DataFrame({"x": [math.nan, None]})):
-        nan, null = store(frame)["x"].to_pylist()
+        nan, null = store(frame, pa.Table)["x"].to_pylist()
         assert math.isnan(nan)
         assert null is None
 
@@ -201,31 +201,28 @@ def test_polars_goes_in_and_comes_out(store, lazy):
         "b": [b"\0", None],
     }
     frame = pl.DataFrame(data).with_columns(pl.Series("c", ["x", None], dtype=pl.Categorical))
-    raw = store(frame.lazy() if lazy else frame)
-    out = frames.to_polars(raw, pl.LazyFrame if lazy else pl.DataFrame)
+    out = store(frame.lazy() if lazy else frame, pl.LazyFrame if lazy else pl.DataFrame)
     assert isinstance(out, pl.LazyFrame if lazy else pl.DataFrame)
     assert out.lazy().collect().to_dict(as_series=False) == frame.to_dict(as_series=False)
-    nested = frames.to_polars(store(pl.DataFrame({"l": [[1]], "st": [{"a": 1}]})), pl.DataFrame)
+    nested = store(pl.DataFrame({"l": [[1]], "st": [{"a": 1}]}), pl.DataFrame)
     assert nested.rows() == [("[1]", '{"a": 1}')]
-    assert frames.to_polars(store(pa.table({"u": pa.array([ID.bytes], pa.uuid())})), pl.DataFrame).rows() == [
-        (str(ID),)
-    ]
+    assert store(pa.table({"u": pa.array([ID.bytes], pa.uuid())}), pl.DataFrame).rows() == [(str(ID),)]
 
 
 def test_names_come_out_equal_whatever_characters_they_have(store):
     names = ['we"ird', "50 % of :x ?", "select", "Größe", "x" * 63, "X" * 63]
     table = store(pd.DataFrame([[1] * len(names)], columns=names))
-    assert table.column_names == names
+    assert list(table.columns) == names
 
 
 def test_an_empty_frame_keeps_its_columns(store):
-    out = frames.to_pandas(store(pd.DataFrame({"i": pd.Series(dtype="int64"), "s": pd.Series(dtype="str")})))
+    out = store(pd.DataFrame({"i": pd.Series(dtype="int64"), "s": pd.Series(dtype="str")}))
     assert list(out.columns) == ["i", "s"]
     assert len(out) == 0
 
 
 def test_an_index_without_a_name_is_dropped(store):
-    out = frames.to_pandas(store(pd.DataFrame({"x": [1, 2, 3]}).sort_values("x", ascending=False)))
+    out = store(pd.DataFrame({"x": [1, 2, 3]}).sort_values("x", ascending=False))
     assert out["x"].tolist() == [3, 2, 1]
     assert isinstance(out.index, pd.RangeIndex)
 
@@ -288,7 +285,7 @@ def tables(draw):
 @given(tables())
 def test_any_frame_comes_out_equal(store, drawn):
     data, frame = drawn
-    out = frames.to_pandas(store(frame))
+    out = store(frame)
     for name, values in data.items():
         found = [None if is_null else v for v, is_null in zip(out[name], out[name].isna(), strict=True)]
         assert found == values, name
@@ -320,11 +317,25 @@ REFUSED = {
     "duration objects": (objects(pd.Timedelta(1)), "it has nanoseconds"),
     "duration": (pa.table({"x": pa.array([2**62], pa.duration("us"))}), "out of bounds"),
     "far away": (pa.table({"x": pa.array([2**62], pa.timestamp("s"))}), "out of bounds"),
-    "long ago": (pa.table({"x": pa.array([-(2**62)], pa.timestamp("us"))}), "before 4714 BC"),
+    "long ago": (pa.table({"x": pa.array([-(2**62)], pa.timestamp("us"))}), "years 1 to 9999"),
     "year 10000": (pa.table({"x": pa.array([2_932_897], pa.int32()).cast(pa.date32())}), "years 1 to 9999"),
     "2**64": (objects(2**64), "too large"),
     "inexact float": (objects(2**53 + 1, 0.5), "outside of the range exactly representable"),
     "infinite decimal": (objects(Decimal("inf")), "NaN or infinite"),
+    "decimal NaN": (
+        objects(Decimal(1), Decimal("nan")),
+        "Make them floats, or text. The first is in row 2.",
+    ),
+    "24:00": (pa.table({"x": pa.array([0, 86_400_000_000]).cast(pa.time64("us"))}), "time 24:00"),
+    "year 10000 at noon": (
+        pa.table({"x": pa.array([2_932_897], pa.int32()).cast(pa.date32()).cast(pa.timestamp("us"))}),
+        "9999",
+    ),
+    "a key twice": (pa.table({"x": pa.array(['{"a": 1, "a": 2}'], pa.json_())}), "the same key twice"),
+    "a long number": (
+        pa.table({"x": pa.array(["0.12345678901234567890"], pa.json_())}),
+        "no float is equal to",
+    ),
     "NUL": (pd.DataFrame({"x": ["a\0b"]}), "the character NUL"),
     "NUL in JSON": (objects(["a\0b"]), "JSON cannot hold the str 'a\\x00b'"),
     "NaN in JSON": (objects([math.nan]), "JSON cannot hold the float nan"),
@@ -367,6 +378,8 @@ def test_python_objects_in_polars_are_refused():
             "a MultiIndex, which a table cannot hold",
         ),
         (pd.DataFrame([[1]]), r"the column name 0 is int, not text: rename it, as with df.rename\(columns=str\)"),
+        (pd.DataFrame([[1]], columns=[("a", "b")]), r"several levels: join them, as with df.columns = \['_'.join"),
+        (pd.DataFrame([range(1601)]).rename(columns=str), "1,601 columns, .* at most 1600"),
         (pd.DataFrame({"": [1]}), "the column name '' is empty"),
         (pd.DataFrame({"x" * 64: [1]}), "has 64 bytes, PostgreSQL allows 63"),
         (pd.DataFrame({"ä" * 32: [1]}), "has 64 bytes"),
@@ -385,42 +398,6 @@ def test_what_is_no_table_is_refused(frame, message):
 def test_read_cannot_write(database_url):
     with pytest.raises(adbc_driver_manager.Error, match="read-only transaction"):
         frames.read(uri(database_url), "CREATE TABLE t AS SELECT 1 AS x")
-
-
-@pytest.mark.parametrize(
-    ("sql", "message"),
-    [
-        ("interval '1 month'", "Column 'x' cannot be read: it holds intervals with months"),
-        ("timestamp 'infinity'", "Column 'x' cannot be read: it holds infinity"),
-        ("timestamptz '-infinity'", "it holds infinity"),
-        ("date 'infinity'", "it holds infinity"),
-        ("inet '1.2.3.4'", "its type inet. Select it as text: column::text"),
-    ],
-)
-def test_what_pandas_cannot_hold_is_an_error_with_the_column(database_url, sql, message):
-    with pytest.raises(TaskFailed, match=message):
-        frames.to_pandas(frames.read(uri(database_url), f"SELECT {sql} AS x"))
-
-
-@pytest.mark.parametrize(
-    ("sql", "value"),
-    [
-        ("interval '2 days 3 hours'", pd.Timedelta(hours=51)),
-        ("numeric '-12.340'", Decimal("-12.340")),
-        ("numeric 'infinity'", Decimal("inf")),
-        ("varchar(5) 'abc'", "abc"),
-        ("json '[1, {\"a\": null}]'", [1, {"a": None}]),
-        ("ARRAY[1, 2]", [1, 2]),
-    ],
-)
-def test_types_that_sql_makes_can_be_read(database_url, sql, value):
-    assert frames.to_pandas(frames.read(uri(database_url), f"SELECT {sql} AS x"))["x"].tolist() == [value]
-
-
-def test_a_query_may_name_two_columns_alike(database_url):
-    frame = frames.to_pandas(frames.read(uri(database_url), "SELECT 1 AS x, 'a' AS x"))
-    assert list(frame.columns) == ["x", "x"]
-    assert frame.iloc[0].tolist() == [1, "a"]
 
 
 def test_no_error_tells_the_password():
@@ -504,12 +481,3 @@ def test_content_version_does_not_depend_on_the_library_the_frame_came_from():
     data = {"i": [1, 2], "s": ["a", None], "f": [1.5, None], "t": [MICRO, None]}
     made = [frames.to_arrow(frame, "t") for frame in (pd.DataFrame(data), pl.DataFrame(data), pa.table(data))]
     assert len({frames.content_version(table) for table in made}) == 1
-
-
-def test_a_type_that_was_made_after_the_first_read_is_known(database_url: sa.URL) -> None:
-    uri = database_url.render_as_string(hide_password=False)
-    frames.read(uri, "SELECT 1 AS one")
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE TYPE size AS ENUM ('mini', 'midi', 'full')")
-    assert frames.to_pandas(frames.read(uri, "SELECT 'midi'::size AS size"))["size"].tolist() == ["midi"]
-    frames.disconnect(uri)
