@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import dagster as dg
 import pandas as pd
@@ -126,6 +126,34 @@ def test_an_input_arrives_as_its_annotation_says(run: Callable[..., Any], kind: 
         assert value.to_dict(as_series=False) == {"id": [1, 2, 3], "customer": ["ann", None, "bob"]}
     else:
         pd.testing.assert_frame_equal(value.astype({"id": "int64", "customer": object}), ORDERS, check_dtype=False)
+
+
+def reader_of(annotation: Any, got: list[Any]) -> dg.AssetsDefinition:
+    def customers(orders):  # type: ignore[no-untyped-def]
+        got.append(orders)
+
+    customers.__annotations__ = {"orders": annotation}
+    return dg.asset(io_manager_key="io_manager", group_name="raw")(customers)
+
+
+@pytest.mark.parametrize("optional", [lambda cls: cls | None, lambda cls: Optional[cls]], ids=["| None", "Optional"])
+@pytest.mark.parametrize("frame", ["pandas.DataFrame", "polars.DataFrame", "polars.LazyFrame", "pyarrow.Table"])
+def test_an_optional_input_arrives_as_the_class_in_it(run: Callable[..., Any], optional: Any, frame: str) -> None:
+    module, _, name = frame.partition(".")
+    cls, got = getattr(pytest.importorskip(module), name), list[Any]()
+    run(orders, reader_of(optional(cls), got))
+    assert [type(value) for value in got] == [cls]
+
+
+@pytest.mark.parametrize("annotation", [int, dict[str, int], pd.Series, pd.DataFrame | pa.Table, int | None], ids=str)
+def test_an_annotation_that_tables_cannot_be_read_as_is_refused(run: Callable[..., Any], annotation: Any) -> None:
+    got: list[Any] = []
+    error = refused(run, orders, reader_of(annotation, got))
+    assert isinstance(error, WiringError)
+    assert "Asset 'raw__customers'" in str(error) or "Asset 'customers'" in str(error)
+    assert "parameter 'orders' is annotated" in str(error)
+    assert "Annotate it with one of pd.DataFrame, sa.Table" in str(error)
+    assert got == []
 
 
 def test_a_query_on_an_input_runs_inside_the_database(run: Callable[..., Any], connection: Connection) -> None:
