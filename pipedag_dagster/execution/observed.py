@@ -50,8 +50,7 @@ class Observed:
     @property
     def parts(self) -> dict[str, Any]:
         """What is kept of it, by name."""
-        parts = {"ran": dict(self.ran), "notes": list(self.notes)}
-        return {name: part for name, part in parts.items() if part}
+        return {"ran": dict(self.ran)} if self.ran else {}
 
     @property
     def identity(self) -> list[str]:

@@ -16,6 +16,7 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.keyed_call import KeyedCall
+from pipedag_dagster.execution.notes import query_notes
 from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.execution.query_text import with_view_names
 from pipedag_dagster.execution.run_log import code_of, with_query
@@ -175,6 +176,9 @@ class OutputWriter:
             rows=table.rows,
             bytes=table.bytes,
             query=None if query is None else with_view_names(query, reader, self.keyed.inputs.values()),
+            notes=[]
+            if isinstance(output, ScriptOutput)
+            else query_notes(self.keyed, self.store, output.slot.asset, query),
         )
 
     def _add(self, output: TaskOutput, kind: OutputKind, data_version: str, **details: Any) -> None:
@@ -187,6 +191,9 @@ class OutputWriter:
             "query": None,
         }
         parts = {**self.keyed.key.parts, **self.observed.parts, **details.pop("parts", {})}
+        notes = [*self.observed.notes, *details.pop("notes", [])]
+        if notes:
+            parts["notes"] = notes
         now = time.monotonic()
         self._versions.append(
             TableVersion(
