@@ -25,6 +25,13 @@ from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.sql_text import is_ordered
 from pipedag_dagster.versions import content_hash
 
+_LIMITS = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.TooManyColumns)
+_TOO_WIDE = (
+    "A table of PostgreSQL has at most 1600 columns. A row must fit into a page of 8 kB, where a long text takes 18 "
+    "bytes and a number 2 to 8. A value in a key or an index must fit into a third of one. Store one row for each "
+    "value, as with df.melt(id_vars=[…]), or split the table into several."
+)
+
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -67,12 +74,10 @@ def from_frame(
         with database.told():
             rows = frames.write(database.uri, schema, name, arrow)
     except adbc_driver_manager.Error as error:
-        if error.sqlstate != psycopg.errors.ProgramLimitExceeded.sqlstate:
+        if error.sqlstate not in [limit.sqlstate for limit in _LIMITS]:
             raise
         raise UnstorableResult(
-            f"{what} has {len(arrow.column_names):,} columns. A row must fit into a page of PostgreSQL (8 kB), where a "
-            "long text takes 18 bytes, and a number 2 to 8. Store one row for each value, as with "
-            "df.melt(id_vars=[…]). Or split it into several tables."
+            f"{what} has {len(arrow.column_names):,} columns, which is too wide. {_TOO_WIDE}"
         ) from None
     with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
         columns, size = _finish(connection, schema, name, constraints, what)
@@ -215,6 +220,8 @@ def explained(what: Label, physical: str, query: str | None = None) -> Iterator[
     physical table, and the user's own query, never one of ours."""
     try:
         yield
+    except _LIMITS as error:
+        raise UnstorableResult(f"{what}: {error.diag.message_primary}. {_TOO_WIDE}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError):
         raise  # the connection, not the result
     except psycopg.errors.UniqueViolation as error:

@@ -16,7 +16,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
@@ -281,7 +281,12 @@ def tables(draw):
     return data, pd.DataFrame({name: column(name) for name in names})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking asks the database for minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(tables())
 def test_any_frame_comes_out_equal(store, drawn):
     data, frame = drawn
