@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.config.layers import merge
 from pipedag_dagster.errors import ConfigError
+from pipedag_dagster.fingerprint.module_origin import add_user_modules
 from pipedag_dagster.graph.instance import Instance
 from pipedag_dagster.options import known_options
 from pipedag_dagster.versions.table_store import TableStore
@@ -39,6 +40,7 @@ class ConfigContext(Instance):
     def __init__(self, config: InstanceConfig, files: PipedagConfig) -> None:
         self.config = config
         self.files = files
+        add_user_modules(config.user_modules)
         self._tokens: list[Token[ConfigContext | None]] = []
 
     @property

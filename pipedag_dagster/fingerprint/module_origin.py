@@ -97,8 +97,21 @@ class UserCode:
 _default = UserCode()
 
 
+def default_user_code() -> UserCode:
+    """What counts as the user's code in this process."""
+    return _default
+
+
+def add_user_modules(names: Iterable[str]) -> None:
+    """Modules that count as the user's code in this process, although they are installed: `user_modules:` in the
+    YAML of an instance."""
+    global _default
+    if not _default.modules.issuperset(names):
+        _default = UserCode(_default.modules.union(names))
+
+
 def in_library(file: str | None) -> bool:
-    """Whether a file belongs to Python or to a library, where no further modules are named as the user's."""
+    """Whether a file belongs to Python or to a library."""
     return _default.in_library(file)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipedag_dagster.fingerprint.code_source import CodeSource
-from pipedag_dagster.fingerprint.module_origin import UserCode, folder
+from pipedag_dagster.fingerprint.module_origin import UserCode, default_user_code, folder
 
 
 class WalkState(ABC):
@@ -31,7 +31,7 @@ class WalkState(ABC):
     def __init__(
         self, user_code: UserCode | None = None, *, strict: bool = False, code: bool = True, data: bool = True
     ) -> None:
-        self.user_code = user_code or UserCode()
+        self.user_code = user_code or default_user_code()
         self.strict = strict
         self.code = code
         self.data = data
