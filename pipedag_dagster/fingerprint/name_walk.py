@@ -36,6 +36,7 @@ class NameWalk(ValueWalk):
         """What the names in some source mean, and what else is known of it."""
         enclosed = enclosed or {}
         self.attributes |= source.attributes
+        self._look_for_salt(source, namespace)
         for why, line in source.opaque.items():
             self._is_opaque(f"{why} in line {line}")
         for chain in source.chains:
@@ -52,7 +53,6 @@ class NameWalk(ValueWalk):
         for chain, line in source.text_queries.items():
             yield from self._text_query(chain, enclosed, namespace, line)
         self._line = None
-        self._look_for_salt(source, namespace)
 
     def _text_query(
         self, chain: Chain, enclosed: Mapping[str, Any], namespace: dict[str, Any], line: int
