@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,7 @@ from pipedag_dagster.examples.flights import flow as flights
 from pipedag_dagster.examples.fresh_and_stable import flow as fresh_and_stable
 from pipedag_dagster.examples.quickstart import explicit
 from pipedag_dagster.examples.quickstart import flow as quickstart
+from pipedag_dagster.fingerprint import module_origin
 from pipedag_dagster.fingerprint.fingerprint import UserCode, class_code, content_hash, fingerprint
 from pipedag_dagster.graph.task import Task
 from pipedag_dagster_tests.fingerprint.test_pairs import KINDS, pairs
@@ -31,6 +33,13 @@ def test_no_task_of_the_examples_has_a_coarse_fingerprint(task: Task) -> None:
     found = fingerprint(task.fn)
     assert not found.coarse
     assert not found.unstable
+
+
+def forget_distributions() -> None:
+    """Or what one test has installed is known in the next one."""
+    for name in ("distributions", "_is_users_distribution", "_is_from_a_folder", "_needs_us", "_has_file"):
+        getattr(module_origin, name).cache_clear()
+    module_origin._known_use.clear()
 
 
 class Site:
@@ -51,14 +60,22 @@ class Site:
             (info / "direct_url.json").write_text(direct_url)
 
     def version(self, *options: str) -> str:
-        """The fingerprint of shop.task in a process of its own."""
-        program = (
-            "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); import shop\n"
-            "from pipedag_dagster.fingerprint.fingerprint import UserCode, fingerprint\n"
-            "print(fingerprint(shop.task, user_code=UserCode(sys.argv[2:])).version)"
-        )
-        command = [sys.executable, "-c", program, str(self.folder), *options]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        """The fingerprint of shop.task, as in a new process."""
+        forget_distributions()
+        sys.modules.pop("shop", None)
+        importlib.invalidate_caches()
+        found = fingerprint(importlib.import_module("shop").task, user_code=UserCode(options))
+        del sys.modules["shop"]
+        return found.version
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    site = Site(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(site.folder)
+    yield site
+    forget_distributions()
 
 
 TASK = "def task(): return 1\n"
@@ -74,17 +91,15 @@ TASK = "def task(): return 1\n"
     ],
 )
 def test_code_of_an_installed_package_of_the_user_counts(
-    tmp_path: pathlib.Path, code: str, metadata: str, direct_url: str, options: tuple[str, ...]
+    site: Site, code: str, metadata: str, direct_url: str, options: tuple[str, ...]
 ) -> None:
-    site = Site(tmp_path)
     site.install("shop", code, metadata, direct_url)
     before = site.version(*options)
     (site.folder / "shop/__init__.py").write_text(code.replace("return 1", "return 2"))
     assert site.version(*options) != before
 
 
-def test_code_of_an_installed_library_does_not_count(tmp_path: pathlib.Path) -> None:
-    site = Site(tmp_path)
+def test_code_of_an_installed_library_does_not_count(site: Site) -> None:
     site.install("shop", TASK)
     before = site.version()
     (site.folder / "shop/__init__.py").write_text("def task(): return 2\n")
