@@ -52,13 +52,14 @@ def import_effects(file: CodeFile, namespace: dict[str, Any], user_code: UserCod
 
 def _read(file: CodeFile, namespace: dict[str, Any], user_code: UserCode) -> tuple[tuple[ast.AST, ...], frozenset[str]]:
     if id(file) not in _known:
-        found = tuple(_Effects(namespace, user_code).of_body(file.tree.body))
+        found = tuple(_Effects(file, namespace, user_code).of_body(file.tree.body))
         _known[id(file)] = (file, found, frozenset(imported_names(file.tree, package_of(namespace))))
     return _known[id(file)][1:]
 
 
 class _Effects:
-    def __init__(self, namespace: dict[str, Any], user_code: UserCode, depth: int = 0) -> None:
+    def __init__(self, file: CodeFile, namespace: dict[str, Any], user_code: UserCode, depth: int = 0) -> None:
+        self._file = file
         self._namespace = namespace
         self._user_code = user_code
         self._depth = depth
@@ -83,7 +84,7 @@ class _Effects:
             return any(map(self._is_effect, calls))
         stored = [node for node in ast.walk(statement) if isinstance(node, ast.Attribute | ast.Subscript)]
         targets = (_root(node) for node in stored if not isinstance(node.ctx, ast.Load))
-        if any(self._is_library(self._value(chain)) for chain in targets if chain):
+        if any(self._is_of_library(chain) for chain in targets if chain):
             return True
         return any(map(self._registers, calls))
 
@@ -116,7 +117,15 @@ class _Effects:
     def _is_method_of_data(self, chain: tuple[str, ...]) -> bool:
         """`REGISTRY.append(f)`: seen in REGISTRY."""
         owner = self._namespace.get(chain[0], _UNKNOWN) if len(chain) > 1 else _UNKNOWN
-        return owner is not _UNKNOWN and not isinstance(owner, types.ModuleType | type)
+        own = owner is not _UNKNOWN and not isinstance(owner, types.ModuleType | type)
+        return own and not self._is_of_library(chain)
+
+    def _is_of_library(self, chain: tuple[str, ...]) -> bool:
+        """Whether a name means an object of a library: `os.environ`, also after `from os import environ`."""
+        origin = self._file.imports.get(chain[0])
+        if origin is not None and not origin.level and self._user_code.is_library_module(origin.module):
+            return True
+        return self._is_library(self._namespace.get(chain[0])) or self._is_library(self._value(chain))
 
     def _registers(self, call: ast.Call) -> bool:
         """Whether a call whose result is kept may change a library as well."""
@@ -134,7 +143,7 @@ class _Effects:
         file = code_file(function.__code__.co_filename, function.__globals__)
         if file is None:
             return False
-        inner = _Effects(function.__globals__, self._user_code, self._depth + 1)
+        inner = _Effects(file, function.__globals__, self._user_code, self._depth + 1)
         nodes = [node for node in ast.walk(file.tree) if isinstance(node, Function)]
         same = [node for node in nodes if node.name == function.__name__]
         todo = [statement for node in same for statement in ast.walk(node) if isinstance(statement, ast.stmt)]

@@ -32,7 +32,7 @@ _PLAIN = (
     *(bool, int, float, complex, bytes, bytearray, range, type(...), type(NotImplemented)),
     *(datetime.date, datetime.timedelta, decimal.Decimal, uuid.UUID),
 )  # values whose repr is their content
-_SILENT = (logging.Logger, logging.LoggerAdapter, contextvars.ContextVar, type(os.environ), threading.local)
+_SILENT = (logging.Logger, logging.LoggerAdapter, type(os.environ))
 _SYNCHRONIZING = {"_thread", "threading", "asyncio.locks"}
 _TYPING = ("typing", "typing_extensions")
 _DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -87,7 +87,19 @@ def content(value: Any, *, silent: bool) -> ValueContent:
         return ValueContent("pattern", (repr(value.pattern), str(value.flags)))
     if isinstance(value, slice):
         return ValueContent("slice", (), [value.start, value.stop, value.step])
+    if isinstance(value, contextvars.ContextVar):
+        return ValueContent(kind, (value.name,), [_default_of(value)])
+    if isinstance(value, threading.local):
+        return ValueContent(kind, (), [vars(value)])
     return _container(value) or _annotation(value) or _of_library(value) or _by_protocol(value, silent)
+
+
+def _default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+    """The default of a context variable, when it has one."""
+    try:
+        return (contextvars.Context().run(variable.get),)
+    except LookupError:
+        return ()
 
 
 def path_content(value: pathlib.PurePath) -> ValueContent:

@@ -106,7 +106,12 @@ def test_code_of_an_installed_library_does_not_count(site: Site) -> None:
     assert site.version() == before
 
 
-PYTHONS = sorted({path for name in ("3.11", "3.12", "3.13") if (path := shutil.which(f"python{name}"))})
+def runs(python: str) -> bool:
+    return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+FOUND = [shutil.which(f"python{version}") for version in ("3.11", "3.12", "3.13")]
+PYTHONS = [python for python in FOUND if python and runs(python)]
 PROGRAM = """
 import hashlib, sys, types
 for name in ("pipedag_dagster", "pipedag_dagster.fingerprint"):
