@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from pipedag_dagster.config.drafts import misspelt_attrs
 from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
 from pipedag_dagster.config.layers import merge
 from pipedag_dagster.errors import ConfigError
@@ -88,12 +89,14 @@ class ConfigContext(Instance):
             attrs: these replace attrs of the instance. Mappings are merged key by key.
 
         Raises:
-            ConfigError: `copy_filter_cnt` is not a number of rows.
+            ConfigError: `copy_filter_cnt` is not a number of rows, or an attr that has a meaning here is misspelt.
 
         Example:
             more = config.with_attrs({"copy_filter_cnt": 5})
             build(more).run(config=more)
         """
+        for name, message in misspelt_attrs(attrs):
+            raise ConfigError(f"attrs.{name}: {message}")
         rows = attrs.get("copy_filter_cnt", 1)
         if type(rows) is not int or rows < 1:
             raise ConfigError(f"attrs.copy_filter_cnt: must be a whole number of at least 1, not {rows!r}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -135,13 +135,18 @@ def _automation_mistakes(draft: Draft) -> Iterator[Problem]:
             yield draft.problem(("poll",), f"{message} {off.format('poll')}")
 
 
-def _mistaken_attrs(attrs: Mapping[str, Any], others: Collection[Any]) -> Iterator[tuple[str, str]]:
-    """Attrs that are misspelt or have no effect, each with a message. Most attrs are the user's own; but a misspelt
-    `copy_source` would let a small instance read the real sources."""
+def misspelt_attrs(attrs: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The names among attrs that are close to one that has a meaning here, each with a message."""
     for name in attrs:
         close = difflib.get_close_matches(str(name), COPY_ATTRS, n=1, cutoff=0.9)
         if close and name not in COPY_ATTRS:
             yield name, f"is not known. Did you mean {close[0]!r}?"
+
+
+def _mistaken_attrs(attrs: Mapping[str, Any], others: Collection[Any]) -> Iterator[tuple[str, str]]:
+    """Attrs that are misspelt or have no effect, each with a message. Most attrs are the user's own; but a misspelt
+    `copy_source` would let a small instance read the real sources."""
+    yield from misspelt_attrs(attrs)
     if "copy_filtered_input" not in attrs and attrs.get("copy_source") in others:
         advice = "Write `copy_filtered_input: true`, or false if nothing is to be copied."
         yield "copy_source", f"has no effect, because there is no copy_filtered_input. {advice}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql.util import ClauseAdapter
 
+from pipedag_dagster.errors import WiringError
 from pipedag_dagster.options import known_options
 
 
@@ -22,6 +23,9 @@ class Table:
         primary_key: column or columns; checked and enforced by the database.
         indexes: a column, or a list of columns, for each index; made after the data is loaded.
         non_nullable: columns that must not be NULL; checked and enforced by the database.
+
+    Raises:
+        WiringError: a column is not a text, or is named twice.
 
     Example:
         >>> Table([1, 2], "Orders", primary_key="id")
@@ -40,9 +44,10 @@ class Table:
     ) -> None:
         self.obj = obj
         self.name = name
-        self.primary_key = _names(primary_key or ())
-        self.indexes = tuple(_names(columns) for columns in indexes)
-        self.non_nullable = _names(non_nullable)
+        self.primary_key = _column_names("primary_key", () if primary_key is None else primary_key)
+        listed = (indexes,) if isinstance(indexes, str) else indexes
+        self.indexes = tuple(_column_names("indexes", columns) for columns in listed)
+        self.non_nullable = _column_names("non_nullable", non_nullable)
 
     def content_for_hash(self) -> tuple[Any, ...]:
         return (self.obj, self.name, self.primary_key, self.indexes, self.non_nullable)
@@ -52,8 +57,14 @@ class Table:
         return f"Table({type(self.obj).__name__}, name={self.name!r}{key})"
 
 
-def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
-    return (columns,) if isinstance(columns, str) else tuple(columns)
+def _column_names(option: str, columns: str | Sequence[str]) -> tuple[str, ...]:
+    names = (columns,) if isinstance(columns, str) else tuple(columns) if isinstance(columns, Iterable) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise WiringError(f'Table(…): {option}={columns!r} is not a column. Write its name, as in {option}="id".')
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise WiringError(f"Table(…): {option}={columns!r} names the column {twice!r} twice.")
+    return names
 
 
 SCRIPT_SCHEMA = "{schema}"

@@ -87,3 +87,22 @@ def test_a_misspelt_option_of_a_public_function_names_the_line_of_the_call(name:
 def test_an_unknown_option_is_a_type_error_too() -> None:
     with pytest.raises(TypeError):
         Table([1], primry_key="id")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"primary_key": 5}, "primary_key=5 is not a column"),
+        ({"primary_key": ["id", "id"]}, "names the column 'id' twice"),
+        ({"indexes": [["id", 5]]}, "indexes=.* is not a column"),
+        ({"non_nullable": [None]}, "non_nullable=.* is not a column"),
+    ],
+    ids=["a number", "twice", "in an index", "nothing"],
+)
+def test_what_is_not_a_column_of_a_table_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(WiringError, match=message):
+        Table([1], **options)
+
+
+def test_one_text_is_one_index() -> None:
+    assert Table([1], indexes="customer").indexes == (("customer",),)

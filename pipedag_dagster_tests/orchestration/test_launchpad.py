@@ -138,6 +138,8 @@ def test_in_python_a_flow_is_built_with_other_attrs(config: PipedagConfig) -> No
     assert len(table(config, "raw", "orders")) == 4
     with pytest.raises(ConfigError, match=r"attrs.copy_filter_cnt: must be a whole number of at least 1, not 0."):
         config.get("mini").with_attrs({"copy_filter_cnt": 0})
+    with pytest.raises(ConfigError, match=r"copy_filtr_cnt: is not known\. Did you mean 'copy_filter_cnt'\?"):
+        config.get("mini").with_attrs({"copy_filtr_cnt": 1})
 
 
 def test_a_number_of_rows_that_would_have_no_effect_is_refused(instances: Instances) -> None:
