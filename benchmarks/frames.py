@@ -69,14 +69,14 @@ def main() -> None:
             )
 
         def theirs() -> None:
-            data.to_sql("theirs", database.engine, if_exists="replace", index=False)
+            data.to_sql("theirs", database.engine, schema="public", if_exists="replace", index=False)
 
         for what, us, them in (
             ("write", seconds(ours), seconds(theirs)),
             (
                 "read",
                 seconds(lambda: frames.read_table(database.uri, f"public.{written[-1]}", pd.DataFrame, "benchmark")),
-                seconds(lambda: pd.read_sql("SELECT * FROM theirs", database.engine)),
+                seconds(lambda: pd.read_sql("SELECT * FROM public.theirs", database.engine)),
             ),
         ):
             print(f"{what:6} {rows:,} rows: {us:6.2f} s, pandas {them:6.2f} s, {them / us:5.1f} times as fast")
