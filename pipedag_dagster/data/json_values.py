@@ -1,7 +1,7 @@
-"""Values that are no tables, as JSON: what comes out is equal to what went in, and of the same types.
+"""Values that are not tables, as JSON. They come back equal, and of the same types.
 
-Plain JSON has no tuples, dataclasses, NaN, or keys that are no texts; these are objects with one key that begins with
-`$`. `{"$output": name}` stands for something that is stored elsewhere: a table, a blob, or another value.
+Plain JSON has no tuples, dataclasses, NaN, or keys that are not text. These become objects with one key that begins
+with `$`. `{"$output": name}` stands for something that is stored elsewhere: a table, a blob, or another value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipedag_dagster.errors import TaskFailed
 
 Path: TypeAlias = tuple[int | str, ...]
 LARGEST = 1_000_000
-"""Characters of JSON. What is larger belongs into a blob."""
+"""The most characters of JSON that a value may have. Larger values belong into a blob."""
 
 
 class NotJson(Exception):
@@ -27,15 +27,15 @@ class NotJson(Exception):
 
 
 def output(name: str) -> dict[str, str]:
-    """What stands for something that is stored under `name`."""
+    """The node that stands for something stored under `name`."""
     return {"$output": name}
 
 
 def encode(value: Any, path: Path, part: Callable[[Any, Path], Any]) -> Any:
-    """One level of `value` as JSON; `part` is called for what is in it, with its path.
+    """One level of `value` as JSON. `part` is called for each value in it, with its path.
 
     Raises:
-        NotJson: it is nothing of which JSON can be made, or would come back as something else.
+        NotJson: the value cannot become JSON, or would come back as something else.
 
     >>> encode((1, float("nan")), (), lambda part, path: encode(part, path, None))
     {'$tuple': [1, {'$float': 'nan'}]}
@@ -53,7 +53,7 @@ def encode(value: Any, path: Path, part: Callable[[Any, Path], Any]) -> Any:
     if kind is dict:
         keys = [key.item() if isinstance(key, np.number | np.bool_) else key for key in value]
         if not all(key is None or type(key) in (bool, int, str) for key in keys):
-            raise NotJson("a dict whose keys are not texts or whole numbers")
+            raise NotJson("a dict whose keys are neither text nor whole numbers")
         parts = [(key, part(one, (*path, key))) for key, one in zip(keys, value.values(), strict=True)]
         if all(isinstance(key, str) and not key.startswith("$") for key in keys):
             return dict(parts)
@@ -65,16 +65,16 @@ def encode(value: Any, path: Path, part: Callable[[Any, Path], Any]) -> Any:
     else:
         raise NotJson(kind.__name__)
     if "<locals>" in kind.__qualname__:
-        raise NotJson(f"{kind.__name__}, whose class is made inside of a function, where nobody can import it")
+        raise NotJson(f"{kind.__name__}, whose class is defined inside a function, so it cannot be imported")
     fields = {name: part(getattr(value, name), (*path, name)) for name in names}
     return {"$class": f"{kind.__module__}:{kind.__qualname__}", "$fields": fields}
 
 
 def decode(node: Any, read: Callable[[str], Any]) -> Any:
-    """The value of which `node` was made; `read` gives what an `$output` stands for.
+    """The value that `node` was made of. `read` returns what an `$output` stands for.
 
     Raises:
-        TaskFailed: the class of an object in it is not there any more.
+        TaskFailed: the class of an object in it no longer exists.
 
     >>> decode({"$tuple": [1, {"$output": "orders"}]}, str.upper)
     (1, 'ORDERS')
@@ -103,19 +103,19 @@ def _object(name: str, fields: dict[str, Any]) -> Any:
         for part in qualname.split("."):
             kind = getattr(kind, part)
     except (ImportError, AttributeError) as error:
-        raise TaskFailed(f"A value cannot be read, because its class {name} is not there any more: {error}.") from error
+        raise TaskFailed(f"A value cannot be read, because its class {name} no longer exists: {error}.") from error
     if isinstance(kind, type) and hasattr(kind, "_make"):
         return kind._make(fields.values())
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise TaskFailed(f"A value cannot be read, because {name} is no dataclass any more.")
-    made = object.__new__(kind)  # as pickle does: it was checked when it was made
+        raise TaskFailed(f"A value cannot be read, because {name} is no longer a dataclass.")
+    restored = object.__new__(kind)  # as pickle does: the values were checked when the original was created
     for field, value in fields.items():
-        object.__setattr__(made, field, value)
-    return made
+        object.__setattr__(restored, field, value)
+    return restored
 
 
 def at(node: Any, path: Path) -> tuple[Any, Path]:
-    """What is at `path` in an encoded value. It ends at an `$output`: then some of the path is left.
+    """The node at `path` in an encoded value, and the rest of the path if it leads into an `$output`.
 
     Raises:
         LookupError: there is no such part.

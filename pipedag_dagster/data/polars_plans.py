@@ -1,7 +1,7 @@
-"""The plans of polars LazyFrames: what a lazy task of polars builds, compared without being collected.
+"""The plans of polars LazyFrames, which lazy tasks build. They are compared without being collected.
 
-A plan is what polars serializes of it. That is the same in every process, but not in every version of polars: after
-an upgrade such tasks run once more.
+A plan is compared in the form in which polars serializes it. That form is the same in every process, but not in every
+version of polars: after an upgrade, such tasks run once more.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _PICKLED = (b"\x80\x04\x95", b"\x80\x05\x95", b"\xcc\x80\x04\xcc\x95", b"\xcc\x8
 
 
 def is_lazy(value: Any) -> bool:
-    """Whether it is a LazyFrame, or the class."""
+    """Whether a value is a LazyFrame, or the class of them."""
     return data_type(value if isinstance(value, type) else type(value)) is FrameType.POLARS_LAZY
 
 
 def shape(uri: str, source: str, mark: str) -> Any:
-    """A LazyFrame with the columns of a table and without its rows; `mark` tells it from others in a plan.
+    """A LazyFrame with the columns of a table and without its rows. In a plan, `mark` tells it from others.
 
     Args:
         source: the quoted name of the table.
@@ -33,8 +33,8 @@ def shape(uri: str, source: str, mark: str) -> Any:
 
 
 def serialized(frame: Any) -> bytes | None:
-    """The plan of a LazyFrame with all literals and data frames in it; None when it holds Python code, which no plan
-    tells apart."""
+    """The plan of a LazyFrame, with all literals and data frames in it. None when it calls Python functions, whose code
+    is not in the plan."""
     polars = sys.modules["polars"]
     try:
         plan: bytes = frame.serialize()
@@ -45,7 +45,7 @@ def serialized(frame: Any) -> bytes | None:
 
 
 def text(frame: Any) -> str | None:
-    """The plan for people; None when it is no LazyFrame, or the plan is wrong."""
+    """The plan for people. None when the value is not a LazyFrame, or the plan is wrong."""
     if not is_lazy(frame):
         return None
     try:

@@ -84,7 +84,7 @@ UNSTORABLE_VALUES: dict[str, tuple[Any, str]] = {
     "deep inside": ({"a": [0, object()]}, r"raw\.make returned, at \['a'\]\[1\], object"),
     "a date": (pd.Timestamp("2024-01-01"), r"returned Timestamp"),
     "too large": ("x" * 1_000_001, r"raw\.make is a value of 1,000,003 characters .*Blob\(…\)"),
-    "a dict with tuples as keys": ({(1, 2): 3}, "a dict whose keys are not texts or whole numbers"),
+    "a dict with tuples as keys": ({(1, 2): 3}, "a dict whose keys are neither text nor whole numbers"),
 }
 
 
@@ -106,7 +106,7 @@ def test_a_class_that_nobody_can_import_is_refused(full: ConfigContext) -> None:
     class Local:
         x: int
 
-    with pytest.raises(UnstorableResult, match="Local, whose class is made inside of a function"):
+    with pytest.raises(UnstorableResult, match="Local, whose class is defined inside a function"):
         Line(full, Local(1)).run()
 
 
