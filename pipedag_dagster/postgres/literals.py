@@ -25,6 +25,7 @@ def constant(value: Any, cast: str | None = None) -> str:
     Raises:
         UnstorableResult: psycopg cannot send such a value, or PostgreSQL cannot hold it.
 
+    >>> import datetime
     >>> constant(datetime.date(2024, 1, 31))
     "'2024-01-31'::date"
     >>> constant(5, "INTEGER")

@@ -38,6 +38,7 @@ def render(query: Any, what: str = "The query") -> str:
     Raises:
         UnstorableResult: a parameter has no value or no SQL form, or it is not one query.
 
+    >>> import datetime
     >>> render(sa.select(sa.literal(datetime.date(2024, 1, 31)).label("as_of")))
     "SELECT '2024-01-31'::DATE AS as_of"
     """

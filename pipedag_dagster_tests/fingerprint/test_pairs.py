@@ -13,19 +13,16 @@ import decimal
 import enum
 import fractions
 import functools
-import importlib
 import ipaddress
 import itertools
 import operator
 import pathlib
-import re
 import sys
 import types
 import typing
 import uuid
 import zoneinfo
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import attrs
@@ -37,58 +34,8 @@ import pydantic
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster.fingerprint.fingerprint import Fingerprint, content_hash, fingerprint
-
-PAIRS = pathlib.Path(__file__).parent / "pairs"
-KINDS = ["names", "modules", "functions", "classes", "libraries"]
-MARK = re.compile("«([^|»]*)\\|([^»]*)»")
-
-
-@dataclass(frozen=True)
-class Program:
-    """Files by their names. `task()` in shop.py is the task."""
-
-    files: dict[str, str]
-
-    @classmethod
-    def read(cls, text: str, side: int) -> Program:
-        parts = re.split(r"^-- (\S+)\n", MARK.sub(lambda mark: mark[side], text), flags=re.MULTILINE)
-        return cls({"shop.py": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))})
-
-
-def pairs(kind: str) -> Iterator[Any]:
-    for block in re.split("^== ", (PAIRS / f"{kind}.txt").read_text(), flags=re.MULTILINE)[1:]:
-        title, _, text = block.partition("\n")
-        yield pytest.param(Program.read(text, 1), Program.read(text, 2), id=f"{kind}: {title}")
-
-
-class Computer:
-    """A folder in which programs are run, each in a folder of its own."""
-
-    def __init__(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder = folder
-        self._monkeypatch = monkeypatch
-        self._count = 0
-        self._loaded: set[str] = set()
-
-    def run(self, program: Program) -> tuple[Fingerprint, Any]:
-        """The fingerprint of the task, and then its result."""
-        self.forget()
-        self._count += 1
-        folder = self._folder / str(self._count)
-        for name, text in program.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
-        self._loaded = {pathlib.PurePath(name).parts[0].removesuffix(".py") for name in program.files}
-        self._monkeypatch.syspath_prepend(folder)
-        task = importlib.import_module("shop").task
-        found = fingerprint(task)
-        return found, task()
-
-    def forget(self) -> None:
-        for name in list(sys.modules):
-            if name.partition(".")[0] in self._loaded:
-                del sys.modules[name]
+from pipedag_dagster.fingerprint.fingerprint import content_hash, fingerprint
+from pipedag_dagster_tests.helpers.program_pairs import KINDS, PAIRS, Computer, Program, pairs
 
 
 @pytest.fixture
@@ -103,7 +50,7 @@ def computer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("before", "after"), itertools.chain.from_iterable(map(pairs, KINDS)))
+@pytest.mark.parametrize(("before", "after"), [*itertools.chain.from_iterable(map(pairs, KINDS))])
 def test_a_task_with_another_result_has_another_fingerprint(
     computer: Computer, before: Program, after: Program
 ) -> None:
@@ -116,7 +63,7 @@ def test_a_task_with_another_result_has_another_fingerprint(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("before", "after"), pairs("same"))
+@pytest.mark.parametrize(("before", "after"), list(pairs("same")))
 def test_what_does_not_change_the_result_does_not_change_the_fingerprint(
     computer: Computer, before: Program, after: Program
 ) -> None:
@@ -291,7 +238,7 @@ def values() -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("before", "after", "probe"), values())
+@pytest.mark.parametrize(("before", "after", "probe"), list(values()))
 def test_values_that_a_program_can_tell_apart_have_different_hashes(before: str, after: str, probe: str) -> None:
     """Before and after as the argument of a task, in a list, and behind a name in its code."""
     one, two = eval(before, NAMES), eval(after, NAMES)

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pipedag_dagster_tests.fingerprint.test_pairs import Computer, Program
+from pipedag_dagster_tests.helpers.program_pairs import Computer, Program
 
 # How a definition gets a number, from the number itself (`{n}`) or from a name (`{inner}`).
 DEFINITIONS = [

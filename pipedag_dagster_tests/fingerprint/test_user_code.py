@@ -18,7 +18,7 @@ from pipedag_dagster.examples.quickstart import flow as quickstart
 from pipedag_dagster.fingerprint import module_origin
 from pipedag_dagster.fingerprint.fingerprint import UserCode, class_code, content_hash, fingerprint
 from pipedag_dagster.graph.task import Task
-from pipedag_dagster_tests.fingerprint.test_pairs import KINDS, pairs
+from pipedag_dagster_tests.helpers.program_pairs import KINDS, pairs
 
 TASKS = [
     pytest.param(value, id=f"{module.__name__}.{name}")
