@@ -20,7 +20,7 @@ from pipedag_dagster.fingerprint.syntax_reader import Function, chain_of
 from pipedag_dagster.graph.task import Task
 
 _HARMLESS = {"print", "len", "super", "isinstance", "sorted"}
-_QUIET = {"logging", "warnings", "pipedag_dagster", "pydantic", "attr", "attrs", "pytest", "_pytest", "hypothesis"}
+_QUIET = {"logging", "pipedag_dagster", "pydantic", "attr", "attrs", "pytest", "_pytest", "hypothesis"}
 _UNKNOWN = object()
 _DEPTH = 4  # of functions that call functions
 

@@ -171,9 +171,9 @@ class NameWalk(ValueWalk):
                 if call and not self.strict:
                     why = f"made by {call}(), which is another value in every process"
                     self.unstable.setdefault(label, why)
-            known = len(self.unstable)
+            known, self._hides_code = len(self.unstable), False
             found = "" if source is not None and label in self.unstable else self.value(value, label)
-            if source is not None and (len(self.unstable) > known or not found):
+            if source is not None and (len(self.unstable) > known or not found or self._hides_code):
                 # Then how it is made counts as well. Its name may stand in what it is made of.
                 names = [] if label in self.constants else self._names(source, namespace, label)
                 self.constants.setdefault(label, (value, source, ""))

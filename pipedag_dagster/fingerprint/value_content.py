@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import datetime
 import decimal
@@ -181,11 +182,14 @@ def _of_library(value: Any) -> ValueContent | None:
     if data_type(type(value)) is FrameType.POLARS_LAZY:
         raise Unstable("a LazyFrame, which has no content before it is collected: .collect() it")
     if isinstance(value, sa.Table):
-        return ValueContent("table", (str(sa.schema.CreateTable(value).compile(dialect=_DIALECT)),))
+        text = str(sa.schema.CreateTable(value).compile(dialect=_DIALECT))
+        return ValueContent("table", (text,), [value.comment, dict(value.info), *value.columns])
     if isinstance(value, sa.MetaData):
         return ValueContent("metadata", (), list(value.sorted_tables))
     if isinstance(value, sa.Column):
-        return ValueContent("column", (str(value.name), str(value.type), str(value.nullable)))
+        made = [getattr(one, "arg", None) for one in (value.default, value.server_default, value.onupdate)]
+        flags = [value.nullable, value.primary_key, value.unique, value.index, value.comment]
+        return ValueContent("column", (str(value.name), repr(value.type)), [*flags, dict(value.info), *made])
     if isinstance(value, sa.ClauseElement):
         return _clause(value)
     if isinstance(value, sa.Engine | sa.Connection):
@@ -228,8 +232,12 @@ def state(value: Any, is_library: Callable[[type], bool]) -> tuple[dict[str, Any
     """The attributes of an instance of a user's class, without what it has cached of itself. And those of them that its
     own `__getstate__` leaves out: they count only when they are stable."""
     kind = type(value)
-    found = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
-    found |= getattr(value, "__dict__", {})
+    found: dict[str, Any] = {}
+    for name in _slots(kind):
+        with contextlib.suppress(AttributeError):  # a slot that nothing was put into
+            found[name] = object.__getattribute__(value, name)
+    with contextlib.suppress(AttributeError):
+        found |= object.__getattribute__(value, "__dict__")  # not by the user's own __getattribute__
     found = {
         name: part
         for name, part in found.items()

@@ -57,7 +57,9 @@ class ValueWalk(WalkState):
         if hasattr(type(value), "content_for_hash"):
             own: HasContent = value
             return digest(type(value).__name__, self.value(own.content_for_hash(), where))
-        self._library(type(value).__module__)
+        self._library(kind.__module__)
+        if kind.__name__ == "Expr" and kind.__module__.partition(".")[0] == "polars":
+            self._hides_code = True
         if here is not None:
             return self._content(here, where)
         found = frame_content(value) if self.data or _holds_objects(value) else None

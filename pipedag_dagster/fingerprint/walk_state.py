@@ -49,6 +49,7 @@ class WalkState(ABC):
         self._alive: list[Any] = []  # an object that is gone could lend its id to another one
         self._busy: dict[int, int] = {}
         self._module: str | None = None
+        self._hides_code = False  # of an expression of polars, which keeps Python functions as bytes
         self._line: int | None = None  # of the call that the walk follows
         self._folder: str | None = None  # paths below it are relative to it
         self._relative = False  # all other paths too
