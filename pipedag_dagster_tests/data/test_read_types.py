@@ -244,6 +244,7 @@ def test_a_table_that_is_not_there_is_an_error_of_the_database(uri: str) -> None
     assert failed.value.sqlstate == psycopg.errors.UndefinedTable.sqlstate  # type: ignore[attr-defined]
 
 
+@pytest.mark.skipif(pd.Series(["a"]).dtype == object, reason="pandas 2 has no type for text")
 def test_the_page_says_what_is_read(uri: str) -> None:
     rows = []
     for name, case in CASES.items():
