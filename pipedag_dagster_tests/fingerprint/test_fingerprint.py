@@ -861,3 +861,28 @@ def test_a_value_without_stable_content_is_refused_by_name(value: Any, what: str
     assert what in str(error.value)
     assert str(error.value).startswith("argument 'x'")
     assert "has no content that is the same in every process" in str(error.value)
+
+
+# Modules that count as a whole
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("def task():\n    return globals()['x']\n", "globals() in line 2"),
+        ("import importlib\ndef task():\n    return importlib.import_module('x')\n", "importlib.import_module"),
+        ("def task(frame, name):\n    return frame.query(f'a > @{name}')\n", "query() of a text that is put together"),
+    ],
+)
+def test_why_a_module_counts_as_a_whole_is_said(project: Project, code: str, why: str) -> None:
+    found = project.fingerprint(code)
+    assert why in found.coarse["user"]
+    assert f"# and all of module user, because of {found.coarse['user']}" in str(found.code)
+    assert not found.unstable
+
+
+def test_then_a_change_anywhere_in_it_is_another_version(project: Project) -> None:
+    code = "import helpers\nOTHER = 1\n\ndef task(text):\n    return eval(text)\n"
+    before = project.version(code)
+    assert project.version(code.replace("OTHER = 1", "OTHER = 2")) != before
+    assert project.version(code, __init__=HELPERS["__init__"].replace("return 0", "return 1")) != before
