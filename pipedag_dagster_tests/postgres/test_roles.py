@@ -311,10 +311,13 @@ def test_a_run_whose_pins_have_ended_sees_the_same_version_or_an_error(shop: Sho
     store.unpin("a run")
 
 
-def test_a_catalog_of_the_format_before_is_brought_to_this_one(shop: Shop) -> None:
+def test_a_catalog_whose_pins_others_could_write_is_brought_to_this_format(shop: Shop) -> None:
     """The pins that are there stay, and the rights that others had on the table are gone."""
     shop.admin.execute(
         f"""
+        ALTER TABLE full_pipedag.run_table DROP COLUMN details;
+        ALTER TABLE full_pipedag.stage_version DROP COLUMN restored;
+        ALTER TABLE full_pipedag.stage_version ADD COLUMN note text;
         DROP FUNCTION full_pipedag.pin_stages, full_pipedag.renew_pins, full_pipedag.release_pins;
         ALTER TABLE full_pipedag.pin DROP CONSTRAINT pin_pkey;
         ALTER TABLE full_pipedag.pin DROP COLUMN role;
