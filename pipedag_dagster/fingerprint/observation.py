@@ -1,12 +1,8 @@
 """What a task does while it runs that its code alone does not tell: code that ran, files and variables that it read.
 
-Everything here is a net under the static walk. It sees Python code of the user, modules that are imported meanwhile,
-files that are opened by Python, and environment variables that code of the user reads. It does not see the network,
-other databases, or files that a library reads in C.
-
-From Python 3.12 on, watching code costs next to nothing. On 3.11 a profile function is called for every call, so there
-it is removed after the first `BUDGET` events of each thread, a few milliseconds. Functions that run for the first time
-after that are not seen.
+Everything here is a net under the static walk. It sees Python code of the user (from Python 3.12 on, where watching
+costs next to nothing), modules that are imported meanwhile, files that are opened by Python, and environment variables
+that code of the user reads. It does not see the network, other databases, or files that a library reads in C.
 """
 
 from __future__ import annotations
@@ -26,15 +22,12 @@ from typing import Any
 
 from pipedag_dagster.fingerprint.module_origin import in_library
 
-BUDGET = 10_000
-"""Events of a thread that are looked at on Python 3.11."""
-
 
 @dataclass(eq=False)
 class Observation:
     """What was seen of one task.
 
-    code: the code objects of the user that ran, each with the name of its module.
+    code: the code objects of the user that ran, each with the name of its module; empty before Python 3.12.
     modules: modules of the user that were imported.
     files: the paths that were opened for reading.
     variables: the names of the environment variables that code of the user read.
@@ -70,9 +63,9 @@ def observe() -> Iterator[Observation]:
             _code_watch.stop()
             if not _active:
                 os.environ.__class__ = _Environment
-        new = {name: sys.modules.get(name) for name in set(sys.modules) - before}
-        observation.modules |= {name for name, module in new.items() if _is_users(getattr(module, "__file__", None))}
-        observation.files -= observation.written
+        files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+        observation.modules |= {name for name in set(files) - before if _is_users(files[name])}
+        observation.files -= observation.written | {os.path.realpath(file) for file in files.values() if file}
 
 
 def _observations() -> list[Observation]:
@@ -142,47 +135,7 @@ def _note(code: types.CodeType, frame: types.FrameType) -> None:
         observation.code.setdefault(code, str(frame.f_globals.get("__name__")))
 
 
-class _ProfileWatch:
-    """The same on Python 3.11, by a profile function. Where a profiler is at work already, nothing is seen."""
-
-    def start(self) -> None:
-        if sys.getprofile() is None:
-            sys.setprofile(_Profiler())
-        if threading.getprofile() is None:
-            threading.setprofile(_first_event)
-
-    def stop(self) -> None:
-        if isinstance(sys.getprofile(), _Profiler) and _current.get() is None:
-            sys.setprofile(None)
-        if not _active and threading.getprofile() is _first_event:
-            threading.setprofile(None)
-
-
-class _Profiler:
-    """The profile function of one thread. It removes itself after `BUDGET` events."""
-
-    def __init__(self) -> None:
-        self.left = BUDGET
-        self.noted: set[types.CodeType] = set()
-
-    def __call__(self, frame: types.FrameType, event: str, argument: object) -> None:
-        self.left -= 1
-        if self.left < 0 or not _active:
-            sys.setprofile(None)
-        elif event == "call" and frame.f_code not in self.noted:
-            self.noted.add(frame.f_code)
-            if _is_users(frame.f_code.co_filename):
-                _note(frame.f_code, frame)
-
-
-def _first_event(frame: types.FrameType, event: str, argument: object) -> None:
-    """Of a new thread."""
-    profiler = _Profiler()
-    sys.setprofile(profiler)
-    profiler(frame, event, argument)
-
-
-_code_watch: _CodeWatch | _ProfileWatch = _CodeWatch() if sys.version_info >= (3, 12) else _ProfileWatch()
+_code_watch = _CodeWatch()
 
 # Files and variables
 
@@ -192,7 +145,7 @@ _IGNORED = tuple(
     os.path.realpath(folder) + os.sep
     for folder in ("/proc", "/sys", "/dev", "/etc", "/usr/share", "/usr/lib", tempfile.gettempdir() + "/pymp-")
 )
-_CODE = (".py", ".pyc", ".so", ".pyd", ".pth")
+_COMPILED = (".pyc", ".so", ".pyd", ".pth")
 
 
 def _watch_files_and_variables() -> None:
@@ -213,7 +166,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def _opened(name: str, mode: str | None, flags: int) -> None:
     path = os.path.realpath(name)
     writes = (mode is not None and set(mode) & set("wax+")) or flags & (os.O_WRONLY | os.O_RDWR)
-    if path.endswith(_CODE) or path.startswith(_IGNORED) or _in_library(path) or _is_of_a_user_cache(path):
+    if path.endswith(_COMPILED) or path.startswith(_IGNORED) or _in_library(path) or _is_of_a_user_cache(path):
         return
     if not writes and not pathlib.Path(path).is_file() and not _is_users(sys._getframe(2).f_code.co_filename):
         return  # libraries look for their files in many places

@@ -42,12 +42,17 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("observed_shop")
 
 
+watched = pytest.mark.skipif(sys.version_info < (3, 12), reason="code is watched from Python 3.12 on")
+
+
+@watched
 def test_code_of_the_user_that_runs_is_seen(user: ModuleType) -> None:
     with observe() as seen:
         user.Shop().clean()
     assert {code.co_qualname for code in seen.code} == {"Shop.clean", "helper"}
 
 
+@watched
 def test_each_observation_sees_what_ran_in_it(user: ModuleType) -> None:
     for _ in range(2):
         with observe() as seen:
@@ -55,6 +60,7 @@ def test_each_observation_sees_what_ran_in_it(user: ModuleType) -> None:
         assert {code.co_qualname for code in seen.code} == {"helper"}
 
 
+@watched
 def test_threads_that_a_task_starts_belong_to_it(user: ModuleType) -> None:
     with observe() as seen:
         thread = threading.Thread(target=user.helper)
@@ -63,6 +69,7 @@ def test_threads_that_a_task_starts_belong_to_it(user: ModuleType) -> None:
     assert {code.co_qualname for code in seen.code} == {"helper"}
 
 
+@watched
 def test_tasks_that_run_at_the_same_time_are_told_apart(user: ModuleType) -> None:
     names: dict[str, set[str]] = {}
     both = threading.Barrier(2)
