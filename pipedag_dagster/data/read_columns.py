@@ -79,10 +79,6 @@ def series(column: pa.ChunkedArray, dims: pa.ChunkedArray | None = None) -> pd.S
         refuse_where(pc.is_nan(column), reason)
     if is_numeric(kind) or isinstance(kind, pa.JsonType) or kind == UUID or pa.types.is_nested(kind):
         values = _values(column)
-        if isinstance(kind, pa.JsonType):
-            for row, (value, valid) in enumerate(zip(values, column.is_valid().to_pylist(), strict=True)):
-                if value is None and valid:
-                    raise Refusal(f"it holds the JSON value null, which pandas cannot tell from NULL. {AS_TEXT}", row)
         if dims is not None:
             values = [
                 _reshaped(value, dim, row)
@@ -169,7 +165,10 @@ def _values(column: Any) -> list[Any]:
     if is_numeric(column.type):
         return _decimals(column)
     if isinstance(column.type, pa.JsonType):
-        return list(json_values(column.cast(column.type.storage_type).to_pylist()))
+        texts = column.cast(column.type.storage_type)
+        reason = f"it holds the JSON value null, which pandas cannot tell from NULL. {AS_TEXT}"
+        refuse_where(pc.equal(pc.utf8_trim_whitespace(texts), "null"), reason)
+        return list(json_values(texts.to_pylist()))
     return list(_checked(column).to_pylist())
 
 

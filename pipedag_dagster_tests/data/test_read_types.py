@@ -96,6 +96,7 @@ CASES = {
         "jsonb", ["[0.12345678901234567890]"], [], ["[0.12345678901234567890]"], refused=(pd.DataFrame,)
     ),
     "jsonb: null": Case("jsonb", ["null"], [], ["null"], refused=(pd.DataFrame,)),
+    "jsonb[]: null": Case("jsonb[]", ["{1,null}", '{"null"}'], [], [["1", None], ["null"]], refused=(pd.DataFrame,)),
     "integer[]": Case("integer[]", ["{1,NULL,3}", "{}"], [[1, None, 3], []]),
     "text[]": Case("text[]", ['{a,"b c",NULL}'], [["a", "b c", None]]),
     "numeric[]": Case("numeric[]", ["{1.50}"], [[Decimal("1.50")]], varies=True),
