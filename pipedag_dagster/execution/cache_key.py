@@ -91,8 +91,8 @@ _told: set[tuple[str, str, int]] = set()
 def task_code_version(call: TaskCall, *, again: bool = False) -> str:
     """The code version of a call's task: `version=`, else a fingerprint. Also Dagster's `code_version`.
 
-    It is computed when definitions are made (`again`), and kept: what tasks do to the constants of a module while they
-    run is no change of the code. Then, too, it is told once for each task what can go wrong with it.
+    It is computed when definitions are made (`again`), and kept: a task that changes constants of its module while it
+    runs does not change the code. At that time, warnings about the code are given, once for each task.
     """
     if again or call not in _versions:
         _tell_of_salt(call)

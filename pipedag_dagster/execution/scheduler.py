@@ -20,7 +20,7 @@ class Scheduler:
 
     Args:
         run: runs one call.
-        started, finished, failed: are told of each call, by the thread that called `run_all`.
+        started, finished, failed: called for each call, in the thread that called `run_all`.
         threads: how many calls run at the same time.
         fail_fast: after a failure, no other call starts. Without it, only the calls that need the failed one do not.
     """

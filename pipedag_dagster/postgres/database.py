@@ -23,7 +23,7 @@ _MINIMUM = 14  # hash_record_extended(): content versions are computed in the da
 
 
 class Database:
-    """One PostgreSQL database: a pool of connections, and ones of their own for session locks.
+    """One PostgreSQL database: a pool of connections, and separate connections for session locks.
 
     Nothing connects before the first use. Safe to use from several threads.
 
@@ -82,7 +82,7 @@ class Database:
                 makes it visible comes later in the database's log, and waits for all before it.
 
         Raises:
-            ConnectionLost, DiskFull, DatabaseUnreachable: so it is for everything here that uses a connection.
+            ConnectionLost, DiskFull, DatabaseUnreachable: every method that uses a connection may raise these.
         """
         with self.told(), self.engine.begin() as connection:
             if staging:
@@ -97,15 +97,15 @@ class Database:
             yield connection.execution_options(**options)
 
     def told(self) -> AbstractContextManager[None]:
-        """Turns what happens to a connection meanwhile into errors that say what to do (see `failures.mapped`)."""
+        """Turn failures of a connection into errors that say what to do (see `failures.mapped`)."""
         return mapped(self.engine.url)
 
     @contextmanager
     def transaction(
         self, *, staging: bool = False, read_only: bool = False
     ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """As `begin`, but the driver's own connection: for COPY, for the results of statements without parameters
-        (`%` means nothing in them) and for the driver's own errors."""
+        """Like `begin`, but yields the driver's own connection: for COPY, for statements without parameters (`%` means
+        nothing in them), and for the driver's own errors."""
         with mapped(self.engine.url, read_only=read_only), self.engine.begin() as connection:
             if staging:
                 execute(connection, STAGING)
@@ -116,7 +116,7 @@ class Database:
             yield driver
 
     def connect(self, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
-        """A connection of its own, outside of the pool, in autocommit mode: for session locks."""
+        """A new connection outside of the pool, in autocommit mode: for session locks."""
         uri = self.uri
         with explained(self.engine.url):
             # It is idle while a stage runs, for hours maybe: a firewall must not take it for dead.
@@ -126,13 +126,13 @@ class Database:
 
     @contextmanager
     def users_sql(self, connection: session.Connection) -> Iterator[None]:
-        """Within a transaction: SQL of users, which sees the search path that the login has by itself."""
+        """Run SQL of users within a transaction. It sees the search path of its login."""
         with session.search_path(connection, self.own_search_path):
             yield
 
     @property
     def own_search_path(self) -> str:
-        """See `session.own_search_path`. It is looked up once."""
+        """The search path of the login (see `session.own_search_path`), looked up once."""
         if self._own_path is None:
             url = self.engine.url
             with explained(url):
@@ -184,7 +184,7 @@ def _engine(url: sa.URL, role: str | None) -> sa.Engine:
 
 
 def _preparation(url: sa.URL, role: str | None) -> Callable[[session.Connection, object], None]:
-    """What is done with each new connection of a pool."""
+    """Prepare each new connection of a pool."""
     checked = False
 
     def prepare(connection: session.Connection, record: object) -> None:
@@ -201,7 +201,7 @@ def _preparation(url: sa.URL, role: str | None) -> Callable[[session.Connection,
 
 
 def _forget_connections() -> None:
-    """In a process that was forked: those that are open belong to the process that it was forked from."""
+    """In a forked process: drop the open connections, because they belong to the parent process."""
     global _engines_lock
     _engines_lock = threading.Lock()
     for engine in _engines.values():
@@ -212,7 +212,7 @@ os.register_at_fork(after_in_child=_forget_connections)
 
 
 def execute(connection: sa.Connection, statement: str) -> None:
-    """Run a statement as it stands: neither % nor : mean anything in it."""
+    """Run a statement without parameters: `%` and `:` mean nothing in it."""
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 

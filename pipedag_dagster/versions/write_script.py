@@ -1,4 +1,4 @@
-"""Running an SQL script: which tables and views it makes is found out afterwards, and these are kept.
+"""Running an SQL script, and keeping the tables and views that it makes.
 
 One transaction: an empty schema is made and put first in the search path; the script runs; what it has made is moved
 to the physical tables; the schema is dropped. The database splits the script into statements and runs them by
@@ -42,7 +42,7 @@ def run(
             or made something that cannot be kept. Nothing was changed.
     """
     scratch = f"pipedag_script_{secrets.token_hex(6)}"  # nobody else ever sees it
-    # A connection of its own: what a script sets, and its temporary tables, end with it.
+    # A new connection: settings and temporary tables of the script end with it.
     with database.told(), database.connect("pipedag script") as connection, connection.transaction():
         connection.execute(f"CREATE SCHEMA {quote(scratch)}".encode())
         with (
@@ -68,7 +68,7 @@ def run(
 
 
 def _execute(connection: Connection, text: str, shown: str, what: str) -> None:
-    # A statement at the end, because EXECUTE refuses SELECT … INTO when it is the last one.
+    # EXECUTE refuses SELECT … INTO as the last statement, so another one follows.
     execute = sql.SQL("BEGIN EXECUTE {}; END").format(sql.Literal(f"{text}\n;SELECT 1")).as_string(connection)
     try:
         connection.execute(sql.SQL("DO {}").format(sql.Literal(execute)))
@@ -90,7 +90,7 @@ def _execute(connection: Connection, text: str, shown: str, what: str) -> None:
 
 
 def _found(connection: Connection, scratch: str, what: str) -> list[tuple[str, str]]:
-    """The tables and views that are there, in the order in which they were made."""
+    """The tables and views that the script has made, in this order."""
     query = """
         SELECT c.relname, c.relkind::text, c.relpersistence = 'u', c.relrowsecurity FROM pg_class c
         WHERE c.relnamespace = %s::regnamespace AND c.relkind <> ALL('{i,I,t}') AND NOT (c.relkind = 'S' AND EXISTS (
@@ -127,7 +127,7 @@ def _found(connection: Connection, scratch: str, what: str) -> list[tuple[str, s
 
 def _move(connection: Connection, scratch: str, versions: str, name: str, kind: str, to: str) -> None:
     relation = "VIEW" if kind == "v" else "TABLE"
-    # Names of indexes and sequences are those of the schema: the next version has the same ones.
+    # Names of indexes and sequences must be unique in the schema, and the next version uses the same ones.
     query = """
         SELECT o.relname, o.relkind::text FROM pg_class o WHERE o.relnamespace = %s::regnamespace AND (
             o.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = %s::regclass)
@@ -144,7 +144,7 @@ def _move(connection: Connection, scratch: str, versions: str, name: str, kind: 
 
 
 def _measured(connection: Connection, schema: str, name: str, what: Label, hash_rows: int) -> PhysicalTable:
-    """The table as it is, with the key and the indexes that the script has given it."""
+    """The table, with the key and the indexes that the script gave it."""
     if not write_table.columns_of(connection, quote(schema, name)):
         raise UnstorableResult(f"{what}: the table has no columns: a table needs at least one.")
     rows = connection.execute(f"SELECT count(*) FROM {quote(schema, name)}".encode()).fetchone()
