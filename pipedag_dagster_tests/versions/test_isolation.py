@@ -527,8 +527,8 @@ def test_the_role_of_mini_cannot_write_to_full_nor_drop_anything_of_it(
     )
     (physical,) = found.fetchone() or ("",)
     database = guarded.get("mini").store.table_store.database
-    with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction() as connection:
-        connection.execute(write.format(physical=physical).encode())
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction() as writer:
+        writer.execute(write.format(physical=physical).encode())
     assert everything(connection) == before
 
 
