@@ -17,6 +17,7 @@ import ipaddress
 import itertools
 import operator
 import pathlib
+import re
 import sys
 import types
 import typing
@@ -224,7 +225,15 @@ def attributed(frame: pd.DataFrame, value: int) -> pd.DataFrame:
     return frame
 
 
-NAMES = {**globals(), "array": array, "functools": functools, "operator": operator, "types": types, "typing": typing}
+NAMES = {
+    **globals(),
+    "array": array,
+    "functools": functools,
+    "operator": operator,
+    "re": re,
+    "types": types,
+    "typing": typing,
+}
 NAMES |= {"fractions": fractions, "ipaddress": ipaddress, "uuid": uuid, "zoneinfo": zoneinfo, "np": np, "pl": pl}
 NAMES |= {"pa": pa, "sa": sa}
 

@@ -75,7 +75,7 @@ def test_without_an_older_version_there_is_nothing_to_go_back_to(stage: Stage) -
     with pytest.raises(NotMaterialized, match="never run"):
         history.rollback(stage.store, "raw", None, "back")
     stage.commit(x=frame(1))
-    with pytest.raises(NotMaterialized, match="there are: none"):
+    with pytest.raises(NotMaterialized, match="older ones are: none"):
         history.rollback(stage.store, "raw", None, "back")
 
 
@@ -278,7 +278,7 @@ def test_drop_asks_first(command: Command, project: Path) -> None:
 
 def test_rollback_gc_and_drop_from_the_command_line(command: Command, project: Path) -> None:
     command("run", "full")
-    assert "there are: none" in command("rollback", "full", "raw").err
+    assert "older ones are: none" in command("rollback", "full", "raw").err
     Stage(PipedagConfig(project / "instances").get("full").store.table_store).commit(orders=frame(1))
     done = command("rollback", "full", "raw", "--to", "1")
     assert done.code == 0
