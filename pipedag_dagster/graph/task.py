@@ -165,8 +165,8 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskO
         columns: descriptions of columns by name.
         checks: conditions that the table must meet (see `pipedag_dagster.checks`).
 
-    Changing one of the last six reruns nothing. For a task with several tables, `description`, `columns` and
-    `checks` may be given by table: `checks={"orders": [unique("id")]}`.
+    Changing one of the last six reruns nothing. For a task with several tables, write `description`, `columns`
+    and `checks` by table: `checks={"orders": [unique("id")]}`.
 
     Raises:
         UnknownOption: there is no option of this name.
