@@ -344,11 +344,18 @@ class Project:
         (folder / "attempts.py").write_text(f"import {', '.join(names)}\nMODULES = [{', '.join(names)}]\n")
         (folder / "run.py").write_text(RUN)
         for attempt in ATTEMPTS:
-            (folder / f"{attempt.name}_flow.py").write_text((HEAD + attempt.task).replace("NAME", attempt.name))
+            # In a folder of its own: the modules beside a task may count for it.
+            self.place(attempt).mkdir()
+            (self.place(attempt) / f"{attempt.name}_flow.py").write_text(
+                (HEAD + attempt.task).replace("NAME", attempt.name)
+            )
             for file, content in attempt.files.items():
-                path = folder / file.replace("NAME", attempt.name)
+                path = self.place(attempt) / file.replace("NAME", attempt.name)
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(content.replace("NAME", attempt.name))
+
+    def place(self, attempt: Attempt) -> Path:
+        return self.folder / attempt.name
 
     def change(self) -> None:
         for attempt in ATTEMPTS:
@@ -356,8 +363,8 @@ class Project:
             if before.startswith("$"):
                 self.variables[before[1:]] = after
                 continue
-            files = [self.folder / file.replace("NAME", attempt.name) for file in attempt.files]
-            for path in (*files, self.folder / f"{attempt.name}_flow.py"):
+            files = [self.place(attempt) / file.replace("NAME", attempt.name) for file in attempt.files]
+            for path in (*files, self.place(attempt) / f"{attempt.name}_flow.py"):
                 if before in path.read_text():
                     path.write_text(path.read_text().replace(before, after))
                     break
@@ -365,7 +372,8 @@ class Project:
                 raise AssertionError(attempt.name)
 
     def run(self) -> Run:
-        environment = {**os.environ, **self.variables, "PYTHONDONTWRITEBYTECODE": "1"}
+        modules = os.pathsep.join(str(self.place(attempt)) for attempt in ATTEMPTS)
+        environment = {**os.environ, **self.variables, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": modules}
         environment.pop("DAGSTER_HOME", None)
         done = subprocess.run(
             [sys.executable, "run.py"], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
