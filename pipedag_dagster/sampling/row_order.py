@@ -1,7 +1,7 @@
-"""The order in which a sample takes rows: by a hash that is the same on every machine and in every version of PostgreSQL.
+"""The order in which a sample takes rows: by a hash that is the same on every machine and in every PostgreSQL.
 
-A key is hashed in the domain of the table whose key it is. So a reference has the hash of the row that it refers to, and
-a reference to a row that is not there (an orphan) has the hash which that row would have had.
+A key is hashed in the domain of the table whose key it is. So a reference has the hash of the row that it refers to,
+and a reference to a row that is not there (an orphan) has the hash which that row would have had.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a sample is asked to contain: a rule for each table, relations between tables, and rows that are always in it."""
+"""What a sample is asked to contain: a rule for each table, relations between tables, and rows that it always has."""
 
 from __future__ import annotations
 

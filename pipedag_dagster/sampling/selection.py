@@ -3,7 +3,8 @@
 The sample is the least set of rows with
 
 1. the rows that the rule of their table, an edge case or a `keep` chooses;
-2. the children of chosen rows, where the child's rule says `children_of`; and of any row, where the relation says `both`;
+2. the children of chosen rows, where the child's rule says `children_of`; and of any row, where the relation says
+   `both`;
 3. the parents of every row that is in it.
 
 Each step only adds rows, and adds more when it starts from more: so a sample whose rules ask for less is part of one
@@ -36,7 +37,7 @@ class Why(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Edge:
-    """Rows of `target` come along with rows of `origin`, by a relation followed down (to children) or up (to parents)."""
+    """Rows of `target` come along with rows of `origin`, by a relation: down to children, or up to parents."""
 
     relation: Relation
     down: bool
@@ -212,7 +213,7 @@ class Selection:
         return f"({relation.when}) AND {found}" if edge.down and relation.when else found
 
     def _children(self, relation: Relation, rule: ChildrenOf, reached: str) -> None:
-        """Add the children of chosen rows; and, at the rate of their siblings, orphans and rows whose reference is NULL."""
+        """Add the children of chosen rows; and orphans and rows without a reference, at the rate of their siblings."""
         child, parent = self.tables[relation.child], self.tables[relation.parent]
         limit = share_limit(self._share(relation.parent))
         columns = tuple(quote("t", column) for column in relation.columns)

@@ -40,14 +40,13 @@ class SourceTable:
         return quote(self.schema, self.physical)
 
     def row_hash(self, alias: str, seed: int) -> str:
-        """An SQL expression: the hash by which rows of this table are put in order. Only equal rows have equal hashes."""
+        """An SQL expression: the hash by which the rows of this table are ordered. Only equal rows have equal hashes."""
         if self.primary_key:
             return self.hash_of(tuple(quote(alias, name) for name in self.primary_key), self.primary_key, seed)
         row = ", ".join(quote(alias, column.name) for column in self.columns)
         return f'hashtextextended(ROW({row})::text COLLATE "C", {seed})'
 
     def hash_of(self, expressions: tuple[str, ...], columns: tuple[str, ...], seed: int) -> str:
-        """An SQL expression: the hash of values of these columns, wherever they stand (in this table, or in a reference to
-        it)."""
+        """An SQL expression: the hash of values of these columns, in this table or in a reference to it."""
         typed = [(expression, self.types[column]) for expression, column in zip(expressions, columns, strict=True)]
         return key_hash(typed, f"{self.name}({','.join(columns)})", seed)

@@ -21,8 +21,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipedag_dagster.catalog.catalog import Column
-from pipedag_dagster.sampling.rules import All, ChildrenOf, Fraction, Keep, Nothing, Parents, Relation, Rows, SampleSpec
-from pipedag_dagster.sampling.rules import Rule, Where
+from pipedag_dagster.sampling.rules import (
+    All,
+    ChildrenOf,
+    Fraction,
+    Keep,
+    Nothing,
+    Parents,
+    Relation,
+    Rows,
+    Rule,
+    SampleSpec,
+    Where,
+)
 from pipedag_dagster.sampling.selection import Selection
 from pipedag_dagster.sampling.source_tables import SourceTable
 
@@ -133,7 +144,8 @@ def sample(connection: psycopg.Connection[Any], source: Data, spec: SampleSpec) 
         return {
             name: Counter(
                 connection.execute(
-                    f"SELECT id, kind, a, b FROM {table.sql} WHERE ctid IN (SELECT handle FROM {selection.handles(name)})".encode()
+                    f"SELECT id, kind, a, b FROM {table.sql} "
+                    f"WHERE ctid IN (SELECT handle FROM {selection.handles(name)})".encode()
                 ).fetchall()
             )
             for name, table in tables.items()
@@ -144,14 +156,14 @@ def refers(relation: Relation, row: Row) -> tuple[int, ...] | None:
     """What a row refers to by a relation; None when it refers to nothing."""
     if relation.when and row[1] != 1:
         return None
-    values = tuple(row["id kind a b".split().index(column)] for column in relation.columns)
+    values = tuple(row[["id", "kind", "a", "b"].index(column)] for column in relation.columns)
     return None if None in values else values  # type: ignore[return-value]
 
 
 def keys(relation: Relation, rows: Counter[Row]) -> dict[tuple[int | None, ...], Counter[Row]]:
     found: dict[tuple[int | None, ...], Counter[Row]] = {}
     for row, count in rows.items():
-        key = tuple(row["id kind a b".split().index(column)] for column in relation.parent_columns)
+        key = tuple(row[["id", "kind", "a", "b"].index(column)] for column in relation.parent_columns)
         found.setdefault(key, Counter())[row] = count
     return found
 

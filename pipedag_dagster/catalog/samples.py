@@ -1,0 +1,89 @@
+"""What small instances remember of the samples that they have chosen, and what is known of the tables of a source.
+
+A sample is a list of handles: the ctids of rows of physical tables, which never change. So it can be used again as long
+as the source has the same physical tables and the rules are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from pipedag_dagster.catalog.schema import CatalogTables
+from pipedag_dagster.names import quote
+
+_KEPT = 3
+"""So many samples of the same tables are remembered."""
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """What one sample has of one table.
+
+    Attributes:
+        content: a hash of the rows in the sample.
+        rows: how many they are.
+        source_rows: how many rows the table has.
+        reasons: how many rows were chosen for each reason (see `selection.Why`).
+    """
+
+    content: str
+    rows: int
+    source_rows: int
+    reasons: Mapping[str, int]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the sample has all rows of the table. Then no handles are kept for it."""
+        return self.rows == self.source_rows
+
+
+class Samples(CatalogTables):
+    """Statements on samples and profiles. Each takes the connection, and so the transaction, to run in."""
+
+    def sample(self, connection: sa.Connection, key: str) -> dict[str, SampledRows] | None:
+        """A sample by its key: what it has of each table (`stage.asset`). None when it is not remembered."""
+        tables = connection.scalar(sa.select(self.samples.c.tables).where(self.samples.c.key == key))
+        return None if tables is None else {name: SampledRows(**rows) for name, rows in tables.items()}
+
+    def add_sample(self, connection: sa.Connection, key: str, tables: Mapping[str, SampledRows]) -> None:
+        """Remember a sample, and forget older ones of the same tables. Its handles are added afterwards."""
+        subject = " ".join(sorted(tables))
+        of_subject = self.samples.c.subject == subject
+        kept = sa.select(self.samples.c.key).where(of_subject).order_by(self.samples.c.at.desc()).limit(_KEPT - 1)
+        connection.execute(self.samples.delete().where(of_subject, self.samples.c.key.not_in(kept.scalar_subquery())))
+        body = {name: asdict(rows) for name, rows in tables.items()}
+        connection.execute(self.samples.insert().values(key=key, subject=subject, tables=body))
+
+    def handles(self, key: str, table: str) -> str:
+        """A query for the handles of the rows of one table in a sample, each as a `tid`."""
+        literals = (sa.literal(key), sa.literal(table))
+        ours = [str(text.compile(compile_kwargs={"literal_binds": True})) for text in literals]
+        where = f"sample = {ours[0]} AND table_name = {ours[1]}"
+        return f"SELECT unnest(handles) FROM {quote(self.schema, self.sample_rows.name)} WHERE {where}"
+
+    def profile(self, connection: sa.Connection, stage: str, physical: str, key: str) -> Any:
+        """What is known of a physical table (see `sampling/profile.py`); None when nothing is."""
+        table = self.profiles
+        same = (table.c.stage == stage, table.c.physical == physical, table.c.key == key)
+        return connection.scalar(sa.select(table.c.body).where(*same))
+
+    def add_profile(self, connection: sa.Connection, stage: str, physical: str, key: str, body: Any) -> None:
+        """Remember what is known of a physical table. `body` can be written as JSON."""
+        values = {"stage": stage, "physical": physical, "key": key, "body": json.loads(json.dumps(body))}
+        statement = insert(self.profiles).values(values)
+        names = ["stage", "physical", "key"]
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=names, set_={"body": statement.excluded.body})
+        )
+
+    def forget_profiles(self, connection: sa.Connection, stage: str) -> None:
+        """Forget what is known of physical tables that are gone."""
+        table, made = self.profiles, self.table_version
+        there = sa.select(made.c.physical).where(made.c.stage == stage)
+        connection.execute(table.delete().where(table.c.stage == stage, table.c.physical.not_in(there)))
