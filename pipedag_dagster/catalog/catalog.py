@@ -26,6 +26,7 @@ from pipedag_dagster.catalog.rows import (
     StageVersion,
     TableVersion,
 )
+from pipedag_dagster.catalog.samples import SampledRows, Samples
 from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Origin",
     "OutputKind",
     "RunRecord",
+    "SampledRows",
     "SourceVersion",
     "StageVersion",
     "TableVersion",
@@ -45,7 +47,7 @@ KEPT_RUNS = 50
 """For each table, the catalog remembers so many runs that made it, and so many in which it was cached."""
 
 
-class Catalog(Pins):
+class Catalog(Pins, Samples):
     """Statements on the catalog in `schema`. Each takes the connection, and so the transaction, to run in."""
 
     # What is visible
@@ -242,6 +244,7 @@ class Catalog(Pins):
                 )
             )
         self._forget_runs(connection, stage)
+        self.forget_profiles(connection, stage)
 
     def _forget_runs(self, connection: sa.Connection, stage: str) -> None:
         """Forget what older runs did about each table of a stage, and the texts that nothing refers to any more."""

@@ -77,10 +77,9 @@ class Samples(CatalogTables):
         """Remember what is known of a physical table. `body` can be written as JSON."""
         values = {"stage": stage, "physical": physical, "key": key, "body": json.loads(json.dumps(body))}
         statement = insert(self.profiles).values(values)
-        names = ["stage", "physical", "key"]
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=names, set_={"body": statement.excluded.body})
-        )
+        update = {"body": statement.excluded.body}
+        statement = statement.on_conflict_do_update(index_elements=["stage", "physical", "key"], set_=update)
+        connection.execute(statement)
 
     def forget_profiles(self, connection: sa.Connection, stage: str) -> None:
         """Forget what is known of physical tables that are gone."""

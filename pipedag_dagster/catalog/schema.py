@@ -12,7 +12,7 @@ from pipedag_dagster.catalog import functions
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.postgres.database import execute
 
-FORMAT = 5
+FORMAT = 6
 """Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
 
 
@@ -65,8 +65,23 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "UPDATE {schema}.stage_version SET restored = substring(note, '^rollback to ([0-9]+)$')::integer",
         "ALTER TABLE {schema}.stage_version DROP COLUMN note",
     ),
+    5: (
+        "CREATE TABLE {schema}.sample (key text PRIMARY KEY, subject text NOT NULL, tables json NOT NULL, "
+        "at timestamptz NOT NULL DEFAULT now())",
+        "CREATE TABLE {schema}.sample_rows (sample text REFERENCES {schema}.sample (key) ON DELETE CASCADE, "
+        "table_name text, why smallint, handles tid[] NOT NULL, PRIMARY KEY (sample, table_name, why))",
+        "CREATE TABLE {schema}.profile (stage text, physical text, key text, body json NOT NULL, "
+        "PRIMARY KEY (stage, physical, key))",
+    ),
 }
 """For each older format, the statements that make the next one of it. They run in one transaction."""
+
+
+class _Handles(sa.types.UserDefinedType[str]):
+    """The ctids of rows."""
+
+    def get_col_spec(self, **options: object) -> str:
+        return "tid[]"
 
 
 class CatalogTables:
@@ -84,6 +99,7 @@ class CatalogTables:
         )
         self._add_versions(self.metadata)
         self._add_runs(self.metadata)
+        self._add_samples(self.metadata)
 
     def _add_versions(self, metadata: sa.MetaData) -> None:
         """What was made, and what is visible."""
@@ -173,6 +189,31 @@ class CatalogTables:
             sa.Column("stage", sa.Text, primary_key=True),
             sa.Column("number", sa.Integer, nullable=False),
             sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        )
+
+    def _add_samples(self, metadata: sa.MetaData) -> None:
+        """What was copied from a source, and what is known of the tables of a source."""
+        self.samples = sa.Table(
+            "sample",
+            metadata,
+            sa.Column("key", sa.Text, primary_key=True),
+            sa.Column("subject", sa.Text, nullable=False),  # the names of its tables
+            sa.Column("tables", sa.JSON, nullable=False),
+            sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        )
+        self.sample_rows = sa.Table(
+            "sample_rows",
+            metadata,
+            sa.Column("sample", sa.ForeignKey(self.samples.c.key, ondelete="CASCADE"), primary_key=True),
+            sa.Column("table_name", sa.Text, primary_key=True),
+            sa.Column("why", sa.SmallInteger, primary_key=True, autoincrement=False),
+            sa.Column("handles", _Handles, nullable=False),
+        )
+        self.profiles = sa.Table(
+            "profile",
+            metadata,
+            *(sa.Column(name, sa.Text, primary_key=True) for name in ("stage", "physical", "key")),
+            sa.Column("body", sa.JSON, nullable=False),
         )
 
     def create(self, connection: sa.Connection) -> None:

@@ -40,7 +40,7 @@ class SourceTable:
         return quote(self.schema, self.physical)
 
     def row_hash(self, alias: str, seed: int) -> str:
-        """An SQL expression: the hash by which the rows of this table are ordered. Only equal rows have equal hashes."""
+        """An SQL expression: the hash by which rows of this table are ordered. Only equal rows have equal hashes."""
         if self.primary_key:
             return self.hash_of(tuple(quote(alias, name) for name in self.primary_key), self.primary_key, seed)
         row = ", ".join(quote(alias, column.name) for column in self.columns)

@@ -35,9 +35,10 @@ def stage(instances: Instances) -> Stage:
 
 
 def make_format_4(stage: Stage) -> None:
-    """What a catalog of format 4 has in place of reasons as data and of the column `restored`."""
+    """What a catalog of format 4 has in place of reasons as data and of the column `restored`; and no samples."""
     with stage.store.database.begin() as connection:
         for statement in (
+            "DROP TABLE full_pipedag.sample_rows, full_pipedag.sample, full_pipedag.profile",
             "ALTER TABLE full_pipedag.run_table DROP COLUMN details",
             "ALTER TABLE full_pipedag.stage_version ADD COLUMN note text",
             "UPDATE full_pipedag.stage_version SET note = 'rollback to ' || restored WHERE restored IS NOT NULL",
@@ -70,3 +71,20 @@ def test_a_rollback_of_format_4_is_known(stage: Stage) -> None:
     rollback(stage.store, "raw", None, "back")
     make_format_4(stage)
     assert versions(stage.store, "raw")[0].restored == 1
+
+
+COLUMNS = """
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'full_pipedag' AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'i')
+    ORDER BY 1, 2
+"""
+
+
+def test_a_catalog_of_format_4_becomes_what_a_new_one_is(stage: Stage) -> None:
+    with stage.store.database.read() as connection:
+        new = connection.execute(sa.text(COLUMNS)).all()
+    make_format_4(stage)
+    stage.store.exists()
+    with stage.store.database.read() as connection:
+        assert connection.execute(sa.text(COLUMNS)).all() == new
