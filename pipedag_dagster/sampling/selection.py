@@ -18,7 +18,7 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipedag_dagster.names import quote
+from pipedag_dagster.names import literal, quote
 from pipedag_dagster.sampling.components import components
 from pipedag_dagster.sampling.row_order import share_limit
 from pipedag_dagster.sampling.rules import All, ChildrenOf, Fraction, Relation, Rows, SampleSpec, Where
@@ -51,6 +51,11 @@ class Edge:
         return self.relation.child if self.down else self.relation.parent
 
 
+def _array(ctids: Sequence[str]) -> str:
+    """An array of PostgreSQL as text."""
+    return "{" + ",".join(f'"{ctid}"' for ctid in ctids) + "}"
+
+
 SETTINGS = """
     SET LOCAL jit = off; SET LOCAL random_page_cost = 1.1; SET LOCAL work_mem = '256MB';
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres';
@@ -67,12 +72,20 @@ class Selection:
         connection: in a transaction. Nothing but temporary tables is written.
         tables: all input tables, by `stage.table`.
         spec: what the sample is asked to contain.
+        edge_cases: by table, the ctids (as text, `"(0,1)"`) of rows that stand for a rare case.
     """
 
-    def __init__(self, connection: Connection, tables: Mapping[str, SourceTable], spec: SampleSpec) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        tables: Mapping[str, SourceTable],
+        spec: SampleSpec,
+        edge_cases: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.connection = connection
         self.tables = tables
         self.spec = spec
+        self.edge_cases = edge_cases or {}
         self._numbers = {name: number for number, name in enumerate(tables)}
 
     def run(self) -> None:
@@ -84,6 +97,8 @@ class Selection:
             self._add(kept.table, Why.keep, f"({kept.where})")
         for name in self.tables:
             self._choose(name)
+        for name, ctids in self.edge_cases.items():
+            self._insert(name, Why.edge_case, f"SELECT unnest({literal(_array(ctids))}::tid[])")
         self._follow(list(self._down_edges()), chosen=True)
         up = [Edge(relation, down=False) for relation in self.spec.relations]
         both = [Edge(relation, down=True) for relation in self.spec.relations if relation.follow == "both"]
@@ -92,6 +107,12 @@ class Selection:
     def handles(self, name: str) -> str:
         """The quoted name of the table that has the handles (`handle`) of the chosen rows of a table, and `why`."""
         return quote("pg_temp", f"sample_{self._numbers[name]}")
+
+    def source(self, name: str) -> str:
+        """The quoted name of the table that the handles point into: the physical table; of a view, its copy."""
+        if self.tables[name].is_view:
+            return quote("pg_temp", f"sample_view_{self._numbers[name]}")
+        return self.tables[name].sql
 
     def counts(self, name: str) -> dict[Why, int]:
         """How many rows of a table are in the sample, by reason."""
@@ -102,9 +123,12 @@ class Selection:
 
     def _create(self, name: str) -> None:
         """An empty table of handles, with the columns by which other tables are reached from it."""
+        if self.tables[name].is_view:
+            self._execute(f"CREATE TEMP TABLE {self.source(name)} AS SELECT * FROM {self.tables[name].sql}")
+            self._execute(f"ANALYZE {self.source(name)}")
         columns = ", ".join(f"{expression} AS {column}" for column, expression in self._links(name))
         table = f"{self.handles(name)} AS SELECT t.ctid AS handle, 0::smallint AS why{', ' if columns else ''}{columns}"
-        self._execute(f"CREATE TEMP TABLE {table} FROM {self.tables[name].sql} AS t LIMIT 0")
+        self._execute(f"CREATE TEMP TABLE {table} FROM {self.source(name)} AS t LIMIT 0")
         self._execute(f"ALTER TABLE {self.handles(name)} ADD PRIMARY KEY (handle)")
 
     def _links(self, name: str) -> Iterator[tuple[str, str]]:
@@ -121,13 +145,13 @@ class Selection:
 
     def _add(self, name: str, why: Why, condition: str = "true", order: str = "") -> None:
         """Add the rows of a table (`t`) for which a condition holds, unless they are in the sample already."""
-        self._insert(name, why, f"SELECT t.ctid AS handle FROM {self.tables[name].sql} AS t WHERE {condition} {order}")
+        self._insert(name, why, f"SELECT t.ctid AS handle FROM {self.source(name)} AS t WHERE {condition} {order}")
 
     def _insert(self, name: str, why: Why, handles: str) -> None:
         links = "".join(f", {expression}" for _, expression in self._links(name))
         handle_table = self.handles(name)
         self._execute(
-            f"INSERT INTO {handle_table} SELECT t.ctid, {int(why)}{links} FROM {self.tables[name].sql} AS t "
+            f"INSERT INTO {handle_table} SELECT t.ctid, {int(why)}{links} FROM {self.source(name)} AS t "
             f"WHERE t.ctid IN ({handles}) ON CONFLICT DO NOTHING"
         )
         self._execute(f"ANALYZE {handle_table}")
@@ -160,7 +184,7 @@ class Selection:
 
     def _is_small(self, table: SourceTable) -> bool:
         limit = self.spec.whole_below
-        return self._scalar(f"SELECT count(*) FROM (SELECT FROM {table.sql} LIMIT {limit}) AS t") < limit
+        return self._scalar(f"SELECT count(*) FROM (SELECT FROM {self.source(table.name)} LIMIT {limit}) AS t") < limit
 
     def _lowest_of_each(self, name: str, why: Why, columns: Sequence[str], count: int, condition: str) -> None:
         """Add, of the rows with equal values in some columns, those with the lowest hashes."""
@@ -168,7 +192,7 @@ class Selection:
         groups = ", ".join(quote("t", column) for column in columns)
         numbered = (
             f"SELECT t.ctid AS handle, row_number() OVER (PARTITION BY {groups} "
-            f"ORDER BY {table.row_hash('t', self.spec.seed)}) AS number FROM {table.sql} AS t WHERE {condition}"
+            f"ORDER BY {table.row_hash('t', self.spec.seed)}) AS number FROM {self.source(name)} AS t WHERE {condition}"
         )
         self._insert(name, why, f"SELECT handle FROM ({numbered}) AS numbered WHERE number <= {count}")
 
@@ -215,13 +239,14 @@ class Selection:
     def _children(self, relation: Relation, rule: ChildrenOf, reached: str) -> None:
         """Add the children of chosen rows; and orphans and rows without a reference, at the rate of their siblings."""
         child, parent = self.tables[relation.child], self.tables[relation.parent]
+        source = self.source(relation.parent)
         limit = share_limit(self._share(relation.parent))
         columns = tuple(quote("t", column) for column in relation.columns)
         given = " AND ".join(f"{column} IS NOT NULL" for column in columns)
         same = zip(relation.parent_columns, columns, strict=True)
         there = " AND ".join(f"{quote('p', theirs)} = {ours}" for theirs, ours in same)
         own_key = parent.hash_of(columns, relation.parent_columns, self.spec.seed)
-        orphan = f"{given} AND {own_key} <= {limit} AND NOT EXISTS (SELECT FROM {parent.sql} AS p WHERE {there})"
+        orphan = f"{given} AND {own_key} <= {limit} AND NOT EXISTS (SELECT FROM {source} AS p WHERE {there})"
         unset = f"({given}) IS NOT TRUE AND {child.row_hash('t', self.spec.seed)} <= {limit}"
         when = f"({relation.when}) AND " if relation.when else ""
         for condition in (reached, f"{when}{orphan}"):
@@ -233,7 +258,7 @@ class Selection:
 
     def _share(self, name: str) -> float:
         """Which share of the rows of a table is chosen."""
-        rows = self._scalar(f"SELECT count(*) FROM {self.tables[name].sql}")
+        rows = self._scalar(f"SELECT count(*) FROM {self.source(name)}")
         chosen = self._scalar(f"SELECT count(*) FROM {self.handles(name)} WHERE why <= {int(Why.child)}")
         return chosen / rows if rows else 0.0
 
@@ -269,7 +294,7 @@ class Selection:
         """The keys of all rows of a table, indexed: each round of a recursion looks up a few of them."""
         links = "".join(f", {expression} AS {column}" for column, expression in self._links(name))
         keys = self._keys(name)
-        self._execute(f"CREATE TEMP TABLE {keys} AS SELECT t.ctid AS handle{links} FROM {self.tables[name].sql} AS t")
+        self._execute(f"CREATE TEMP TABLE {keys} AS SELECT t.ctid AS handle{links} FROM {self.source(name)} AS t")
         self._execute(f"CREATE INDEX ON {keys} (handle)")
         for edge in edges:
             if edge.target == name:

@@ -22,6 +22,7 @@ class SourceTable:
         name: `stage.table`.
         schema: of the physical table.
         physical: its name there.
+        is_view: its rows have no ctids. A selection copies them into a work table first; handles point into that copy.
     """
 
     name: str
@@ -29,6 +30,7 @@ class SourceTable:
     physical: str
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...] = ()
+    is_view: bool = False
     types: dict[str, str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

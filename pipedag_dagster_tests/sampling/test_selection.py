@@ -34,7 +34,7 @@ from pipedag_dagster.sampling.rules import (
     SampleSpec,
     Where,
 )
-from pipedag_dagster.sampling.selection import Selection
+from pipedag_dagster.sampling.selection import Selection, Why
 from pipedag_dagster.sampling.source_tables import SourceTable
 
 CASES = 10_000 if os.environ.get("PIPEDAG_TORTURE") == "long" else 100
@@ -244,3 +244,31 @@ def test_rows_without_a_reference_come_at_the_rate_of_those_with_one(connection:
 def test_a_table_that_nobody_asks_for_is_empty(connection: psycopg.Connection[Any]) -> None:
     source = Data({"raw.t0": [(1, 0, None, None)]}, {"raw.t0": True}, ())
     assert not sample(connection, source, SampleSpec({"raw.t0": Nothing()}))["raw.t0"]
+
+
+def test_edge_cases_come_with_what_they_refer_to_and_with_their_children(connection: psycopg.Connection[Any]) -> None:
+    relation = Relation("raw.t1", ("a",), "raw.t0", ("id",))
+    rows: dict[str, list[Row]] = {"raw.t0": [(number, 0, None, None) for number in range(9)]}
+    rows["raw.t1"] = [(number, 0, number % 9, None) for number in range(18)]
+    source = Data(rows, {"raw.t0": True, "raw.t1": True}, (relation,))
+    down = SampleSpec({"raw.t0": Rows(0), "raw.t1": ChildrenOf(("raw.t0",))}, (relation,))
+    up = SampleSpec({"raw.t0": Rows(0), "raw.t1": Rows(0)}, (relation,))
+    for spec, table, whys in (
+        (down, "raw.t0", [{Why.edge_case: 1}, {Why.child: 2}]),
+        (up, "raw.t1", [{Why.reference: 1}, {Why.edge_case: 1}]),
+    ):
+        with connection.transaction(force_rollback=True):
+            selection = Selection(connection, load(connection, source), spec, {table: ["(0,4)"]})
+            selection.run()
+            assert [selection.counts(name) for name in ("raw.t0", "raw.t1")] == whys
+
+
+def test_a_view_is_sampled_from_a_copy_of_its_rows(connection: psycopg.Connection[Any]) -> None:
+    with connection.transaction(force_rollback=True):
+        connection.execute("CREATE VIEW pg_temp.numbers AS SELECT number AS id FROM generate_series(1, 1000) AS number")
+        view = SourceTable("raw.numbers", "pg_temp", "numbers", (Column("id", "integer"),), is_view=True)
+        selection = Selection(connection, {"raw.numbers": view}, SampleSpec({"raw.numbers": Where("id % 10 = 0")}))
+        selection.run()
+        source, handles = selection.source("raw.numbers"), selection.handles("raw.numbers")
+        query = f"SELECT sum(id) FROM {source} WHERE ctid IN (SELECT handle FROM {handles})"
+        assert connection.execute(query.encode()).fetchone() == (sum(range(10, 1001, 10)),)
