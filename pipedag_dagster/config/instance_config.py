@@ -75,6 +75,11 @@ class InstanceConfig(Settings):
         """Whether inputs are copied from the user's own `copy_source`."""
         return self.attrs.get("copy_per_user") is True
 
+    @property
+    def default_rows(self) -> int | None:
+        """How many rows of an input table are copied that `sample.tables` does not name; None for all."""
+        return self.attrs.get("copy_filter_cnt") if self.sample.rows is None else self.sample.rows
+
     def sample_rows(self, *table: str) -> int | None:
         """How many rows of an input table are copied; None for all. The table may be called by several names."""
         rows = self.sample.rows_of(*table)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
+from pipedag_dagster.config.sample import Sample
 from pipedag_dagster.config.section import Keys, one_of
 from pipedag_dagster.errors import did_you_mean
 from pipedag_dagster.frame_types import FrameType
@@ -114,33 +115,6 @@ class CacheValidation(Keys):
     mode: Annotated[CacheMode, BeforeValidator(CacheMode.of)] = CacheMode.normal
     disable_cache_function: bool = False
     ignore_task_version: bool = False
-
-
-class SampleTable(Keys):
-    """How many rows of one input table are copied; None for all."""
-
-    rows: _Count | None = None
-
-
-def _one_table_once(tables: dict[str, SampleTable]) -> dict[str, SampleTable]:
-    seen: dict[str, str] = {}
-    for name in tables:
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise ValueError(f"{other!r} and {name!r} are the same table, because case does not matter. Keep one.")
-    return tables
-
-
-class Sample(SampleTable):
-    """The section `sample`: how many rows of each input table are copied. `rows` is for those not in `tables`."""
-
-    tables: Annotated[dict[str, SampleTable], AfterValidator(_one_table_once)] = {}
-
-    def rows_of(self, *names: str) -> int | None:
-        """How many rows of a table are copied. A table may be called by several names; None for all rows."""
-        tables = {name.lower(): table.rows for name, table in self.tables.items()}
-        rows = (tables.get(name.lower()) for name in names)
-        return next((number for number in rows if number is not None), self.rows)
 
 
 def _module(name: str) -> str:

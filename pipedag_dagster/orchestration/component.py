@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from pipedag_dagster.context import find_config
-from pipedag_dagster.errors import ConfigError, did_you_mean
+from pipedag_dagster.errors import ConfigError
+from pipedag_dagster.function_reference import function_at
 from pipedag_dagster.orchestration.definitions import build_definitions
 
 
@@ -46,19 +45,7 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
 
 def _function(reference: str) -> Callable[..., Any]:
     """The function that `module:function` names."""
-    module_name, colon, name = reference.partition(":")
-    if not colon or not name:
-        raise ConfigError(f"flow: {reference!r} is not a function. Write module:function, like my_pipeline.flow:build.")
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists; a module that it imports does not
-        raise ConfigError(f"flow: {reference!r}: there is no module {error.name!r}.") from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(
-            f"flow: {Path(module.__file__ or module_name)} has no {name!r}.{did_you_mean(name, functions)}"
-        )
-    return function  # type: ignore[no-any-return]
+        return function_at(reference, "my_pipeline.flow:build")
+    except ValueError as error:
+        raise ConfigError(f"flow: {error}") from None

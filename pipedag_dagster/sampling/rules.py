@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from pipedag_dagster.digest import digest
+
+ALGORITHM = 1
+"""The version of the way in which rows are chosen. A change of it makes all samples anew."""
+
 
 @dataclass(frozen=True)
 class All:
@@ -53,7 +58,23 @@ class ChildrenOf:
     per_parent: int | None = None
 
 
-Rule: TypeAlias = All | Nothing | Parents | Rows | Fraction | Where | ChildrenOf
+@dataclass(frozen=True)
+class Choose:
+    """The rows that a function of the user chooses.
+
+    It takes the source tables as `sa.Table`s, by their names, and returns the query that selects the keys of the rows
+    (all columns of the primary key), or whole rows.
+
+    Args:
+        function: `module:function`.
+        version: the fingerprint of its code.
+    """
+
+    function: str
+    version: str = field(default="", compare=False)
+
+
+Rule: TypeAlias = All | Nothing | Parents | Rows | Fraction | Where | ChildrenOf | Choose
 
 
 @dataclass(frozen=True)
@@ -131,3 +152,20 @@ class SampleSpec:
         """The rule of a table."""
         default = All() if self.default_rows is None else Rows(self.default_rows)
         return self.rules.get(table, default)
+
+    def digest(self) -> str:
+        """A hash of everything that the choice of rows depends on, apart from the tables."""
+        rules = sorted((table, _text(rule)) for table, rule in self.rules.items())
+        relations = sorted({repr(relation) for relation in self.relations})
+        keep = sorted({repr((kept.table, kept.where)) for kept in self.keep})
+        numbers = (self.default_rows, self.whole_below, self.seed)
+        return digest(str(ALGORITHM), repr(rules), repr(relations), repr(keep), repr(self.edge_cases), repr(numbers))
+
+
+def _text(rule: Rule) -> str:
+    """A rule as text. The order in which columns and parents are written does not count."""
+    if isinstance(rule, Rows):
+        return repr(Rows(rule.count, dict(sorted(rule.per_value.items()))))
+    if isinstance(rule, ChildrenOf):
+        return repr(ChildrenOf(tuple(sorted(rule.parents)), rule.per_parent))
+    return repr(rule)

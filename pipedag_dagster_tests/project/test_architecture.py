@@ -12,7 +12,7 @@ import pipedag_dagster
 
 PACKAGE = Path(pipedag_dagster.__file__).parent
 LAYERS = [
-    {"errors", "frame_types", "names", "logs", "digest", "options"},
+    {"errors", "frame_types", "names", "logs", "digest", "options", "sql_condition", "sql_parser", "function_reference"},
     {"config", "checks"},
     {"graph"},
     {"fingerprint"},
