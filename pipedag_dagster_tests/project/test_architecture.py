@@ -12,7 +12,9 @@ import pipedag_dagster
 
 PACKAGE = Path(pipedag_dagster.__file__).parent
 LAYERS = [
-    {"errors", "frame_types", "names", "logs", "digest", "options", "sql_condition", "sql_parser", "function_reference"},
+    {"errors", "frame_types", "names", "logs", "digest", "options", "function_reference"},
+    {"sql_parser"},
+    {"sql_condition"},
     {"config", "checks"},
     {"graph"},
     {"fingerprint"},
