@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -118,8 +120,8 @@ def search(connection: Connection, table: SourceTable, values: int, depth: int) 
             add("value", column, lambda other, value=value: other == value)  # type: ignore[misc]
         if given and column in ("id", "amount", "day"):
             low, high = min(given), max(given)
-            add("smallest", column, low.__eq__)
-            add("largest", column, high.__eq__)
+            add("smallest", column, partial(operator.eq, low))
+            add("largest", column, partial(operator.eq, high))
         if given and column == "category":
             longest = max(map(len, given))
             add("longest", column, lambda value, longest=longest: value is not None and len(value) == longest)  # type: ignore[misc]
@@ -133,7 +135,7 @@ def optional(values: list[Any]) -> st.SearchStrategy[Any]:
 
 ROW = st.tuples(
     optional(["", "a", "b", "bb", "ccc", "ddd", "e|'\\"]),
-    optional([Decimal(text) for text in ("0", "0.0", "1.5", "-3", "NaN", "7", "8")]),
+    optional([Decimal(text) for text in ("0", "0.0", "1.5", "-3", "Infinity", "7", "8")]),
     optional([date(2020, 1, day) for day in range(1, 6)]),
     optional(["happy", "sad", "neither"]),
     optional(['{"a": 1}', "[]", "null"]),
@@ -162,7 +164,6 @@ def test_a_plain_search_of_all_rows_finds_the_same(
         kept = Remembered()
         rare = rare_rows(connection, table, 0, kept, values=values, depth=depth, first_look=look)
         found = {(one.feature, one.column, one.handles[:depth]) for one in rare}
-        found = {one for one in found if one[1] != "id" or one[0] != "value" or values}
         assert found == search(connection, table, values, depth)
 
 
