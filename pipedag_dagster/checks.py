@@ -34,8 +34,10 @@ import sqlalchemy as sa
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.names import asset_name, literal, quote, stage_name
 from pipedag_dagster.options import known_options
+from pipedag_dagster.sql_condition import condition
 
 Severity: TypeAlias = Literal["ERROR", "WARN"]
+Follow: TypeAlias = Literal["parents", "both"]
 ROWS = "pipedag_rows"
 """A column in the query of bad rows: the number of rows of the table that one row of the query stands for."""
 
@@ -160,6 +162,12 @@ class References(ColumnCheck):
     stage: str
     table: str
     target_columns: tuple[str, ...]
+    when: str | None = None
+    sample: Follow | None = "parents"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.columns if self.when is None else (*self.columns, *condition(self.when).columns)
 
     @property
     def wrong(self) -> str:
@@ -168,7 +176,8 @@ class References(ColumnCheck):
     def _where(self, target: str) -> str:
         pairs = zip(self.target_columns, self.columns, strict=True)
         same = " AND ".join(f"{quote('r', theirs)} = {quote('t', ours)}" for theirs, ours in pairs)
-        return f"{self._all('IS NOT NULL')} AND NOT EXISTS (SELECT FROM {target} AS r WHERE {same})"
+        when = "" if self.when is None else f" AND ({self.when})"
+        return f"{self._all('IS NOT NULL')}{when} AND NOT EXISTS (SELECT FROM {target} AS r WHERE {same})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,19 +269,32 @@ def references(
     columns: str | Sequence[str],
     target: str,
     target_columns: Sequence[str] | None = None,
+    *,
+    when: str | None = None,
+    sample: Follow | None = "parents",
     **options: Unpack[Options],
 ) -> Check:
     """Every value exists in another table: a foreign key, which may cross stages. NULL is allowed.
+
+    Declared on an input task, it is also followed by samples: a row comes with the row that it refers to.
 
     Args:
         columns: one column, or several columns that refer to the other table together.
         target: `"stage.table.column"`, or `"stage.table"` if the columns have the same names in both tables. It is the
             stage of the check, or a stage before it.
         target_columns: the columns of the other table, if there are several.
+        when: an SQL condition on the columns of this table. Other rows are not checked, and refer to nothing.
+        sample: what a sample follows. "parents": a row brings the row that it refers to. "both": that row also brings
+            all rows that refer to it, as details of the same thing (a translation, an extension). None: nothing.
+
+    Raises:
+        WiringError: the target, the condition or `sample` is not written like that.
 
     Example:
         >>> references("customer", "raw.customers.id").description
         'Every customer is an id in raw.customers.'
+        >>> references("target", "raw.posts.id", when="kind = 'post'").description
+        "Every target is an id in raw.posts, where kind = 'post'."
     """
     ours = _columns("references", (columns,) if isinstance(columns, str) else tuple(columns))
     stage, _, rest = target.partition(".")
@@ -282,13 +304,22 @@ def references(
         raise WiringError(f'references({columns!r}, {target!r}): write "stage.table.column" or "stage.table".')
     if len(theirs) != len(ours):
         raise WiringError(f"references({columns!r}, {target!r}): {_listed(ours)} cannot refer to {_listed(theirs)}.")
+    if sample not in ("parents", "both", None):
+        raise WiringError(f"references({columns!r}, {target!r}): sample is 'parents', 'both' or None, not {sample!r}.")
+    try:
+        where = "" if when is None else f", where {condition(when).text}"
+    except ValueError as error:
+        raise WiringError(f"references({columns!r}, {target!r}): when: {error}") from None
     return References(
         columns=ours,
         stage=stage_name(stage),
         table=asset_name(table),
         target_columns=theirs,
-        description=f"Every {_listed(ours)} is {_a(_listed(theirs))} in {stage}.{table}.",
-        **_named("references", ours, options),
+        when=when,
+        sample=sample,
+        description=f"Every {_listed(ours)} is {_a(_listed(theirs))} in {stage}.{table}{where}.",
+        # With a condition, the same columns usually refer to several tables.
+        **_named("references", ours if when is None else (*ours, table), options),
     )
 
 

@@ -77,10 +77,18 @@ def check_result(
 def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
     """
     Raises:
-        WiringError: a check refers to a table that does not exist, or that is made later.
+        WiringError: a check refers to a table that does not exist, or that is made later; or it says how samples follow
+            it, but the tables are not sampled.
     """
     stages = [stage for flow in flows for stage in flow.stages]
     tables = {f"{stage.name}.{asset}" for stage in stages for call in stage.calls for asset in call.assets}
+    inputs = {
+        f"{stage.name}.{asset}"
+        for stage in stages
+        for call in stage.calls
+        if call.task.input or call.task.from_source
+        for asset in call.assets
+    }
     for stage in stages:
         before = _before(stage)
         for call in stage.calls:
@@ -92,6 +100,12 @@ def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
                     if target not in tables:
                         raise WiringError(
                             f"{subject} refers to {target}, but there is no such table.{did_you_mean(target, tables)}"
+                        )
+                    computed = [each for each in (f"{stage.name}.{asset}", target) if each not in inputs]
+                    if check.sample == "both" and computed:
+                        raise WiringError(
+                            f"{subject}: sample='both' has no effect, because {computed[0]} is computed, not sampled. "
+                            "Remove it."
                         )
                     if check.stage not in before:
                         raise WiringError(

@@ -63,9 +63,10 @@ def declared_relations(flow: FlowGraph) -> list[Relation]:
                 continue
             for slot in call.slots:
                 for check in call.task.about.checks_of(slot.asset):
-                    if isinstance(check, References):
+                    if isinstance(check, References) and check.sample is not None:
                         child, parent = f"{stage.name}.{slot.asset}", f"{check.stage}.{check.table}"
-                        relations.append(Relation(child, check.columns, parent, check.target_columns))
+                        sides = (child, check.columns, parent, check.target_columns)
+                        relations.append(Relation(*sides, check.when, check.sample))
     return relations
 
 

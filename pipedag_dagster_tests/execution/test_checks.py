@@ -113,6 +113,16 @@ CASES = {
         "2 of 5 rows with a customer that raw.customers does not have: customer=30 (2 rows)",
     ),
     "references, same name": (references("id", "raw.customers"), 4, None),
+    "references, only some rows": (
+        references("customer", "raw.customers.id", when="amount < 0"),
+        1,
+        "1 of 5 rows with a customer that raw.customers does not have: customer=30",
+    ),
+    "references, no such row": (
+        references("customer", "raw.customers.id", when="state = 'lost' OR amount > 9"),
+        0,
+        "no bad row among 5",
+    ),
     "query of the user": (no_negative_amounts, 2, "2 of 5 rows refused: id=2 amount=-2, id=NULL amount=-4"),
 }
 
@@ -164,6 +174,10 @@ BROKEN: dict[str, tuple[Check, str]] = {
         references("id", "raw.customers.nam"),
         "raw.customers has no column 'nam'. Did you mean 'name'?",
     ),
+    "no such column in a condition": (
+        references("customer", "raw.customers.id", when="amont < 0"),
+        "raw.orders has no column 'amont'. Did you mean 'amount'?",
+    ),
     "other types": (references("state", "raw.customers.id"), "operator does not exist"),
     "no rows": (
         check(name="number")(lambda orders: 7),
@@ -196,6 +210,9 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "no values": (lambda: accepted_values("state", "open"), "write a list"),
     "no target": (lambda: references("customer", "customers"), '"stage.table.column"'),
     "unequal": (lambda: references(["a", "b"], "raw.customers.id"), "a and b cannot refer to id"),
+    "sample": (lambda: references("a", "raw.b.id", sample="all"), "'parents', 'both' or None, not 'all'"),  # type: ignore[arg-type]
+    "when": (lambda: references("a", "raw.b.id", when="a ="), "when: 'a =' is not a condition in SQL"),
+    "when, by chance": (lambda: references("a", "raw.b.id", when="random() < 0.5"), r"random\(\) has another result"),
     "rows": (lambda: min_rows(0), "at least 1"),
     "arguments": (lambda: check(nothing), "one argument"),  # type: ignore[misc,arg-type]
     "same name": (lambda: shop(unique("id"), unique("id")), "two checks have the name 'unique_id'"),
@@ -217,6 +234,10 @@ def test_what_is_declared_wrong_is_refused_where_it_is_declared(wrong: Callable[
         ({"order": [unique("id")]}, "names the table 'order', which the task does not make. Did you mean 'orders'"),
         ({"orders": [references("customer", "raw.custmers.id")]}, "Did you mean 'raw.customers'"),
         ({"orders": [references("id", "report.revenue.id")]}, "stage 'report' does not have to run before 'raw'"),
+        (
+            {"revenue": [references("customer", "raw.customers.id", sample="both")]},
+            "sample='both' has no effect, because report.revenue is computed, not sampled. Remove it.",
+        ),
     ],
 )
 def test_a_table_that_is_not_there_is_refused_when_definitions_are_loaded(
