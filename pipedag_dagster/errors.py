@@ -25,6 +25,8 @@ what to type next. A docstring here is the remedy in one line.
     ├── InUse                   other objects depend on it: remove them first
     ├── PinLost                 start a new run
     ├── NotMaterialized         run the stage that makes the table
+    ├── SampleError             change the rules under `sample:`
+    ├── SampleSplit             run the source: what belongs together is not of one state
     ├── FreshInput              the source changed, and the mode of the run does not allow that
     ├── SeveralFailed           several tasks failed (fail_fast: false); each one is listed
     ├── ChecksFailed            fix the rows in the message: the stage was not committed
@@ -135,6 +137,14 @@ class DatabaseMissing(DatabaseError):
 
 class NotOwned(PipedagError):
     """The schema belongs to somebody else. Choose another `schema_prefix` or stage name."""
+
+
+class SampleError(PipedagError):
+    """Change the rules under `sample:`: no sample can be taken by them."""
+
+
+class SampleSplit(PipedagError):
+    """Run the source instance: tables that refer to each other are not of one state."""
 
 
 class RunActive(PipedagError):

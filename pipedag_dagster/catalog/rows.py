@@ -92,6 +92,11 @@ class StoredOutput:
     value: Any = None
 
     @property
+    def column_types(self) -> dict[str, str]:
+        """The PostgreSQL type of each column."""
+        return {column.name: column.type for column in self.columns}
+
+    @property
     def in_database(self) -> bool:
         """Whether it is a table or a view, which has columns and rows."""
         return self.kind in (OutputKind.table, OutputKind.view)

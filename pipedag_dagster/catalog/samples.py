@@ -67,6 +67,37 @@ class Samples(CatalogTables):
         where = f"sample = {ours[0]} AND table_name = {ours[1]}"
         return f"SELECT unnest(handles) FROM {quote(self.schema, self.sample_rows.name)} WHERE {where}"
 
+    def out_of_step(self, connection: sa.Connection, numbers: Mapping[str, int]) -> tuple[str, str, str] | None:
+        """Whether versions of several stages are not of one state: one was committed by a run, and another was not
+        looked at by that run or a later one.
+
+        Args:
+            numbers: the version of each stage.
+
+        Returns:
+            The newer stage, the older one, and the run that committed the newer one; None when they belong together.
+        """
+        version, run = self.stage_version, self.run_table
+        for newer, number in numbers.items():
+            made = connection.execute(
+                sa.select(version.c.run_id, version.c.committed_at).where(
+                    version.c.stage == newer, version.c.number == number
+                )
+            ).one_or_none()
+            for older in () if made is None else sorted(numbers.keys() - {newer}):
+                # A run that has changed the other stage after the version in question proves nothing about it.
+                changed = sa.select(version.c.run_id).where(
+                    version.c.stage == older, version.c.number > numbers[older]
+                )
+                seen = sa.select(run.c.run_id).where(
+                    run.c.stage == older,
+                    (run.c.run_id == made.run_id) | (run.c.at >= made.committed_at),
+                    run.c.run_id.not_in(changed),
+                )
+                if connection.scalar(seen.limit(1)) is None:
+                    return newer, older, made.run_id
+        return None
+
     def profile(self, connection: sa.Connection, stage: str, physical: str, key: str) -> Any:
         """What is known of a physical table (see `sampling/profile.py`); None when nothing is."""
         table = self.profiles

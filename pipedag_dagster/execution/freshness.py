@@ -49,11 +49,12 @@ def of_source(instance: ConfigContext, flows: Iterable[FlowGraph]) -> FreshInput
         runner = TaskRunner(inputs, CacheValidation())
         for call in calls:
             with instance:
-                key = runner.key(call).key
+                key = None if runner.must_choose(call) else runner.key(call).key
             fresh.seen |= {f"{one.instance}/{one.stage}": str(one.number) for one in inputs.sources(call)}
             before = inputs.base.tables.get(call.assets[0])
             if (
                 before is None
+                or key is None
                 or cache_key.source_key(before.parts) != key.source_key
                 or before.parts.get("cache") != key.parts.get("cache")
             ):

@@ -41,6 +41,11 @@ class Inputs:
     made: dict[TaskCall, Mapping[str, TableVersion]] = field(default_factory=dict)
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether the versions stay as long as the run goes on, and so what was computed from them."""
+        return True
+
+    @property
     def store(self) -> TableStore:
         return self.instance.store.table_store
 
@@ -141,6 +146,10 @@ def _of_call(call: TaskCall, version: StageVersion) -> dict[str, TableVersion]:
 
 class Unpinned(Inputs):
     """For callers that only read: the versions that are committed now, without pinning them."""
+
+    @property
+    def is_pinned(self) -> bool:
+        return False
 
     def _source_version(self, call: TaskCall) -> StageVersion:
         stage = getattr(call.source_stage, "name", str(call.source_stage))

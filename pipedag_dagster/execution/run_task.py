@@ -28,10 +28,11 @@ from pipedag_dagster.execution.inputs import Arguments, Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall, labels
 from pipedag_dagster.execution.notes import order_notes
 from pipedag_dagster.execution.observed import Reads
+from pipedag_dagster.execution.samples import Samples
 from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
+    CopiedTable,
     FrameTable,
-    QueryTable,
     ScriptOutput,
     TaskOutput,
     TaskOutputs,
@@ -41,7 +42,6 @@ from pipedag_dagster.execution.unpack import unpack
 from pipedag_dagster.fingerprint.observation import observe
 from pipedag_dagster.graph.flow import Slot, TaskCall
 from pipedag_dagster.sampling.copies import copied_from, source_of
-from pipedag_dagster.sampling.first_rows import Sample
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -57,6 +57,7 @@ class TaskRunner:
         self.inputs = inputs
         self.instance = inputs.instance
         self.validation = validation
+        self.samples = Samples(inputs)
 
     def key(self, call: TaskCall) -> KeyedCall:
         """What the result of a call depends on. Calls its cache function, and the task itself if it is lazy.
@@ -70,6 +71,16 @@ class TaskRunner:
             return self._key_of_copy(call, source)
         keyed = self._key_of_task(call)
         return self._called_for_its_key(keyed) if call.task.lazy else keyed
+
+    def must_choose(self, call: TaskCall) -> bool:
+        """Whether the rows that a call copies were not chosen yet: the source or the rules have changed.
+
+        Raises:
+            NotMaterialized: the source has not made a table that is copied.
+        """
+        source = copied_from(self.instance, call)
+        tables = () if source is None else self.inputs.of_source(source, call).values()
+        return any(self.samples.known(table) is None for table in tables if table.in_database)
 
     def run(self, keyed: KeyedCall) -> TaskOutputs:
         """What the task returned; or, for a call that is copied, what stands for it.
@@ -134,22 +145,21 @@ class TaskRunner:
         return replace(keyed, key=Key({**keyed.key.parts, **parts}), outputs=None if plans else outputs)
 
     def _key_of_copy(self, call: TaskCall, source: ConfigContext) -> KeyedCall:
+        """What a copy holds, not what it was chosen from: the source may change and the sample may not."""
         originals = self.inputs.of_source(source, call)
         inputs = {f"{source.config.name}: {table.stage}.{table.asset}": table for table in originals.values()}
-        store = source.store.table_store
-        samples = {asset: self._sample(table, store) for asset, table in originals.items()}
-        rows = {f"rows of {asset}": str(sample.rows) for asset, sample in samples.items()}
+        samples = {asset: self.samples.of(table) for asset, table in originals.items() if table.in_database}
+        rules = {f"sample of {asset}": sample.rules for asset, sample in samples.items()}
         shapes = {  # they may change while the content does not
             f"name and constraints of {asset}": digest(sample.table.name, repr(sample.constraints))
             for asset, sample in samples.items()
         }
-        parts = {
-            "task": call.name,
-            "code": "copy",
-            "arguments": rows | shapes,
-            "source": {name: table.data_version for name, table in inputs.items()},
+        content = {
+            name: samples[table.asset].rows.content if table.in_database else table.data_version
+            for name, table in inputs.items()
         }
-        return KeyedCall(call, Key(parts), inputs, store, is_copied=True)
+        parts = {"task": call.name, "code": "copy", "arguments": rules | shapes, "source": content}
+        return KeyedCall(call, Key(parts), inputs, source.store.table_store, is_copied=True)
 
     def _copy(self, keyed: KeyedCall) -> TaskOutputs:
         assert keyed.source is not None
@@ -164,12 +174,8 @@ class TaskRunner:
         if table.file is not None:
             data = source.blobs.read(table.stage, table.file, f"{table.stage}.{table.name}")
             return BlobOutput(slot, table.name, data, table.data_version, tuple(table.parts.get("holds") or ()))
-        sample = self._sample(table, source)
-        return QueryTable(slot, table.name, sample.constraints, sample.query)
-
-    def _sample(self, table: TableVersion, source: TableStore) -> Sample:
-        rows = self.instance.config.sample_rows(table.asset, table.name)
-        return Sample(source.schemas(table.stage).versions, table, rows)
+        sample = self.samples.of(table)
+        return CopiedTable(slot, table.name, sample, self.samples.origin(sample))
 
 
 _LOOKS_AT_DATA = re.compile(

@@ -28,6 +28,7 @@ from pipedag_dagster.execution.scheduler import Scheduler
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.graph.flow import Stage, TaskCall
+from pipedag_dagster.sampling.copies import copied_calls
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.renewal import renewed
 
@@ -67,7 +68,11 @@ def run_stage(
     names = stage.flow.stage_names
     read = {output.call.stage.name for call in stage.calls for output in call.inputs}
     pins = store.pin(run_id, names, read)
-    source_pins = instance.source.store.table_store.pin(run_id, names, [stage.name]) if instance.source else {}
+    source_pins = {}
+    if instance.source is not None:
+        # Tables of several stages may refer to each other, and are sampled together.
+        copied = {stage.name, *(call.stage.name for call in copied_calls(instance, stage.flow))}
+        source_pins = instance.source.store.table_store.pin(run_id, names, sorted(copied))
     with renewed(run_id), store.lock(stage.name, run_id, progress.message) as held, instance:
         base = store.current([stage.name])[stage.name]
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)

@@ -22,6 +22,7 @@ from pipedag_dagster.execution.query_text import with_view_names
 from pipedag_dagster.execution.run_log import code_of, with_query
 from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
+    CopiedTable,
     FrameTable,
     QueryTable,
     ScriptOutput,
@@ -93,6 +94,11 @@ class OutputWriter:
                 source = None if self.keyed.source is None else self.keyed.source.database
                 table = self.held.write_query(output.name, output.query, output.constraints, source)
                 self._add_table(output, table, output.constraints, output.query)
+            case CopiedTable():
+                self._print(output.name, output.rows.query(None), is_sql=True)
+                table = self.held.copy_rows(output.name, output.rows, output.sample.constraints)
+                parts = {"sample": output.sample.as_part()}
+                self._add_table(output, table, output.sample.constraints, output.rows.query(None), parts)
             case FrameTable():
                 self._print(output.name, output.frame)
                 self._plans[output.slot.asset] = polars_plans.text(output.frame)
@@ -162,7 +168,12 @@ class OutputWriter:
             log.info("%s.%s:\n%s", self.stage, name, content)
 
     def _add_table(
-        self, output: TaskOutput, table: PhysicalTable, constraints: Constraints, query: str | None = None
+        self,
+        output: TaskOutput,
+        table: PhysicalTable,
+        constraints: Constraints,
+        query: str | None = None,
+        parts: Mapping[str, Any] | None = None,
     ) -> None:
         reader = self.keyed.source or self.store
         self._add(
@@ -175,6 +186,7 @@ class OutputWriter:
             indexes=constraints.indexes,
             rows=table.rows,
             bytes=table.bytes,
+            parts=parts or {},
             query=None if query is None else with_view_names(query, reader, self.keyed.inputs.values()),
             notes=[]
             if isinstance(output, ScriptOutput)

@@ -16,6 +16,8 @@ from pipedag_dagster.data.frames import content_version, to_arrow
 from pipedag_dagster.digest import digest
 from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.graph.flow import Slot
+from pipedag_dagster.sampling.sampler import Sample
+from pipedag_dagster.versions.copy_rows import SourceRows
 from pipedag_dagster.versions.write_table import Constraints
 
 
@@ -70,6 +72,17 @@ class FrameTable(TaskOutput):
         for physical, label in labels.items():
             plan = plan.replace(physical.encode(), label.encode())
         return digest(self.name, hashlib.sha256(plan).hexdigest(), repr(self.constraints))
+
+
+@dataclass(frozen=True)
+class CopiedTable(TaskOutput):
+    """A sample of a table of the source instance."""
+
+    sample: Sample
+    rows: SourceRows
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        return digest(self.name, self.sample.rows.content, repr(self.sample.constraints))
 
 
 @dataclass(frozen=True)

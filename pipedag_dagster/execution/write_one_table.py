@@ -19,6 +19,7 @@ from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution.run_log import run_record
 from pipedag_dagster.names import TableRef, quote
 from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.versions.copy_rows import SourceRows
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
@@ -48,13 +49,22 @@ class FrameRows:
 
 @dataclass(frozen=True)
 class QueryRows:
-    """The rows of a query. `source` is the database that it reads, if it is not the instance's own."""
+    """The rows of a query."""
 
     query: str
-    source: Database | None = None
 
     def write(self, held: LockedStage, name: str, constraints: Constraints) -> PhysicalTable:
-        return held.write_query(name, self.query, constraints, self.source)
+        return held.write_query(name, self.query, constraints)
+
+
+@dataclass(frozen=True)
+class CopiedRows:
+    """Rows of a table of another instance."""
+
+    source: SourceRows
+
+    def write(self, held: LockedStage, name: str, constraints: Constraints) -> PhysicalTable:
+        return held.copy_rows(name, self.source, constraints)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class NewTable:
         key: what it depends on. A table that was made for the same key is not made again; without a key, it always is.
     """
 
-    rows: FrameRows | QueryRows
+    rows: FrameRows | QueryRows | CopiedRows
     constraints: Constraints
     key: str | None = None
 

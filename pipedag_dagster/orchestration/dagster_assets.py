@@ -3,19 +3,22 @@
 # no postponed annotations: Dagster reads the annotations of a step as objects
 import difflib
 import graphlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
-from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized, WiringError, did_you_mean
-from pipedag_dagster.execution.write_one_table import NewTable, QueryRows, Slice, newest, write_table
+from pipedag_dagster.execution.write_one_table import CopiedRows, NewTable, Slice, write_table
 from pipedag_dagster.names import TableRef
 from pipedag_dagster.orchestration.io_manager import stage_and_table, table_metadata
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
-from pipedag_dagster.sampling.first_rows import Sample
+from pipedag_dagster.sampling.sampler import Sampler
+from pipedag_dagster.sampling.spec import InputTable, sample_spec
 
 INPUT = "pipedag/input"
 """Metadata of an asset that brings data in from outside: `metadata={"pipedag/input": True}`."""
@@ -45,9 +48,11 @@ def instance_assets(
                 raise WiringError(f"Two assets are the table {keys[spec.key].to_user_string()}. Rename one of them.")
             taken.add(keys[spec.key])
     stages = sorted({key.path[1] for key in taken})
+    inputs = [definition for definition in assets if _is_input(definition)]
+    copied = [TableRef(*keys[key].path[1:]) for definition in inputs for key in definition.keys]
     return [
-        _copying(instance, definition, keys, stages)
-        if instance.source is not None and _is_input(definition)
+        _copying(instance, definition, keys, stages, copied)
+        if instance.source is not None and definition in inputs
         else definition.with_attributes(asset_key_replacements=keys)
         for definition in assets
     ]
@@ -118,8 +123,13 @@ def _copying(
     definition: dg.AssetsDefinition,
     keys: dict[dg.AssetKey, dg.AssetKey],
     stages: Sequence[str],
+    copied: Sequence[TableRef],
 ) -> dg.AssetsDefinition:
-    """Assets with the keys of `definition` that are copied from the source of the instance."""
+    """Assets with the keys of `definition` that are copied from the source of the instance.
+
+    Args:
+        copied: all tables that are: those that refer to each other are sampled together.
+    """
     source = instance.source
     assert source is not None
     specs = []
@@ -146,41 +156,58 @@ def _copying(
     def copy(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         run_id = context.run.run_id
         # All at once, so that this run copies one version of the source even if it commits meanwhile.
-        source.store.table_store.pin(run_id, stages, ())
+        versions = source.store.table_store.pin(run_id, stages, {table.stage for table in copied})
+        instance.store.table_store.prepare(sorted(versions))
+        sampler = _sampler(instance, source, versions, copied)
         for spec in specs:
             if spec.key in context.selected_asset_keys:
                 part = None
                 if spec.partitions_def is not None:
                     name = spec.key.to_user_string()
                     part = table_slice(name, spec.partitions_def, context.partition_keys, spec.metadata)
-                yield _copy(instance, source, spec.key, run_id, part)
+                yield _copy(instance, sampler, spec.key, run_id, part)
 
     return copy
 
 
+def _sampler(
+    instance: ConfigContext,
+    source: ConfigContext,
+    versions: Mapping[str, StageVersion],
+    copied: Sequence[TableRef],
+) -> Sampler:
+    tables: dict[str, TableVersion] = {}
+    missing: dict[str, NotMaterialized] = {}
+    for ref in copied:
+        if ref.name in versions[ref.stage].tables:
+            tables[str(ref)] = versions[ref.stage].tables[ref.name]
+        else:
+            missing[str(ref)] = NotMaterialized(
+                f"Instance {instance.config.name!r} copies its inputs from {source.config.name!r}, which has no table "
+                f"{ref} yet. Materialize {_key(source, ref.stage, ref.name).to_user_string()} first."
+            )
+    listed = [InputTable(name, table.name, table.column_types) for name, table in tables.items()]
+    numbers = {stage: version.number for stage, version in versions.items()}
+    return Sampler(instance, source, tables, sample_spec(instance.config, listed), numbers=numbers, missing=missing)
+
+
 def _copy(
-    instance: ConfigContext, source: ConfigContext, key: dg.AssetKey, run_id: str, part: Slice | None
+    instance: ConfigContext, sampler: Sampler, key: dg.AssetKey, run_id: str, part: Slice | None
 ) -> dg.MaterializeResult[Any]:
     _, stage, name = key.path
-    tables = newest(source, stage, run_id).tables
-    if name not in tables:
-        raise NotMaterialized(
-            f"Instance {instance.config.name!r} copies its inputs from {source.config.name!r}, which has no table "
-            f"{stage}.{name} yet. Materialize {_key(source, stage, name).to_user_string()} first."
-        )
     store = instance.store.table_store
-    new = _sample(instance, source, tables[name], part)
+    new = _sample(sampler, f"{stage}.{name}", part)
     written = write_table(instance, TableRef(stage, name), run_id, new, part)
     metadata = table_metadata(store, written)
     return dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=dg.DataVersion(written.data_version))
 
 
-def _sample(instance: ConfigContext, source: ConfigContext, table: TableVersion, part: Slice | None) -> NewTable:
+def _sample(sampler: Sampler, name: str, part: Slice | None) -> NewTable:
     """The sample of a table of the source. With `part`, only the rows of these partitions that are in the sample."""
-    store = source.store.table_store
-    sample = Sample(store.schemas(table.stage).versions, table, instance.config.sample_rows(table.asset, table.name))
-    query = sample.query
+    sample = sampler.of(name)
+    rows = sampler.origin(sample)
     if part is not None:
-        query = f"SELECT * FROM (\n{query}\n) AS sample WHERE {part.where(table.columns)}"
-    key = sample.key if part is None else None
-    return NewTable(QueryRows(query, store.database), sample.constraints, key)
+        where = part.where(sample.table.columns)
+        return NewTable(CopiedRows(replace(rows, content=None, where=where)), sample.constraints)
+    key = digest("copy", name, sample.rows.content, repr(sample.constraints))
+    return NewTable(CopiedRows(rows), sample.constraints, key)

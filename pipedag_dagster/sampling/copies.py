@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.graph.flow import TaskCall
+from pipedag_dagster.graph.flow import FlowGraph, TaskCall
 
 
 def copied_from(instance: ConfigContext, call: TaskCall) -> ConfigContext | None:
     """The instance whose tables are copied instead of running this call; None when the call runs."""
     return instance.source if call.task.input else None
+
+
+def copied_calls(instance: ConfigContext, flow: FlowGraph) -> list[TaskCall]:
+    """All calls of a flow whose tables are copied from the source of an instance."""
+    return [call for stage in flow.stages for call in stage.calls if copied_from(instance, call) is not None]
 
 
 def source_of(instance: ConfigContext, call: TaskCall) -> ConfigContext | None:

@@ -45,7 +45,7 @@ _TEXTS = {"text", "character varying"}
 
 _SUM = """
     SELECT concat(count(*), ':', coalesce(sum(hashtextextended(q.hash::text COLLATE "C", q.place)::numeric), 0))
-    FROM (SELECT {hash} AS hash, {place} AS place FROM {table} AS t) AS q
+    FROM (SELECT {hash} AS hash, {place} AS place FROM {table} AS t {where}) AS q
 """
 
 # A sequential scan by one process gives the rows in the order in which they were written.
@@ -60,19 +60,27 @@ _COLLATIONS = """
 
 
 def content(
-    connection: psycopg.Connection[tuple[Any, ...]], table: str, columns: Sequence[Column], *, ordered: bool = False
+    connection: psycopg.Connection[tuple[Any, ...]],
+    table: str,
+    columns: Sequence[Column],
+    *,
+    ordered: bool = False,
+    handles: str | None = None,
 ) -> str:
     """A hash of the names, types, collations and values of a table: the same on every server.
 
     Args:
         table: quoted, with its schema.
         ordered: the order in which the rows were written counts. Otherwise a table is a bag of rows.
+        handles: a query of ctids: only these rows count.
     """
     connection.execute(settings_of_a_transaction().encode())  # a script may have set others
     if ordered:
         connection.execute(_IN_ORDER)
-    place = "row_number() OVER ()" if ordered else "0"
-    query = _SUM.format(hash=_record_hash(columns, "t"), place=place, table=table)
+    order = "" if handles is None else "ORDER BY t.ctid"
+    place = f"row_number() OVER ({order})" if ordered else "0"
+    where = "" if handles is None else f"WHERE t.ctid = ANY (ARRAY({handles}))"
+    query = _SUM.format(hash=_record_hash(columns, "t"), place=place, table=table, where=where)
     # A sum, not an xor, or equal rows would cancel out.
     (rows,) = connection.execute(query.encode()).fetchone() or ("",)
     collations = connection.execute(_COLLATIONS, (table,)).fetchall()

@@ -16,7 +16,8 @@ from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.names import TableRef, physical_name
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.versions import cleanup, commit, schema_objects, write_script, write_table, write_view
+from pipedag_dagster.versions import cleanup, commit, copy_rows, schema_objects, write_script, write_table, write_view
+from pipedag_dagster.versions.copy_rows import SourceRows
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
@@ -78,6 +79,19 @@ class LockedStage:
             if source is None or self._database.same_as(source):
                 return write_table.from_query(*target, query, constraints, what, hash_rows=limit)
             return write_table.from_elsewhere(source, query, *target, constraints, what, hash_rows=limit)
+
+    def copy_rows(self, name: str, rows: SourceRows, constraints: Constraints) -> PhysicalTable:
+        """Copy rows of a table of another instance into a new physical table."""
+        with self._or_lost():
+            return copy_rows.copy(
+                rows,
+                self._database,
+                self._schemas.versions,
+                physical_name(name),
+                constraints,
+                TableRef(self.stage, name),
+                hash_rows=self._config.content_hash_rows,
+            )
 
     def write_view(self, name: str, query: str) -> PhysicalTable:
         """Make a view of a query on physical tables of the instance."""

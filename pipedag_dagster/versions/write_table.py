@@ -80,7 +80,7 @@ def from_frame(
             f"{what} has {len(arrow.column_names):,} columns, which is too wide. {_TOO_WIDE}"
         ) from None
     with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
-        columns, size = _finish(connection, schema, name, constraints, what)
+        columns, size = finish(connection, schema, name, constraints, what)
     return PhysicalTable(name, columns, rows, size, frames.content_version(arrow))
 
 
@@ -135,17 +135,22 @@ def from_elsewhere(
     table = quote(schema, name)
     with source.transaction(read_only=True) as reader, database.transaction(staging=True) as writer:
         with explained(what, name, query):
-            writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
-            with (
-                reader.cursor().copy(f"COPY ({query}\n) TO STDOUT (FORMAT binary)".encode()) as out,
-                writer.cursor() as cursor,
-            ):
-                with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
-                    for block in out:
-                        into.write(block)
-                rows = cursor.rowcount
+            rows = stream(reader, query, writer, table)
         ordered = is_ordered(query)
         return measure(writer, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
+
+
+def stream(reader: Connection, query: str, writer: Connection, table: str) -> int:
+    """Make a table with the rows of a query on another database. Returns how many they are."""
+    writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
+    with (
+        reader.cursor().copy(f"COPY ({query}\n) TO STDOUT (FORMAT binary)".encode()) as out,
+        writer.cursor() as cursor,
+    ):
+        with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
+            for block in out:
+                into.write(block)
+        return cursor.rowcount
 
 
 def _shape(connection: Connection, query: str) -> str:
@@ -178,14 +183,14 @@ def measure(
     Args:
         ordered: the query that made it has an ORDER BY.
     """
-    columns, size = _finish(connection, schema, name, constraints, what)
+    columns, size = finish(connection, schema, name, constraints, what)
     content = None
     if rows <= hash_rows:
         content = content_hash.content(connection, quote(schema, name), columns, ordered=ordered)
     return PhysicalTable(name, columns, rows, size, content)
 
 
-def _finish(
+def finish(
     connection: Connection, schema: str, name: str, constraints: Constraints, what: Label
 ) -> tuple[tuple[Column, ...], int]:
     """Constraints, indexes and statistics; returns columns and size in bytes."""

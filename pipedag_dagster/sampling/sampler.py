@@ -1,0 +1,346 @@
+"""The samples of one small instance: which rows of its source it copies, chosen once and remembered.
+
+Tables that refer to each other are sampled together, also across stages. The catalog of the small instance remembers
+each sample by its rules and the physical tables, so that only one run chooses, and later ones use what it chose.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psycopg
+
+from pipedag_dagster.catalog.catalog import OutputKind, SampledRows, TableVersion
+from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.digest import digest
+from pipedag_dagster.errors import NotMaterialized, SampleError, SampleSplit
+from pipedag_dagster.names import literal, quote
+from pipedag_dagster.postgres import advisory_lock, temporary_tables
+from pipedag_dagster.postgres.sql_text import is_ordered
+from pipedag_dagster.sampling import choose
+from pipedag_dagster.sampling.rules import All, Rows, Rule, SampleSpec
+from pipedag_dagster.sampling.selection import Selection, Why
+from pipedag_dagster.sampling.source_tables import Connection, SourceTable
+from pipedag_dagster.versions import content_hash
+from pipedag_dagster.versions.copy_rows import SourceRows, few
+from pipedag_dagster.versions.write_table import Constraints
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a small instance gets of one table of its source.
+
+    Attributes:
+        table: the table version of the source.
+        rules: a hash of everything that the rules say about the table and those that it is sampled with.
+        rows: what is in the sample.
+        key: under which the catalog remembers the handles. None when all rows are copied, or nothing is remembered.
+    """
+
+    table: TableVersion
+    rules: str
+    rows: SampledRows
+    key: str | None
+
+    def as_part(self) -> dict[str, Any]:
+        """What the catalog keeps with the copy."""
+        return {"key": self.key, **asdict(self.rows), "ordered": is_in_order(self.table)}
+
+    @property
+    def constraints(self) -> Constraints:
+        """The constraints of the table, for its copy."""
+        non_nullable = tuple(column.name for column in self.table.columns if not column.nullable)
+        return Constraints(self.table.primary_key, self.table.indexes, non_nullable)
+
+
+def is_in_order(table: TableVersion) -> bool:
+    """Whether the rows of a table have an order that counts: that of a DataFrame, or of an ORDER BY."""
+    copied = table.parts.get("sample")
+    if copied is not None:
+        return bool(copied["ordered"])
+    return table.query is None or is_ordered(table.query)
+
+
+class Sampler:
+    """Samples of the tables of a source.
+
+    Args:
+        tables: the tables of the source that inputs are copied from, by `stage.asset`.
+        spec: what the samples are asked to contain.
+        numbers: the number of the version of each stage that the tables are of.
+        missing: tables that the source has not made yet, with the error to raise when one of them is needed.
+        remember: keep what was chosen in the catalog of the instance, which is there.
+    """
+
+    def __init__(
+        self,
+        instance: ConfigContext,
+        source: ConfigContext,
+        tables: Mapping[str, TableVersion],
+        spec: SampleSpec,
+        *,
+        numbers: Mapping[str, int],
+        missing: Mapping[str, NotMaterialized] | None = None,
+        remember: bool = True,
+    ) -> None:
+        self.instance = instance
+        self.source = source
+        self.tables = tables
+        self.spec = replace(spec, rules={name: _effective(spec, name, table) for name, table in tables.items()})
+        self._numbers = numbers
+        self._missing = missing or {}
+        self._remember = remember
+        self._lock = threading.Lock()
+        self._samples: dict[str, Sample] = {}
+
+    def of(self, name: str) -> Sample:
+        """The sample of a table (`stage.asset`).
+
+        Raises:
+            SampleError: the rules give no sample that makes sense. Nothing was written.
+        """
+        with self._lock:
+            if name not in self._samples:
+                self._samples |= self._together(self.related(name))
+            return self._samples[name]
+
+    def known(self, name: str) -> Sample | None:
+        """The sample of a table, if nobody must choose it: it was chosen before, or all rows are copied."""
+        names = self.related(name)
+        spec = self._spec_of(names)
+        if self._is_whole(spec, names):
+            return self._whole(spec, name)
+        key = self._key(spec, names)
+        rows = self._before(key)
+        return None if rows is None else Sample(self.tables[name], self._rules(spec), rows[name], key)
+
+    def related(self, name: str) -> list[str]:
+        """The tables that are sampled together with a table: those that relations lead to, and itself.
+
+        Raises:
+            NotMaterialized: the source has not made one of them yet.
+        """
+        found, todo = {name}, [name]
+        while todo:
+            table = todo.pop()
+            if table in self._missing:
+                raise self._missing[table]
+            for relation in self.spec.relations:
+                sides = {relation.child, relation.parent}
+                if table in sides and sides <= self.tables.keys() | self._missing.keys():
+                    todo += sides - found
+                    found |= sides
+        return sorted(found)
+
+    def origin(self, sample: Sample) -> SourceRows:
+        """The rows of a sample, for copying them."""
+        table, rows = sample.table, sample.rows
+        store = self.source.store.table_store
+        handles = None
+        if sample.key is not None and not rows.is_whole:
+            name = f"{table.stage}.{table.asset}"
+            handles = self.instance.store.table_store.catalog.handles(sample.key, name)
+        physical = quote(store.schemas(table.stage).versions, table.physical)
+        is_few = few(rows.rows, rows.source_rows)
+        return SourceRows(store.database, physical, table.columns, handles, is_few, rows.content)
+
+    # Choosing
+
+    def _together(self, names: Sequence[str]) -> dict[str, Sample]:
+        spec = self._spec_of(names)
+        if self._is_whole(spec, names):
+            return {name: self._whole(spec, name) for name in names}
+        self._refuse_split({self.tables[name].stage for name in names})
+        key, rules = self._key(spec, names), self._rules(spec)
+        rows = self._before(key)
+        if rows is None:
+            rows = self._remembered(key, spec, names) if self._remember else self._tried(spec, names)
+        return {name: Sample(self.tables[name], rules, rows[name], key) for name in names}
+
+    def _remembered(self, key: str, spec: SampleSpec, names: Sequence[str]) -> dict[str, SampledRows]:
+        """Choose: one run does, and others wait for it."""
+        store = self.instance.store.table_store
+        with store.database.begin() as connection:
+            lock = f"pipedag:{store.catalog.schema}:sample:{key}"
+            advisory_lock.take_in_transaction(connection, lock, f"the sample of {', '.join(names)}")
+            before = store.catalog.sample(connection, key)
+            if before is not None:
+                return before
+            source = self.source.store.table_store.database
+            writer = connection.connection.driver_connection
+            assert isinstance(writer, psycopg.Connection)
+            if store.database.same_as(source):
+                selection, rows = self._chosen(writer, spec, names)
+                store.catalog.add_sample(connection, key, rows)
+                self._keep_handles(writer, key, selection, rows)
+            else:
+                with source.transaction() as reader:
+                    selection, rows = self._chosen(reader, spec, names)
+                    store.catalog.add_sample(connection, key, rows)
+                    self._send_handles(reader, writer, key, selection, rows)
+            return rows
+
+    def _before(self, key: str) -> dict[str, SampledRows] | None:
+        store = self.instance.store.table_store
+        return store.records.sample(key) if store.exists() else None
+
+    def _tried(self, spec: SampleSpec, names: Sequence[str]) -> dict[str, SampledRows]:
+        """Choose, and leave nothing behind."""
+        with self.source.store.table_store.database.transaction() as connection:
+            return self._chosen(connection, spec, names)[1]
+
+    def _chosen(
+        self, connection: Connection, spec: SampleSpec, names: Sequence[str]
+    ) -> tuple[Selection, dict[str, SampledRows]]:
+        temporary_tables.require(connection, "Choosing a sample")
+        tables = {name: self._source_table(name) for name in names}
+        selection = Selection(connection, tables, choose.as_conditions(spec, self.source, self.tables))
+        try:
+            selection.run()
+        except (psycopg.ProgrammingError, psycopg.DataError) as error:
+            said = " ".join(filter(None, (error.diag.message_primary, error.diag.message_hint)))
+            raise SampleError(
+                f"Instance {self.instance.config.name!r}: the sample of {', '.join(names)} cannot be chosen: {said}. "
+                "Fix the condition, or the relation, under `sample:`."
+            ) from error
+        rows = {name: self._rows(connection, selection, name) for name in names}
+        self._refuse(spec, rows, selection)
+        return selection, rows
+
+    def _rows(self, connection: Connection, selection: Selection, name: str) -> SampledRows:
+        table, counts = self.tables[name], selection.counts(name)
+        rows = sum(counts.values())
+        reasons = {why.name: count for why, count in sorted(counts.items())}
+        total = self._source_rows(connection, name)
+        if rows == total:
+            return SampledRows(table.data_version, rows, total, reasons)
+        ordered = is_in_order(table)
+        relation, handles = selection.tables[name].sql, f"SELECT handle FROM {selection.handles(name)}"
+        content = content_hash.content(connection, relation, table.columns, ordered=ordered, handles=handles)
+        return SampledRows(content, rows, total, reasons)
+
+    def _source_rows(self, connection: Connection, name: str) -> int:
+        return self.tables[name].rows
+
+    def _source_table(self, name: str) -> SourceTable:
+        table = self.tables[name]
+        schema = self.source.store.table_store.schemas(table.stage).versions
+        return SourceTable(name, schema, table.physical, table.columns, table.primary_key)
+
+    def _refuse(self, spec: SampleSpec, rows: Mapping[str, SampledRows], selection: Selection) -> None:
+        """
+        Raises:
+            SampleError: the sample has no rows, or more than `max_rows`.
+        """
+        who, names = f"Instance {self.instance.config.name!r}", ", ".join(rows)
+        count, total = (sum(getattr(one, field) for one in rows.values()) for field in ("rows", "source_rows"))
+        if not count and total:
+            raise SampleError(
+                f"{who}: the sample of {names} has no rows, and its source has {total:,}. Give one of them a rule that "
+                "chooses rows (rows, fraction, where, all) under sample.tables."
+            )
+        if spec.max_rows is not None and count > spec.max_rows:
+            each = ", ".join(f"{name} {one.rows:,}" for name, one in rows.items())
+            raise SampleError(
+                f"{who}: the sample would have {count:,} rows ({each}), and sample.max_rows is {spec.max_rows:,}. "
+                f"Nothing was written. See what brings them: pipedag-dagster sample plan {self.instance.config.name}"
+            )
+
+    def _refuse_split(self, stages: Collection[str]) -> None:
+        """
+        Raises:
+            SampleSplit: the stages are not of one state of the source.
+        """
+        if len(stages) < 2:
+            return
+        store, source = self.source.store.table_store, self.source.config.name
+        with store.database.read() as connection:
+            split = store.catalog.out_of_step(connection, {stage: self._numbers[stage] for stage in stages})
+        if split is not None:
+            newer, older, run_id = split
+            raise SampleSplit(
+                f"Instance {self.instance.config.name!r} samples stages {newer!r} and {older!r} of {source!r} together, "
+                f"because their tables refer to each other. But {newer!r} was changed by run {run_id}, and {older!r} "
+                f"was not brought up to date since. If that run still goes on, wait for it. If not, type: "
+                f"pipedag-dagster run {source} --select {older}"
+            )
+
+    # Keeping
+
+    def _keep_handles(
+        self, connection: Connection, key: str, selection: Selection, rows: Mapping[str, SampledRows]
+    ) -> None:
+        store = self.instance.store.table_store
+        target = quote(store.catalog.schema, store.catalog.sample_rows.name)
+        for name in _partial(rows):
+            handles = _arrays(key, name, selection)
+            connection.execute(f"INSERT INTO {target} {handles}".encode())
+
+    def _send_handles(
+        self, reader: Connection, writer: Connection, key: str, selection: Selection, rows: Mapping[str, SampledRows]
+    ) -> None:
+        store = self.instance.store.table_store
+        target = quote(store.catalog.schema, store.catalog.sample_rows.name)
+        for name in _partial(rows):
+            query = _arrays(key, name, selection)
+            with reader.cursor() as read, writer.cursor() as write:
+                with (
+                    read.copy(f"COPY ({query}) TO STDOUT".encode()) as out,
+                    write.copy(f"COPY {target} FROM STDIN".encode()) as into,
+                ):
+                    for block in out:
+                        into.write(block)
+
+    # Rules
+
+    def _spec_of(self, names: Collection[str]) -> SampleSpec:
+        """What is asked of these tables."""
+        relations = tuple(one for one in self.spec.relations if {one.child, one.parent} <= set(names))
+        return replace(
+            self.spec,
+            rules={name: self.spec.rule(name) for name in names},
+            relations=relations,
+            keep=tuple(one for one in self.spec.keep if one.table in names),
+        )
+
+    def _is_whole(self, spec: SampleSpec, names: Iterable[str]) -> bool:
+        return all(isinstance(spec.rule(name), All) for name in names)
+
+    def _whole(self, spec: SampleSpec, name: str) -> Sample:
+        table = self.tables[name]
+        rows = SampledRows(table.data_version, table.rows, table.rows, {Why.rule.name: table.rows})
+        return Sample(table, self._rules(spec), rows, None)
+
+    def _rules(self, spec: SampleSpec) -> str:
+        return "all rows" if self._is_whole(spec, spec.rules) else spec.digest()
+
+    def _key(self, spec: SampleSpec, names: Sequence[str]) -> str:
+        chosen = choose.as_conditions(spec, self.source, self.tables)
+        physical = (part for name in names for part in (name, self.tables[name].physical))
+        return digest(spec.digest(), chosen.digest(), *physical)
+
+
+def _effective(spec: SampleSpec, name: str, table: TableVersion) -> Rule:
+    """The rule of a table. A rule that takes all rows of a small table is `all`."""
+    rule = spec.rule(name)
+    if table.kind is OutputKind.view:
+        return rule  # nobody knows how many rows it has
+    if table.rows < spec.whole_below or (isinstance(rule, Rows) and rule.count >= table.rows):
+        return All()
+    return rule
+
+
+def _partial(rows: Mapping[str, SampledRows]) -> Iterator[str]:
+    """The tables whose handles are kept."""
+    return (name for name, one in rows.items() if not one.is_whole)
+
+
+def _arrays(key: str, name: str, selection: Selection) -> str:
+    """A query for the rows of the catalog that keep the handles of a table."""
+    return (
+        f"SELECT {literal(key)}, {literal(name)}, why, array_agg(handle ORDER BY handle) "
+        f"FROM {selection.handles(name)} GROUP BY why"
+    )
