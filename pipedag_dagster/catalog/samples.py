@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from pipedag_dagster.catalog.schema import CatalogTables
 from pipedag_dagster.names import quote
+from pipedag_dagster.postgres.database import execute
 
 _KEPT = 3
 """So many samples of the same tables are remembered."""
@@ -30,12 +31,14 @@ class SampledRows:
         rows: how many they are.
         source_rows: how many rows the table has.
         reasons: how many rows were chosen for each reason (see `selection.Why`).
+        rows_of_view: for a view, whose rows have no handles: the table in the schema of the catalog that has them.
     """
 
     content: str
     rows: int
     source_rows: int
     reasons: Mapping[str, int]
+    rows_of_view: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -56,7 +59,11 @@ class Samples(CatalogTables):
         subject = " ".join(sorted(tables))
         of_subject = self.samples.c.subject == subject
         kept = sa.select(self.samples.c.key).where(of_subject).order_by(self.samples.c.at.desc()).limit(_KEPT - 1)
-        connection.execute(self.samples.delete().where(of_subject, self.samples.c.key.not_in(kept.scalar_subquery())))
+        old = self.samples.delete().where(of_subject, self.samples.c.key.not_in(kept.scalar_subquery()))
+        for gone in connection.scalars(old.returning(self.samples.c.tables)).all():
+            for rows in gone.values():
+                if rows["rows_of_view"] is not None:
+                    execute(connection, f"DROP TABLE {quote(self.schema, rows['rows_of_view'])}")
         body = {name: asdict(rows) for name, rows in tables.items()}
         connection.execute(self.samples.insert().values(key=key, subject=subject, tables=body))
 
@@ -84,11 +91,11 @@ class Samples(CatalogTables):
                     version.c.stage == newer, version.c.number == number
                 )
             ).one_or_none()
-            for older in () if made is None else sorted(numbers.keys() - {newer}):
+            if made is None:
+                continue
+            for older in sorted(numbers.keys() - {newer}):
                 # A run that has changed the other stage after the version in question proves nothing about it.
-                changed = sa.select(version.c.run_id).where(
-                    version.c.stage == older, version.c.number > numbers[older]
-                )
+                changed = sa.select(version.c.run_id).where(version.c.stage == older, version.c.number > numbers[older])
                 seen = sa.select(run.c.run_id).where(
                     run.c.stage == older,
                     (run.c.run_id == made.run_id) | (run.c.at >= made.committed_at),

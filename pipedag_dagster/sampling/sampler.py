@@ -7,7 +7,7 @@ each sample by its rules and the physical tables, so that only one run chooses, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,10 +17,11 @@ from pipedag_dagster.catalog.catalog import OutputKind, SampledRows, TableVersio
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized, SampleError, SampleSplit
-from pipedag_dagster.names import literal, quote
+from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock, temporary_tables
 from pipedag_dagster.postgres.sql_text import is_ordered
 from pipedag_dagster.sampling import choose
+from pipedag_dagster.sampling.keep_sample import keep_here, keep_there
 from pipedag_dagster.sampling.rules import All, Rows, Rule, SampleSpec
 from pipedag_dagster.sampling.selection import Selection, Why
 from pipedag_dagster.sampling.source_tables import Connection, SourceTable
@@ -62,6 +63,10 @@ def is_in_order(table: TableVersion) -> bool:
     if copied is not None:
         return bool(copied["ordered"])
     return table.query is None or is_ordered(table.query)
+
+
+# A pooled connection would keep the work tables.
+_CLEAN = "DISCARD TEMP"
 
 
 class Sampler:
@@ -138,11 +143,14 @@ class Sampler:
     def origin(self, sample: Sample) -> SourceRows:
         """The rows of a sample, for copying them."""
         table, rows = sample.table, sample.rows
-        store = self.source.store.table_store
+        store, ours = self.source.store.table_store, self.instance.store.table_store
+        if rows.rows_of_view is not None:
+            relation = quote(ours.catalog.schema, rows.rows_of_view)
+            return SourceRows(ours.database, relation, table.columns, None, False, rows.content)
         handles = None
         if sample.key is not None and not rows.is_whole:
             name = f"{table.stage}.{table.asset}"
-            handles = self.instance.store.table_store.catalog.handles(sample.key, name)
+            handles = ours.catalog.handles(sample.key, name)
         physical = quote(store.schemas(table.stage).versions, table.physical)
         is_few = few(rows.rows, rows.source_rows)
         return SourceRows(store.database, physical, table.columns, handles, is_few, rows.content)
@@ -174,13 +182,17 @@ class Sampler:
             assert isinstance(writer, psycopg.Connection)
             if store.database.same_as(source):
                 selection, rows = self._chosen(writer, spec, names)
+                rows = _with_rows_of_views(key, rows, self.tables)
                 store.catalog.add_sample(connection, key, rows)
-                self._keep_handles(writer, key, selection, rows)
+                keep_here(writer, store.catalog, key, selection, rows)
+                writer.execute(_CLEAN)
             else:
                 with source.transaction() as reader:
                     selection, rows = self._chosen(reader, spec, names)
+                    rows = _with_rows_of_views(key, rows, self.tables)
                     store.catalog.add_sample(connection, key, rows)
-                    self._send_handles(reader, writer, key, selection, rows)
+                    keep_there(reader, writer, store.catalog, key, selection, rows)
+                    reader.execute(_CLEAN)
             return rows
 
     def _before(self, key: str) -> dict[str, SampledRows] | None:
@@ -190,7 +202,9 @@ class Sampler:
     def _tried(self, spec: SampleSpec, names: Sequence[str]) -> dict[str, SampledRows]:
         """Choose, and leave nothing behind."""
         with self.source.store.table_store.database.transaction() as connection:
-            return self._chosen(connection, spec, names)[1]
+            rows = self._chosen(connection, spec, names)[1]
+            connection.execute(_CLEAN)
+            return rows
 
     def _chosen(
         self, connection: Connection, spec: SampleSpec, names: Sequence[str]
@@ -214,21 +228,22 @@ class Sampler:
         table, counts = self.tables[name], selection.counts(name)
         rows = sum(counts.values())
         reasons = {why.name: count for why, count in sorted(counts.items())}
-        total = self._source_rows(connection, name)
+        total = table.rows
+        if table.kind is OutputKind.view:
+            count = connection.execute(f"SELECT count(*) FROM {selection.source(name)}".encode()).fetchone()
+            total = count[0] if count else 0
         if rows == total:
             return SampledRows(table.data_version, rows, total, reasons)
         ordered = is_in_order(table)
-        relation, handles = selection.tables[name].sql, f"SELECT handle FROM {selection.handles(name)}"
+        relation, handles = selection.source(name), f"SELECT handle FROM {selection.handles(name)}"
         content = content_hash.content(connection, relation, table.columns, ordered=ordered, handles=handles)
         return SampledRows(content, rows, total, reasons)
-
-    def _source_rows(self, connection: Connection, name: str) -> int:
-        return self.tables[name].rows
 
     def _source_table(self, name: str) -> SourceTable:
         table = self.tables[name]
         schema = self.source.store.table_store.schemas(table.stage).versions
-        return SourceTable(name, schema, table.physical, table.columns, table.primary_key)
+        is_view = table.kind is OutputKind.view
+        return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view)
 
     def _refuse(self, spec: SampleSpec, rows: Mapping[str, SampledRows], selection: Selection) -> None:
         """
@@ -262,37 +277,11 @@ class Sampler:
         if split is not None:
             newer, older, run_id = split
             raise SampleSplit(
-                f"Instance {self.instance.config.name!r} samples stages {newer!r} and {older!r} of {source!r} together, "
-                f"because their tables refer to each other. But {newer!r} was changed by run {run_id}, and {older!r} "
-                f"was not brought up to date since. If that run still goes on, wait for it. If not, type: "
+                f"Instance {self.instance.config.name!r} samples stages {newer!r} and {older!r} of {source!r} "
+                f"together, because their tables refer to each other. But {newer!r} was changed by run {run_id}, and "
+                f"{older!r} was not brought up to date since. If that run still goes on, wait for it. If not, type: "
                 f"pipedag-dagster run {source} --select {older}"
             )
-
-    # Keeping
-
-    def _keep_handles(
-        self, connection: Connection, key: str, selection: Selection, rows: Mapping[str, SampledRows]
-    ) -> None:
-        store = self.instance.store.table_store
-        target = quote(store.catalog.schema, store.catalog.sample_rows.name)
-        for name in _partial(rows):
-            handles = _arrays(key, name, selection)
-            connection.execute(f"INSERT INTO {target} {handles}".encode())
-
-    def _send_handles(
-        self, reader: Connection, writer: Connection, key: str, selection: Selection, rows: Mapping[str, SampledRows]
-    ) -> None:
-        store = self.instance.store.table_store
-        target = quote(store.catalog.schema, store.catalog.sample_rows.name)
-        for name in _partial(rows):
-            query = _arrays(key, name, selection)
-            with reader.cursor() as read, writer.cursor() as write:
-                with (
-                    read.copy(f"COPY ({query}) TO STDOUT".encode()) as out,
-                    write.copy(f"COPY {target} FROM STDIN".encode()) as into,
-                ):
-                    for block in out:
-                        into.write(block)
 
     # Rules
 
@@ -333,14 +322,12 @@ def _effective(spec: SampleSpec, name: str, table: TableVersion) -> Rule:
     return rule
 
 
-def _partial(rows: Mapping[str, SampledRows]) -> Iterator[str]:
-    """The tables whose handles are kept."""
-    return (name for name, one in rows.items() if not one.is_whole)
-
-
-def _arrays(key: str, name: str, selection: Selection) -> str:
-    """A query for the rows of the catalog that keep the handles of a table."""
-    return (
-        f"SELECT {literal(key)}, {literal(name)}, why, array_agg(handle ORDER BY handle) "
-        f"FROM {selection.handles(name)} GROUP BY why"
-    )
+def _with_rows_of_views(
+    key: str, rows: Mapping[str, SampledRows], tables: Mapping[str, TableVersion]
+) -> dict[str, SampledRows]:
+    """With names for the tables that keep the rows of views."""
+    views = {name for name, one in rows.items() if tables[name].kind is OutputKind.view and not one.is_whole}
+    return {
+        name: replace(one, rows_of_view=f"sample_{digest(key, name)}") if name in views else one
+        for name, one in rows.items()
+    }

@@ -1,4 +1,4 @@
-"""Copying rows of a physical table of a source: all of them, or those with given handles, in the order of the source."""
+"""Copying rows of a physical table of a source, in their order: all of them, or those with given handles."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.names import Label, quote
 from pipedag_dagster.postgres import temporary_tables
 from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.piping import pipe
 from pipedag_dagster.versions import write_table
 from pipedag_dagster.versions.write_table import Connection, Constraints, PhysicalTable
 
@@ -104,13 +105,7 @@ def _sent(handles: str, here: Connection, there: Connection) -> str:
     temporary = quote("pg_temp", "pipedag_handles")
     temporary_tables.require(there, "Copying a sample")
     there.execute("CREATE TEMP TABLE pipedag_handles (handle tid) ON COMMIT DROP")
-    with here.cursor() as read, there.cursor() as write:
-        with (
-            read.copy(f"COPY ({handles}) TO STDOUT".encode()) as out,
-            write.copy(f"COPY {temporary} FROM STDIN".encode()) as into,
-        ):
-            for block in out:
-                into.write(block)
+    pipe(here, handles, there, temporary, binary=False)
     there.execute(f"ANALYZE {temporary}".encode())
     there.execute("SET TRANSACTION READ ONLY")
     return f"SELECT handle FROM {temporary}"

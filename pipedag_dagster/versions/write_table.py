@@ -22,6 +22,7 @@ from pipedag_dagster.names import Label, quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
+from pipedag_dagster.postgres.piping import pipe
 from pipedag_dagster.postgres.sql_text import is_ordered
 from pipedag_dagster.versions import content_hash
 
@@ -143,14 +144,7 @@ def from_elsewhere(
 def stream(reader: Connection, query: str, writer: Connection, table: str) -> int:
     """Make a table with the rows of a query on another database. Returns how many they are."""
     writer.execute(f"CREATE TABLE {table} ({_shape(reader, query)})".encode())
-    with (
-        reader.cursor().copy(f"COPY ({query}\n) TO STDOUT (FORMAT binary)".encode()) as out,
-        writer.cursor() as cursor,
-    ):
-        with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)".encode()) as into:
-            for block in out:
-                into.write(block)
-        return cursor.rowcount
+    return pipe(reader, query, writer, table, binary=True)
 
 
 def _shape(connection: Connection, query: str) -> str:
