@@ -7,7 +7,7 @@ as the source has the same physical tables and the rules are the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -121,6 +121,10 @@ class Samples(CatalogTables):
 
     def forget_profiles(self, connection: sa.Connection, stage: str) -> None:
         """Forget what is known of physical tables that are gone."""
-        table, made = self.profiles, self.table_version
-        there = sa.select(made.c.physical).where(made.c.stage == stage)
-        connection.execute(table.delete().where(table.c.stage == stage, table.c.physical.not_in(there)))
+        made = self.table_version
+        self.keep_profiles(connection, stage, sa.select(made.c.physical).where(made.c.stage == stage))
+
+    def keep_profiles(self, connection: sa.Connection, stage: str, physical: Collection[str] | sa.Select[Any]) -> None:
+        """Forget what is known of all other physical tables of a stage."""
+        table = self.profiles
+        connection.execute(table.delete().where(table.c.stage == stage, table.c.physical.not_in(physical)))

@@ -55,6 +55,7 @@ class Samples:
             except NotMaterialized as error:  # it matters only if another table refers to one of these
                 missing |= {f"{call.stage.name}.{asset}": error for asset in call.assets}
         listed = [InputTable(name, table.name, table.column_types) for name, table in tables.items()]
+        listed += map(InputTable, missing)
         spec = sample_spec(instance.config, listed, declared_relations(flow))
         numbers = {stage: version.number for stage, version in inputs.source_pins.items()}
         return Sampler(

@@ -187,6 +187,7 @@ def _sampler(
                 f"{ref} yet. Materialize {_key(source, ref.stage, ref.name).to_user_string()} first."
             )
     listed = [InputTable(name, table.name, table.column_types) for name, table in tables.items()]
+    listed += map(InputTable, missing)
     numbers = {stage: version.number for stage, version in versions.items()}
     return Sampler(instance, source, tables, sample_spec(instance.config, listed), numbers=numbers, missing=missing)
 

@@ -21,9 +21,11 @@ from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock, temporary_tables
 from pipedag_dagster.postgres.sql_text import is_ordered
 from pipedag_dagster.sampling import choose
+from pipedag_dagster.sampling.edge_cases import edge_case_handles, relations_of
 from pipedag_dagster.sampling.keep_sample import keep_here, keep_there
-from pipedag_dagster.sampling.rules import All, Rows, Rule, SampleSpec
-from pipedag_dagster.sampling.selection import Selection, Why
+from pipedag_dagster.sampling.profiles import Profiles
+from pipedag_dagster.sampling.rules import All, EdgeCases, Nothing, Rows, Rule, SampleSpec
+from pipedag_dagster.sampling.selection import SETTINGS, Selection, Why
 from pipedag_dagster.sampling.source_tables import Connection, SourceTable
 from pipedag_dagster.versions import content_hash
 from pipedag_dagster.versions.copy_rows import SourceRows, few
@@ -211,8 +213,9 @@ class Sampler:
     ) -> tuple[Selection, dict[str, SampledRows]]:
         temporary_tables.require(connection, "Choosing a sample")
         tables = {name: self._source_table(name) for name in names}
-        selection = Selection(connection, tables, choose.as_conditions(spec, self.source, self.tables))
         try:
+            conditions = choose.as_conditions(spec, self.source, self.tables)
+            selection = Selection(connection, tables, conditions, self._edge_cases(connection, tables, spec))
             selection.run()
         except (psycopg.ProgrammingError, psycopg.DataError) as error:
             said = " ".join(filter(None, (error.diag.message_primary, error.diag.message_hint)))
@@ -223,6 +226,26 @@ class Sampler:
         rows = {name: self._rows(connection, selection, name) for name in names}
         self._refuse(spec, rows, selection)
         return selection, rows
+
+    def _edge_cases(
+        self, connection: Connection, tables: Mapping[str, SourceTable], spec: SampleSpec
+    ) -> dict[str, list[str]]:
+        """The handles of rare rows, by table. The rows of views have none."""
+        if spec.edge_cases == EdgeCases(values=spec.edge_cases.values):
+            return {}
+        connection.execute(SETTINGS.encode())
+        profiles = Profiles(self.instance, self.source, self.tables, remember=self._remember)
+        partial = (name for name in tables if not isinstance(spec.rule(name), All | Nothing))
+        return {
+            name: [
+                case.handle
+                for case in edge_case_handles(
+                    connection, tables[name], relations_of(name, tables, spec.relations), spec, profiles
+                )
+            ]
+            for name in partial
+            if not tables[name].is_view
+        }
 
     def _rows(self, connection: Connection, selection: Selection, name: str) -> SampledRows:
         table, counts = self.tables[name], selection.counts(name)
@@ -280,7 +303,7 @@ class Sampler:
                 f"Instance {self.instance.config.name!r} samples stages {newer!r} and {older!r} of {source!r} "
                 f"together, because their tables refer to each other. But {newer!r} was changed by run {run_id}, and "
                 f"{older!r} was not brought up to date since. If that run still goes on, wait for it. If not, type: "
-                f"pipedag-dagster run {source} --select {older}"
+                f"pipedag-dagster run {source}"
             )
 
     # Rules

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from pipedag_dagster.catalog.catalog import Catalog, CheckFinding, RunRecord, SampledRows, TableVersion
 from pipedag_dagster.fingerprint.code_text import CodeText
@@ -58,16 +57,6 @@ class Records:
         """A sample that was chosen before (see `Catalog.sample`)."""
         with self._database.read() as connection:
             return self._catalog.sample(connection, key)
-
-    def profile(self, table: TableVersion, key: str) -> Any:
-        """What is known of a physical table (see `Catalog.profile`)."""
-        with self._database.read() as connection:
-            return self._catalog.profile(connection, table.stage, table.physical, key)
-
-    def add_profile(self, table: TableVersion, key: str, body: Any) -> None:
-        """Remember what is known of a physical table."""
-        with self._database.begin() as connection:
-            self._catalog.add_profile(connection, table.stage, table.physical, key, body)
 
     def add_finding(self, key: str, table: TableVersion, finding: CheckFinding) -> None:
         """Remember what a check found in a table version."""
