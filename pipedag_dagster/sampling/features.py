@@ -37,14 +37,15 @@ class ColumnType:
     """What PostgreSQL knows about the type of a column; about the base type, when it is a domain.
 
     Attributes:
-        base: the base type of a domain. A domain over an enum has no `=` of its own.
+        base: its type without a length; of a domain, the base type.
         comparable: its values can be hashed and sorted, as GROUP BY needs it.
         ordered: a number, date, time or interval, with a smallest and a largest value.
         text: a string.
     """
 
     column: str
-    base: str | None
+    base: str
+    is_domain: bool
     comparable: bool
     ordered: bool
     text: bool
@@ -53,12 +54,16 @@ class ColumnType:
     def sql(self) -> str:
         """The column of the row `t` in SQL."""
         column = quote("t", self.column)
-        return f"({column})::{self.base}" if self.base else column
+        return f"({column})::{self.base}" if self.is_domain else column  # a domain over an enum has no `=`
+
+    @property
+    def value(self) -> str:
+        """What rows of `t` with equal values have in common, in SQL. Of values that cannot be compared, the text."""
+        return self.sql if self.comparable else f'({self.sql})::text COLLATE "C"'
 
     def features(self) -> Iterator[Feature]:
         column = self.sql
-        # Values that cannot be compared are told apart by their texts.
-        yield Feature("value", self.column, column if self.comparable else f'({column})::text COLLATE "C"')
+        yield Feature("value", self.column, self.value)
         yield Feature("NULL", self.column, f"{column} IS NULL")
         if self.ordered:
             yield Feature("smallest", self.column, column)
@@ -87,7 +92,7 @@ WITH RECURSIVE typed AS (
     SELECT castsource, amname FROM pg_cast JOIN pg_opclass ON opcintype = casttarget JOIN pg_am ON pg_am.oid = opcmethod
     WHERE opcdefault AND castmethod = 'b' AND castcontext = 'i'
 )
-SELECT attname, CASE WHEN domain THEN format_type(t.oid, NULL) END,
+SELECT attname, format_type(t.oid, NULL), domain,
     typtype = 'e' OR (SELECT count(*) FROM operators WHERE type = t.oid AND amname IN ('btree', 'hash')) = 2,
     typcategory IN ('N', 'D', 'T') AND EXISTS (
         SELECT FROM pg_proc WHERE proname = 'min' AND prokind = 'a' AND proargtypes[0] = t.oid
