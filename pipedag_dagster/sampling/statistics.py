@@ -34,6 +34,7 @@ class ColumnStatistics:
 
     Attributes:
         by: what is counted: each of a few values, values on a grid, lengths of texts on a grid, or only NULLs.
+        rows: of the table.
         nulls: rows without a value.
         distinct: different values; an estimate, unless `exact`.
         categories: rows by value, most frequent first.
@@ -43,6 +44,7 @@ class ColumnStatistics:
     """
 
     by: Literal["categories", "values", "lengths", "nothing"]
+    rows: int = 0
     nulls: int = 0
     distinct: int = 0
     exact: bool = True
@@ -50,6 +52,10 @@ class ColumnStatistics:
     grid: list[str] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     extremes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def null_share(self) -> float:
+        return self.nulls / self.rows if self.rows else 0.0
 
     def same_kind(self) -> Self:
         """Empty statistics with the same grid, for a sample."""
@@ -177,6 +183,8 @@ class _Counter:
                     texts.append(f"count(*) FILTER (WHERE {feature.expression})")
         row = self.connection.execute(f"SELECT {', '.join(texts)} FROM {self.table.sql} AS t".encode()).fetchone()
         assert row is not None
+        for column in columns:
+            column.rows = row[0]
         for (at, name), value in zip(names, row[1:], strict=True):
             columns[at].extremes[name] = value
         return int(row[0])
