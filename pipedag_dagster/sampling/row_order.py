@@ -12,8 +12,14 @@ from collections.abc import Sequence
 from pipedag_dagster.names import literal
 
 _INTEGER = re.compile(r"(smallint|integer|bigint)$")
+_LOW_HALF = 2**32 - 1
 _LOWEST = -(2**63)
 _HASHES = 2**64
+
+
+def is_integer(kind: str) -> bool:
+    """Whether a type of PostgreSQL has whole numbers of up to eight bytes."""
+    return _INTEGER.match(kind) is not None
 
 
 def key_hash(expressions: Sequence[tuple[str, str]], domain: str, seed: int) -> str:
@@ -29,7 +35,11 @@ def key_hash(expressions: Sequence[tuple[str, str]], domain: str, seed: int) -> 
     """
     value = f"hashtextextended({literal(domain)}, {seed})"
     for expression, kind in expressions:
-        if _INTEGER.match(kind):
+        if kind == "bigint":
+            # PostgreSQL folds the halves of a bigint: -1 and 2^32 would have the same hash as others. So hash both.
+            low = f"hashint8extended(({expression})::bigint & {_LOW_HALF}, {value})"
+            value = f"hashint8extended(({expression})::bigint >> 32, {low})"
+        elif is_integer(kind):
             value = f"hashint8extended(({expression})::bigint, {value})"
         else:
             value = f'hashtextextended((({expression})::{kind})::text COLLATE "C", {value})'

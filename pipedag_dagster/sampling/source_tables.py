@@ -9,7 +9,8 @@ import psycopg
 
 from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.names import quote
-from pipedag_dagster.sampling.row_order import key_hash
+from pipedag_dagster.sampling.row_order import is_integer, key_hash
+from pipedag_dagster.sampling.rules import Relation
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -22,6 +23,7 @@ class SourceTable:
         name: `stage.table`.
         schema: of the physical table.
         physical: its name there.
+        rows: how many it has; None where that is not known, and must be counted.
         is_view: its rows have no ctids. A selection copies them into a work table first; handles point into that copy.
     """
 
@@ -31,6 +33,7 @@ class SourceTable:
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...] = ()
     is_view: bool = False
+    rows: int | None = None
     types: dict[str, str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -51,4 +54,19 @@ class SourceTable:
     def hash_of(self, expressions: tuple[str, ...], columns: tuple[str, ...], seed: int) -> str:
         """An SQL expression: the hash of values of these columns, in this table or in a reference to it."""
         typed = [(expression, self.types[column]) for expression, column in zip(expressions, columns, strict=True)]
-        return key_hash(typed, f"{self.name}({','.join(columns)})", seed)
+        return key_hash(typed, self._domain(columns), seed)
+
+    def reference_hash(self, child: SourceTable, relation: Relation, seed: int) -> str:
+        """An SQL expression on rows `t` of a child: the hash that the row has to which they refer, or would have.
+
+        A reference whose type is not that of the key is hashed as it is, because it may have values that no key has.
+        """
+        typed = []
+        for column, key in zip(relation.columns, relation.parent_columns, strict=True):
+            own, key_type = child.types[column], self.types[key]
+            alike = own == key_type or (is_integer(own) and is_integer(key_type))
+            typed.append((quote("t", column), key_type if alike else own))
+        return key_hash(typed, self._domain(relation.parent_columns), seed)
+
+    def _domain(self, columns: tuple[str, ...]) -> str:
+        return f"{self.name}({','.join(columns)})"

@@ -128,7 +128,8 @@ def load(connection: psycopg.Connection[Any], source: Data) -> dict[str, SourceT
     tables = {}
     for name, rows in source.rows.items():
         physical = name.removeprefix("raw.")
-        connection.execute(f"CREATE TABLE {schema}.{physical} (id int, kind int, a int, b int)".encode())
+        key = ", PRIMARY KEY (id)" if source.keyed[name] else ""
+        connection.execute(f"CREATE TABLE {schema}.{physical} (id int, kind int, a int, b int{key})".encode())
         with connection.cursor() as cursor:
             cursor.executemany(f"INSERT INTO {schema}.{physical} VALUES (%s, %s, %s, %s)".encode(), rows)
         tables[name] = SourceTable(name, schema, physical, columns, ("id",) if source.keyed[name] else ())
