@@ -63,6 +63,9 @@ def parse(text: str) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
             raise ValueError(f"write {node.name} without its table: a condition is about the rows of one table.")
     columns = dict.fromkeys(_folded(column) for column in tree.find_all(exp.Column))
     functions = dict.fromkeys(call.name.lower() for call in tree.find_all(exp.Anonymous))
+    for identifier in tree.find_all(exp.Identifier):  # names that PostgreSQL reads alike are written alike
+        identifier.set("this", identifier.name if identifier.args.get("quoted") else identifier.name.lower())
+        identifier.set("quoted", True)
     whole = tree.unnest()
     parts = whole.flatten() if isinstance(whole, exp.And) else (whole,)
     return tuple(columns), tuple(functions), frozenset(part.unnest().sql("postgres") for part in parts)

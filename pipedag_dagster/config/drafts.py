@@ -15,6 +15,7 @@ from pipedag_dagster.config.instance_config import COPY_ATTRS
 from pipedag_dagster.config.keys import PREFIX, URL, CacheMode, Key, Section
 from pipedag_dagster.config.layers import Layer, get, merge, nested
 from pipedag_dagster.config.placeholders import PLACEHOLDER
+from pipedag_dagster.config.sample_layers import merged_sample, place_of
 from pipedag_dagster.errors import Problem, did_you_mean
 
 _Automated = TypeVar("_Automated", bound=Automation)
@@ -29,7 +30,8 @@ class Draft:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        return reduce(merge, (nested(layer.below, layer.data) for layer in self.layers), {})
+        data: dict[str, Any] = reduce(merge, (nested(layer.below, layer.data) for layer in self.layers), {})
+        return {**data, "sample": sample} if (sample := merged_sample(self.layers)) else data
 
     @cached_property
     def section(self) -> Section:
@@ -42,6 +44,9 @@ class Draft:
 
     def problem(self, path: Key, message: str) -> Problem:
         """A mistake in the value at `path`, reported where the value comes from."""
+        if (place := place_of(path, self.layers)) is not None:
+            layer, own_path = place
+            return layer.problem(own_path, message)
         layers = (layer for layer in reversed(self.layers) if layer.get(path) is not None)
         return next(layers, self.layers[-1]).problem(path, message)
 

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from pipedag_dagster.config.automation import Poll, Refresh, Schedule
 from pipedag_dagster.config.database_url import DatabaseUrl
 from pipedag_dagster.config.keys import Key, Settings
+from pipedag_dagster.config.sample import Sample
 from pipedag_dagster.errors import Problem
 
 COPY_ATTRS = frozenset({"copy_filtered_input", "copy_source", "copy_per_user", "copy_filter_cnt"})
@@ -24,6 +25,16 @@ class ExecutorConfig:
 
     name: str = "in_process"
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # they may contain a password
+
+
+@dataclass(frozen=True)
+class WiderSample:
+    """The sample of the instance that another one is within: `sample: {within: midi}`."""
+
+    instance_name: str
+    sample: Sample
+    default_rows: int | None
+    problem: Callable[[Key, str], Problem]
 
 
 class InstanceConfig(Settings):
@@ -50,6 +61,8 @@ class InstanceConfig(Settings):
     """`schedule`, `refresh` and `poll` are None where they are switched off."""
     refresh: Refresh | None = None
     poll: Poll | None = None
+    wider: WiderSample | None = None
+    """The sample that this instance's sample is part of."""
     attrs: dict[Any, Any]
     base_path: str
     """Where blobs are: a folder, or a url of fsspec."""

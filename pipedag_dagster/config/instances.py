@@ -16,7 +16,7 @@ from pathlib import Path
 from pipedag_dagster import names
 from pipedag_dagster.config.database_url import DatabaseUrl, database_url
 from pipedag_dagster.config.drafts import Draft, draft, mistakes, switched_on
-from pipedag_dagster.config.instance_config import COPY_ATTRS, ExecutorConfig, InstanceConfig
+from pipedag_dagster.config.instance_config import COPY_ATTRS, ExecutorConfig, InstanceConfig, WiderSample
 from pipedag_dagster.config.keys import (
     ARGS,
     AUTO_TABLE,
@@ -34,6 +34,7 @@ from pipedag_dagster.config.keys import (
 from pipedag_dagster.config.layers import Layer, get, read
 from pipedag_dagster.config.placeholders import Filler, user_name
 from pipedag_dagster.config.section import keys_of
+from pipedag_dagster.config.within import nested_samples
 from pipedag_dagster.config.yaml_file import YamlFile
 from pipedag_dagster.errors import ConfigError, InvalidName, MissingVariable, Problem, UnknownInstance, did_you_mean
 
@@ -82,6 +83,7 @@ class ConfigFiles:
         shared, base, own = (_of_folder if self.path.is_dir() else _of_file)(self.path, problems, notes)
         if () not in shared.bad:
             self._drafts = {name: draft(name, shared, base, layer) for name, layer in own.items()}
+            self._drafts = nested_samples(self._drafts, problems)
             problems += mistakes(self.path, self._drafts, shared)
         if problems:
             in_order = sorted(dict.fromkeys(problems), key=lambda p: (str(p.file or ""), p.line or 0))
@@ -136,6 +138,7 @@ class ConfigFiles:
             schedule=switched_on(section.schedule),
             refresh=switched_on(section.refresh),
             poll=switched_on(section.poll),
+            wider=self._wider(section.sample.within),
             attrs=attrs,
             base_path=self._base_path(base_path),
             project=self._project,
@@ -153,6 +156,12 @@ class ConfigFiles:
             instance_id = fill(("per_user_template",), draft.section.per_user_template, user)
         _check(names.instance_id, instance_id, partial(draft.problem, ("instance_id",)))
         return instance_id
+
+    def _wider(self, name: str | None) -> WiderSample | None:
+        if name is None:
+            return None
+        section = self._drafts[name].section
+        return WiderSample(name, section.sample, section.default_rows, self._drafts[name].problem)
 
     @property
     def _project(self) -> Path:

@@ -167,6 +167,11 @@ class Section(_Setup):
 
     technical_setup: str | None = None
 
+    @property
+    def default_rows(self) -> int | None:
+        """How many rows of an input table are copied that `sample.tables` does not name; None for all."""
+        return self.attrs.get("copy_filter_cnt") if self.sample.rows is None else self.sample.rows
+
 
 class _Shared(Keys):
     name: str = "pipeline"

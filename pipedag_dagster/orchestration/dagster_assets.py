@@ -58,6 +58,12 @@ def instance_assets(
     ]
 
 
+def input_tables(assets: Iterable[dg.AssetsDefinition]) -> list[tuple[str, str]]:
+    """Stage and name of the tables that plain assets bring in from outside."""
+    specs = [spec for definition in assets for spec in definition.specs if spec.metadata.get(INPUT)]
+    return [stage_and_table(spec.key, spec.group_name) for spec in specs]
+
+
 def refuse_unknown_metadata(spec: dg.AssetSpec) -> None:
     """
     Raises:

@@ -16,14 +16,14 @@ from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.asset_checks import refuse_wrong_references
 from pipedag_dagster.orchestration.assets import stage_assets
 from pipedag_dagster.orchestration.attrs import Build, built
-from pipedag_dagster.orchestration.dagster_assets import instance_assets, refuse_circles
+from pipedag_dagster.orchestration.dagster_assets import input_tables, instance_assets, refuse_circles
 from pipedag_dagster.orchestration.executors import executor
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.keys import identifier
 from pipedag_dagster.orchestration.resources import bound_resource
 from pipedag_dagster.orchestration.schedules import schedules
 from pipedag_dagster.orchestration.sensors import sensors
-from pipedag_dagster.orchestration.table_names import check_samples
+from pipedag_dagster.orchestration.table_names import check_sample
 from pipedag_dagster.orchestration.tags import INSTANCE_TAG
 from pipedag_dagster.orchestration.translator import PipedagTranslator
 
@@ -114,7 +114,7 @@ def define(
     resource = bound_resource(instance, stages, build)
     tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]
     plain = instance_assets(instance, assets, tables)
-    check_samples(instance.config, flows, (key.path[-1] for each in plain for key in each.keys))
+    check_sample(instance, flows, input_tables(assets))
     of_stages = [stage_assets(instance, stage, translator) for stage in stages]
     refuse_circles(of_stages, plain)
     return dg.Definitions(

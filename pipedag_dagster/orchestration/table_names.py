@@ -6,13 +6,11 @@ runs: the task `slow` returns `Table(x, "slow_6")`. Both names are understood; t
 
 from __future__ import annotations
 
-import difflib
-import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from pipedag_dagster.config.instances import InstanceConfig
-from pipedag_dagster.errors import ConfigError
+from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.graph.flow import FlowGraph
+from pipedag_dagster.sampling.spec import InputTable, declared_relations, sample_spec
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -44,31 +42,22 @@ def label(asset: str, name: str) -> str:
     return asset if name == asset else f"{asset} ({name} in SQL)"
 
 
-def check_samples(config: InstanceConfig, flows: Iterable[FlowGraph], plain: Iterable[str] = ()) -> None:
-    """Find tables in `sample.tables` that no input task makes. A name that looks misspelt is an error. Others are named
-    in one warning: they may be tables of another flow, or names that a task gives its tables while it runs.
+def check_sample(instance: ConfigContext, flows: Sequence[FlowGraph], plain: Iterable[tuple[str, str]] = ()) -> None:
+    """Check the section `sample` of an instance against its input tables, as far as they are known before a run.
 
     Args:
-        plain: the names of plain assets.
+        plain: stage and name of plain assets.
 
     Raises:
-        ConfigError: a name is close to that of a declared input table.
+        ConfigError: the section does not fit the tables. All mistakes are listed.
     """
-    calls = [call for flow in flows for stage in flow.stages for call in stage.calls]
-    inputs = [call for call in calls if call.task.input or call.task.from_source]
-    # A task without outputs= may give its tables other names while it runs, so nobody can call those misspelt.
-    declared = {asset for call in inputs if call.task.outputs is not None for asset in call.assets}.union(plain)
-    known = {asset for call in inputs for asset in call.assets} | declared
-    unknown = [name for name in config.sample.tables if name.lower() not in known]
-    problems = []
-    for name in unknown:
-        if close := difflib.get_close_matches(name.lower(), declared, n=1, cutoff=0.8):
-            message = f"no input task makes a table {name!r}. Did you mean {close[0]!r}?"
-            problems.append(config.problem(("sample", "tables", name), message))
-    if problems:
-        raise ConfigError(problems)
-    if unknown:
-        names = ", ".join(map(repr, unknown))
-        message = f"nothing reads {names}, because no input task here makes such a table."
-        problem = config.problem(("sample", "tables"), message)
-        warnings.warn_explicit(problem.message, UserWarning, str(problem.file), problem.line or 1)
+    tables = [
+        InputTable(f"{stage.name}.{asset}", declared=call.task.outputs is not None)
+        for flow in flows
+        for stage in flow.stages
+        for call in stage.calls
+        if call.task.input or call.task.from_source
+        for asset in call.assets
+    ]
+    tables += [InputTable(f"{stage}.{name}") for stage, name in plain]
+    sample_spec(instance.config, tables, [relation for flow in flows for relation in declared_relations(flow)])
