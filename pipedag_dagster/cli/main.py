@@ -20,6 +20,7 @@ from pipedag_dagster.cli.listing import list_
 from pipedag_dagster.cli.repair import repair
 from pipedag_dagster.cli.roles import roles
 from pipedag_dagster.cli.run import run
+from pipedag_dagster.cli.sample import sample
 from pipedag_dagster.context import PipedagConfig, find_config
 from pipedag_dagster.errors import PipedagError, SeveralFailed
 from pipedag_dagster.postgres import embedded
@@ -62,7 +63,7 @@ def stop() -> None:
     click.echo("Stopped." if stopped else "It was not running.")
 
 
-for command in (run, list_, check, *explain.COMMANDS, *history.COMMANDS, init, repair, roles):
+for command in (run, list_, check, *explain.COMMANDS, *history.COMMANDS, init, repair, roles, sample):
     cli.add_command(command)
 
 

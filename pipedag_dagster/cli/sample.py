@@ -1,0 +1,15 @@
+"""The commands about samples: `sample report`."""
+
+from __future__ import annotations
+
+import click
+
+from pipedag_dagster.cli.sample_report import report
+
+
+@click.group(short_help="Look at the samples of small instances.")
+def sample() -> None:
+    """Look at the samples that small instances copy from their source."""
+
+
+sample.add_command(report)
