@@ -21,19 +21,22 @@ def column_chart(source: ColumnStatistics, sample: ColumnStatistics) -> str:
         return _categories(source, sample)
     if source.counts and sample.counts and len(source.grid) > 1:
         return _curves(source, sample)
-    return '<p class="quiet">Only the number of NULLs can be compared.</p>'
+    text = "Nearly all have the same length." if source.counts else "Only the number of NULLs can be compared."
+    return f'<p class="quiet">{text}</p>'
 
 
-def pairs_of_bars(labels: Sequence[str], source: Sequence[float], sample: Sequence[float]) -> str:
+def pairs_of_bars(
+    labels: Sequence[str], source: Sequence[float], sample: Sequence[float], *, mark_missing: bool = False
+) -> str:
     """Two bars for each label: shares of the source and of the sample."""
     most = max([*source, *sample, 1e-9])
     room = _WIDTH - _LABEL - 46
     parts = []
     for at, (label, theirs, ours) in enumerate(zip(labels, source, sample, strict=True)):
         top = at * 22
-        text = escape(label if len(label) <= 16 else f"{label[:15]}…")
+        text = escape(label if len(label) <= 14 else f"{label[:13]}…")
         end = _LABEL + room * max(theirs, ours) / most + 4
-        missing = ' class="missing"' if theirs and not ours else ""
+        missing = ' class="missing"' if mark_missing and not ours else ""
         parts.append(
             f"<g{missing}><title>{escape(label)}: {theirs:.2%} of the source, {ours:.2%} of the sample</title>"
             f'<text x="{_LABEL - 6}" y="{top + 14}" text-anchor="end">{text}</text>'
@@ -80,10 +83,13 @@ def _categories(source: ColumnStatistics, sample: ColumnStatistics) -> str:
         return statistics.categories.get(value, 0) / total if total else 0.0
 
     values = sorted(source.categories, key=lambda value: (-source.categories[value], value))
+    if len(values) <= _SHOWN + 2 and all(_place(value) is not None for value in values):
+        values.sort(key=lambda value: _place(value) or 0)
     missing = [value for value in values if value not in sample.categories]
-    shown = [value for value in values[:_SHOWN] if value not in missing] + missing[:_SHOWN]
+    shown = [value for value in values[: _SHOWN + 2] if value not in missing] + missing[:_SHOWN]
     labels = [value or "(empty)" for value in shown]
-    chart = pairs_of_bars(labels, [share(source, one) for one in shown], [share(sample, one) for one in shown])
+    shares = ([share(statistics, value) for value in shown] for statistics in (source, sample))
+    chart = pairs_of_bars(labels, *shares, mark_missing=True)
     more = len(values) - len(shown)
     return chart + (f'<p class="quiet">and {more} more values</p>' if more else "")
 

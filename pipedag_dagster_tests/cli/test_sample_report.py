@@ -1,0 +1,53 @@
+"""`pipedag-dagster sample report`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipedag_dagster_tests.helpers.command_line import Command
+
+RELATION = """
+sample:
+  relations: [orders.customer -> customers.id]
+"""
+
+
+@pytest.fixture
+def midi(command: Command, project: Path) -> Command:
+    """The shop has run in full and midi. Orders of midi bring their customers along."""
+    with (project / "instances" / "midi.yaml").open("a") as file:
+        file.write(RELATION)
+    for instance in ("full", "midi"):
+        assert command("run", instance).code == 0
+    return command
+
+
+def test_the_report_shows_rows_reasons_and_relations(midi: Command) -> None:
+    out = midi("sample", "report", "midi").out
+    assert re.search(r"raw\.orders +2 +3 +66\.7% +2 chosen by rule", out)
+    assert re.search(r"raw\.customers +2 +2 +100\.0%", out)
+    assert "0 broken references" in out
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_shows(midi: Command, tmp_path: Path) -> None:
+    file = tmp_path / "midi.html"
+    assert str(file) in midi("sample", "report", "midi", "--html", str(file)).out.replace("\n", "")
+    text = file.read_text()
+    assert "<svg" in text
+    assert "raw.orders.customer -&gt; raw.customers.id" in text
+    assert not re.search(r"<script|<link|src=|url\(|https?:", text)
+
+
+def test_an_instance_that_copies_nothing_has_no_report(midi: Command) -> None:
+    done = midi("sample", "report", "full")
+    assert done.code == 1
+    assert "Instance 'full' reads its inputs itself" in done.err
+
+
+def test_an_instance_that_never_ran_says_what_to_run(midi: Command) -> None:
+    done = midi("sample", "report", "mini")
+    assert done.code == 1
+    assert "pipedag-dagster run mini" in done.err
