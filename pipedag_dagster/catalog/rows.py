@@ -6,6 +6,7 @@ import datetime
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from pipedag_dagster.catalog.reason import Reason, ReasonKind
@@ -142,6 +143,14 @@ class StageVersion:
     stage: str
     number: int
     tables: Mapping[str, TableVersion]
+
+    @cached_property
+    def by_task(self) -> Mapping[str, Sequence[TableVersion]]:
+        """The tables of each task, by its name."""
+        tasks: dict[str, list[TableVersion]] = {}
+        for table in self.tables.values():
+            tasks.setdefault(table.task, []).append(table)
+        return tasks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,17 @@ def to_arrow(frame: Any, what: str) -> pa.Table:
         except REFUSALS as error:
             raise UnstorableResult(f"{what}: column {name!r} cannot be stored: {error}") from error
     return pa.table(arrays, names=names)
+
+
+@dataclass(frozen=True)
+class Content:
+    """The rows of a DataFrame, converted once and hashed at most once."""
+
+    arrow: pa.Table
+
+    @cached_property
+    def version(self) -> str:
+        return content_version(self.arrow)
 
 
 def column_types(schema: pa.Schema) -> dict[str, sa.types.TypeEngine[Any]]:

@@ -59,8 +59,7 @@ class Decider:
         if cache_key.must_run(call, self.validation, reads_source=keyed.source is not None, is_copied=keyed.is_copied):
             return []
         # Committed tables come first. A later run may have staged others for the same key.
-        committed = [table for table in self.base.tables.values() if table.task == call.name]
-        tables = cache_key.usable(committed, key, self.validation)
+        tables = cache_key.usable(self.base.by_task.get(call.name, ()), key, self.validation)
         if not set(call.assets) <= {table.asset for table in tables}:
             ignore, _ = cache_key.ignores(self.validation)
             wanted = key.task_key if ignore else key.cache_key

@@ -141,7 +141,9 @@ class Inputs:
 
 def _of_call(call: TaskCall, version: StageVersion) -> dict[str, TableVersion]:
     """The outputs of a call in a stage version, by asset."""
-    return {asset: table for asset, table in version.tables.items() if asset in call.assets or table.task == call.name}
+    declared = (version.tables[asset] for asset in call.assets if asset in version.tables)
+    tables = {table.asset: table for table in (*declared, *version.by_task.get(call.name, ()))}
+    return {table.asset: table for table in sorted(tables.values(), key=lambda table: table.id or 0)}
 
 
 class Unpinned(Inputs):

@@ -106,6 +106,7 @@ class _StageRun:
     base: StageVersion
     inputs: Inputs
     outcomes: dict[TaskCall, Outcome] = field(default_factory=dict)
+    done: int = 0  # tables
 
     def __post_init__(self) -> None:
         self.store = self.instance.store.table_store
@@ -196,8 +197,8 @@ class _StageRun:
         ).run_all(calls)
 
     def _finished(self, outcome: Outcome, total: int) -> None:
-        done = sum(len(other.tables) for other in self.outcomes.values())
         self.outcomes[outcome.call] = outcome
+        done, self.done = self.done, self.done + len(outcome.tables)
         self.inputs.made[outcome.call] = outcome.tables
         for number, (asset, table) in enumerate({} if outcome.cached else outcome.tables.items(), done + 1):
             what = f"staged {_size(table)} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
@@ -259,8 +260,8 @@ class _StageRun:
 
     def _sources(self, calls: list[TaskCall]) -> Collection[SourceVersion] | None:
         """The versions that inputs were copied from. None, when only other calls of the stage ran: then they stay."""
-        copying = [call for call in self.stage.calls if self.inputs.sources(call)]
-        found = dict.fromkeys(source for call in calls if call in copying for source in self.inputs.sources(call))
+        copying = any(self.inputs.sources(call) for call in self.stage.calls)
+        found = dict.fromkeys(source for call in calls for source in self.inputs.sources(call))
         return list(found) if found or not copying else None
 
     # One call

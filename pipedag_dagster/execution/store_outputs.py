@@ -102,7 +102,7 @@ class OutputWriter:
             case FrameTable():
                 self._print(output.name, output.frame)
                 self._plans[output.slot.asset] = polars_plans.text(output.frame)
-                table = self.held.write_frame(output.name, output.frame, output.constraints)
+                table = self.held.write_frame(output.name, output.content, output.constraints)
                 self._add_table(output, table, output.constraints)
             case ViewOutput():
                 self._print(output.name, output.query, is_sql=True)

@@ -9,13 +9,15 @@ import abc
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pipedag_dagster.data import json_values, polars_plans
-from pipedag_dagster.data.frames import content_version, to_arrow
+from pipedag_dagster.data.frames import Content, to_arrow
 from pipedag_dagster.digest import digest
 from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.graph.flow import Slot
+from pipedag_dagster.names import TableRef
 from pipedag_dagster.sampling.sampler import Sample
 from pipedag_dagster.versions.copy_rows import SourceRows
 from pipedag_dagster.versions.write_table import Constraints
@@ -54,6 +56,12 @@ class FrameTable(TaskOutput):
 
     constraints: Constraints
     frame: Any
+    stage: str
+
+    @cached_property
+    def content(self) -> Content:
+        """The rows. A lazy task needs them for its key and for its table."""
+        return Content(to_arrow(self.frame, str(TableRef(self.stage, self.name))))
 
     @property
     def is_plan(self) -> bool:
@@ -67,7 +75,7 @@ class FrameTable(TaskOutput):
 
     def identity(self, labels: Mapping[str, str]) -> str:
         if not self.is_plan:
-            return digest(self.name, content_version(to_arrow(self.frame, self.name)), repr(self.constraints))
+            return digest(self.name, self.content.version, repr(self.constraints))
         plan = polars_plans.serialized(self.frame) or b""
         for physical, label in labels.items():
             plan = plan.replace(physical.encode(), label.encode())

@@ -215,7 +215,7 @@ class _Unpacking:
                 constraints,
                 sql_text.render(table.obj, f"{self.call.stage.name}.{slot.asset}"),
             )
-        return FrameTable(slot, self._name(table, slot), constraints, table.obj)
+        return FrameTable(slot, self._name(table, slot), constraints, table.obj, self.call.stage.name)
 
     def _view(self, value: Any, view: View, slot: Slot) -> ViewOutput:
         what = f"{self.call} returned View(…) for {self.call.stage.name}.{slot.asset}"

@@ -7,6 +7,7 @@ its asset and the graph is checked; afterwards it does not change.
 from __future__ import annotations
 
 import graphlib
+from collections import Counter
 from collections.abc import Iterable
 from contextvars import ContextVar, Token
 from typing import Any, Self
@@ -58,6 +59,7 @@ class Stage(StageCalls, _Wired):
     def __init__(self, name: str) -> None:
         self.name = stage_name(name)
         self.calls: list[TaskCall] = []
+        self._counts: Counter[str] = Counter()  # calls of each task
         self._opened_at: str | None = None
 
     @property
@@ -84,7 +86,7 @@ class Stage(StageCalls, _Wired):
         return super().__enter__()
 
     def _wire(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Output:
-        number = sum(call.task.name == task.name for call in self.calls) + 1
+        number = self._counts[task.name] + 1
         call = TaskCall(task, self, task.name if number == 1 else f"{task.name}_{number}", {})
         if task.from_source:
             self._bind_source(call, args, kwargs)
@@ -100,6 +102,7 @@ class Stage(StageCalls, _Wired):
             if needed.call.stage.flow is not self.flow:
                 raise WiringError(f"{call} takes {needed}, which belongs to another flow.")
         self.calls.append(call)
+        self._counts[task.name] = number
         return Output(call)
 
     def _bind_source(self, call: TaskCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -228,6 +231,7 @@ def _name_outputs(stage: Stage) -> None:
                     "Give one of them another name in outputs=[…]."
                 )
             owner[name] = call
+    numbers: Counter[str] = Counter()
     for call in stage.calls:
         if call.slots:
             continue
@@ -237,16 +241,18 @@ def _name_outputs(stage: Stage) -> None:
                 'Declare them with outputs=[…], or ask for them: tbls["orders"].'
             )
         paths: list[Path] = [()] if call.count is None else [(number,) for number in range(call.count)]
-        call.slots = tuple(Slot(_free_name(call, owner), path) for path in paths)
+        call.slots = tuple(Slot(_free_name(call, owner, numbers), path) for path in paths)
 
 
-def _free_name(call: TaskCall, owner: dict[str, TaskCall]) -> str:
-    name, number = call.task.name, 1
-    while name in owner:
-        number += 1
-        name = f"{call.task.name}_{number}"
-    owner[asset_name(name)] = call
-    return name
+def _free_name(call: TaskCall, owner: dict[str, TaskCall], numbers: Counter[str]) -> str:
+    """The name of the task, with the next number that is free. `numbers` has the last one of each task."""
+    task = call.task.name
+    while True:
+        numbers[task] += 1
+        name = task if numbers[task] == 1 else f"{task}_{numbers[task]}"
+        if name not in owner:
+            owner[asset_name(name)] = call
+            return name
 
 
 def _in_order(stages: Iterable[Stage]) -> Iterable[Stage]:

@@ -65,12 +65,13 @@ class PhysicalTable:
 def from_frame(
     database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: Label
 ) -> PhysicalTable:
-    """A physical table with the rows of a DataFrame (pandas, polars, pyarrow).
+    """A physical table with the rows of a DataFrame (pandas, polars, pyarrow), or of one that was converted before.
 
     Raises:
         UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
     """
-    arrow = frames.to_arrow(frame, str(what))
+    content = frame if isinstance(frame, frames.Content) else frames.Content(frames.to_arrow(frame, str(what)))
+    arrow = content.arrow
     try:
         with database.told():
             rows = frames.write(database.uri, schema, name, arrow)
@@ -82,7 +83,7 @@ def from_frame(
         ) from None
     with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
         columns, size = finish(connection, schema, name, constraints, what)
-    return PhysicalTable(name, columns, rows, size, frames.content_version(arrow))
+    return PhysicalTable(name, columns, rows, size, content.version)
 
 
 @contextmanager

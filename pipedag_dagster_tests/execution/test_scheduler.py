@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -121,3 +122,34 @@ def test_never_more_run_than_the_limit() -> None:
 def test_a_thousand_calls_in_a_chain_are_scheduled() -> None:
     needs = [[], *([number] for number in range(999))]
     assert len(run(calls(needs))) == 1000
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many functions of Python are called, in this thread."""
+    count = 0
+
+    def called(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        pytest.param(lambda number: [], id="independent"),
+        pytest.param(lambda number: [number - 1] if number else [], id="chain"),
+        pytest.param(lambda number: [0] if number else [], id="all need one"),
+        pytest.param(lambda number: [*range(number)][-5:], id="each needs the five before"),
+    ],
+)
+def test_twice_as_many_calls_take_twice_as_many_steps(needs: Callable[[int], list[int]]) -> None:
+    few, many = ([needs(number) for number in range(size)] for size in (300, 600))
+    for work in (calls, lambda needed: run(calls(needed))):
+        assert steps(lambda: work(many)) < 2.3 * steps(lambda: work(few))  # noqa: B023
