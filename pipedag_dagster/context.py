@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from pipedag_dagster.config.drafts import misspelt_attrs
-from pipedag_dagster.config.instances import ConfigFiles, InstanceConfig
+from pipedag_dagster.config.instances import ANY, AUTO_TABLE, ConfigFiles, InstanceConfig
 from pipedag_dagster.config.layers import merge
-from pipedag_dagster.errors import ConfigError
+from pipedag_dagster.errors import ConfigError, NoConfig
 from pipedag_dagster.fingerprint.module_origin import add_user_modules
 from pipedag_dagster.graph.instance import Instance
-from pipedag_dagster.options import known_options
+from pipedag_dagster.options import known_options, refuse_unknown
 from pipedag_dagster.versions.table_store import TableStore
 
 _current: ContextVar[ConfigContext | None] = ContextVar("config", default=None)
@@ -54,6 +54,16 @@ class ConfigContext(Instance):
         return (self.instance_id, self.attrs)
 
     @property
+    def instance_name(self) -> str:
+        """The name of the instance in the configuration."""
+        return self.config.name
+
+    @property
+    def flow_name(self) -> str | None:
+        """The flow whose settings are part of the configuration, if one was chosen."""
+        return self.config.flow
+
+    @property
     def instance_id(self) -> str:
         """The id that keeps the tables of the instance apart: it is part of the schema prefix or the url."""
         return self.config.instance_id
@@ -72,7 +82,7 @@ class ConfigContext(Instance):
         """
         if self.config.copy_source is None:
             return None
-        source = self.files.get(self.config.copy_source, self.config.copy_per_user)
+        source = self.files.get(self.config.copy_source, self.config.flow, self.config.copy_per_user)
         # This instance reads the source with its own rights. It never creates the database of the source if it may not
         # create its own.
         role = self.config.role or source.config.role
@@ -130,29 +140,51 @@ class ConfigContext(Instance):
         return f"ConfigContext(pipeline={self.config.pipeline!r}, instance={self.config.name!r})"
 
 
+class _Default:
+    """`PipedagConfig.default`: read anew each time, because the working directory and the file may have changed."""
+
+    def __get__(self, config: PipedagConfig | None, cls: type[PipedagConfig]) -> PipedagConfig:
+        return cls()
+
+
 class PipedagConfig:
     """All instances of a pipeline.
 
     Args:
-        path: a YAML file, or a folder with `__any__.yaml` and one file per instance. Without it: the environment
-            variable PIPEDAG_CONFIG, else `instances/` or `pipedag.yaml` in the working directory or above it.
+        path: a YAML file; or a folder with `__any__.yaml`, one file per instance, and maybe `flows/` with one file per
+            flow; or a dict with the content of a file. Without it: the environment variable PIPEDAG_CONFIG, else
+            `instances/` or `pipedag.yaml` in the working directory or above it, or `pipedag.yaml` in the home folder.
 
     Raises:
-        ConfigError: the configuration has mistakes. All are listed, with file and line.
+        ConfigError: a mistake is in what all instances share; it is named with file and line. Mistakes in one instance
+            are raised by `get`. `check` raises all of them.
 
     Example:
         cfg = PipedagConfig("pipedag.yaml").get("midi")
         cfg.attrs["copy_filter_cnt"]
     """
 
+    default = _Default()
+    """The configuration that is found without a path."""
+
     @known_options()
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | Mapping[str, Any] | None = None) -> None:
         self.files = ConfigFiles(find_config() if path is None else path)
 
     @property
     def path(self) -> Path:
         """The file or folder that was read."""
         return self.files.path
+
+    @property
+    def name(self) -> str:
+        """The name of the pipeline."""
+        return self.files.name
+
+    @property
+    def raw_config(self) -> dict[str, Any]:
+        """The content of the file, before anything is merged or filled in. In a folder, of `__any__.yaml`."""
+        return self.files.raw
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -163,19 +195,77 @@ class PipedagConfig:
     def instance_names(self) -> tuple[str, ...]:
         return self.files.instance_names
 
+    def check(self) -> None:
+        """Look at every instance.
+
+        Raises:
+            ConfigError: lists every mistake in all files.
+        """
+        self.files.check()
+
     @known_options()
-    def get(self, instance: str, per_user: bool = False) -> ConfigContext:
+    def get(self, instance: str | None = None, flow: str | bool | None = None, per_user: bool = False) -> ConfigContext:
         """One instance.
 
         Args:
-            instance: the name of the instance.
+            instance: the name of the instance. Without it, what all instances share (`__any__`) is the instance.
+            flow: the name of a flow, whose settings (`flows:`) are added. True or False in its place is taken for
+                `per_user`, because no flow is called like that.
             per_user: an instance for each user: the name of the user becomes part of the instance id.
 
         Raises:
             UnknownInstance: there is no instance of this name.
+            ConfigError: something in the instance is wrong.
             MissingVariable: the instance uses an environment variable or an attribute file that does not exist.
         """
-        return ConfigContext(self.files.instance(instance, per_user), self)
+        if isinstance(flow, bool):
+            flow, per_user = None, flow or per_user
+        config = self.files.instance(ANY if instance is None else instance, flow, per_user)
+        return ConfigContext(config, self)
+
+
+def create_basic_pipedag_config(
+    engine_url: str,
+    blob_directory: str | Path | None = None,
+    name: str = "pipeline",
+    instance_id: str = "pipeline",
+    *,
+    auto_table: Sequence[str] = AUTO_TABLE,
+    fail_fast: bool = True,
+    **other: Any,
+) -> PipedagConfig:
+    """A configuration without a file, for one database.
+
+    Args:
+        engine_url: the url of a PostgreSQL database, or `"embedded"`. `{$NAME}` stands for an environment variable,
+            `{name}` and `{instance_id}` for the arguments below.
+        blob_directory: where blobs are; without it, in `.pipedag` of the project.
+        name: of the pipeline.
+        instance_id: keeps the data apart from that of other pipelines.
+        auto_table: classes that a task may return without `Table(…)`.
+        fail_fast: whether a run stops at its first error, and raises it.
+        other: `network_interface`, `kroki_url`, `disable_stage_locking` and `file_locking_directory` are accepted for
+            pydiverse.pipedag, and have no effect: stages are locked in the database.
+
+    Raises:
+        UnknownOption: there is no option of this name.
+        ConfigError: the url is not for PostgreSQL. (By `get`.)
+
+    Example:
+        with create_basic_pipedag_config("embedded").get():
+            flow.run()
+    """
+    known = ("network_interface", "kroki_url", "disable_stage_locking", "file_locking_directory")
+    refuse_unknown("create_basic_pipedag_config(…)", other, known)
+    shared: dict[str, Any] = {
+        "instance_id": instance_id,
+        "auto_table": list(auto_table),
+        "fail_fast": fail_fast,
+        "table_store": {"args": {"url": engine_url, "create_database_if_not_exists": True}},
+    }
+    if blob_directory is not None:
+        shared["blob_store"] = {"args": {"base_path": str(blob_directory)}}
+    return PipedagConfig({"name": name, "strict_instance_lookup": False, "instances": {ANY: shared}})
 
 
 def _same_place(one: sa.URL | str, two: sa.URL | str) -> bool:
@@ -190,17 +280,21 @@ def find_config(start: Path | None = None) -> Path:
     """The configuration of a command that names none (see `PipedagConfig`).
 
     Raises:
-        ConfigError: there is no configuration.
+        NoConfig: there is no configuration.
     """
     named = os.environ.get("PIPEDAG_CONFIG")
     if named:
-        return Path(named)
+        inside = [Path(named) / file for file in ("pipedag.yaml", "pipedag.yml")]
+        return next((file for file in inside if file.is_file()), Path(named))
     start = start or Path.cwd()
     for folder in (start, *start.parents):
-        for candidate in (folder / "instances", folder / "pipedag.yaml"):
+        for candidate in (folder / "instances", folder / "pipedag.yaml", folder / "pipedag.yml"):
             if (candidate / "__any__.yaml").is_file() or (candidate.is_file() and candidate.suffix):
                 return candidate
-    raise ConfigError(
+    for candidate in (Path.home() / "pipedag.yaml", Path.home() / "pipedag.yml"):
+        if candidate.is_file():
+            return candidate
+    raise NoConfig(
         f"There is no configuration: neither instances/__any__.yaml nor pipedag.yaml is in {start} or a folder above. "
         "Write one, pass its path, or set PIPEDAG_CONFIG."
     )

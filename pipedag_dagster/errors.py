@@ -5,7 +5,8 @@ what to type next. A docstring here is the remedy in one line.
 
     PipedagError
     ├── ConfigError             fix the YAML file (every mistake is listed, with file and line)
-    │   ├── UnknownInstance     choose an instance that exists
+    │   ├── NoConfig            write a configuration, or say where it is
+    │   ├── UnknownInstance     choose an instance that exists (an AttributeError, too)
     │   └── MissingVariable     set the environment variable, or write the attribute file
     ├── WiringError             fix the flow: names, cycles, the way tasks are called
     │   ├── UnknownOption       fix the name of the option (a TypeError, too)
@@ -75,8 +76,12 @@ class ConfigError(PipedagError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class UnknownInstance(ConfigError):
-    """Choose an instance that exists."""
+class NoConfig(ConfigError, FileNotFoundError):
+    """Write a configuration, pass its path, or set PIPEDAG_CONFIG."""
+
+
+class UnknownInstance(ConfigError, AttributeError):
+    """Choose an instance that exists. (Callers from pydiverse.pipedag catch an AttributeError.)"""
 
 
 class MissingVariable(ConfigError):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 
+from pipedag_dagster.errors import did_you_mean
+
 
 class FrameType(enum.StrEnum):
     """A type of table, by the name that `auto_table` has for it."""
@@ -48,6 +50,24 @@ def types_of(value: object) -> frozenset[FrameType]:
     ([<FrameType.SQL_QUERY: 'sqlalchemy.sql.expression.Selectable'>], frozenset())
     """
     return frozenset(_BY_CLASS[name] for name in class_names(type(value)) if name in _BY_CLASS)
+
+
+def table_class(name: str) -> str:
+    """The name that `auto_table` has for a class of tables, wherever its library defines it. The name of a class of
+    another library is returned unchanged: no task can return a table of it.
+
+    Raises:
+        ValueError: a library whose tables are known here has no class of this name for tables; a close one is named.
+
+    >>> table_class("pandas.core.frame.DataFrame"), table_class("pydiverse.transform.Table")
+    ('pandas.DataFrame', 'pydiverse.transform.Table')
+    """
+    package, cls = name.partition(".")[0], name.rpartition(".")[2]
+    if f"{package}.{cls}" in _BY_CLASS:
+        return _BY_CLASS[f"{package}.{cls}"].value
+    if "." not in name or package in {known.partition(".")[0] for known in _BY_CLASS}:
+        raise ValueError(f"unknown class {name!r}.{did_you_mean(name, [each.value for each in FrameType])}")
+    return name
 
 
 def data_type(cls: object) -> FrameType | None:

@@ -30,6 +30,7 @@ def check(config: Path | None, database: bool, content: bool, module: str | None
         for note in files.notes:
             console.print(note, highlight=False, soft_wrap=True)
         console.print(f"{files.path}: {', '.join(files.instance_names)}", highlight=False, soft_wrap=True)
+        problems += _mistakes(files.check)
         for name in files.instance_names:
             problems += _mistakes(partial(files.get, name))
             if database or content:

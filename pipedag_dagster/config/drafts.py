@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from pipedag_dagster.config.automation import Automation
 from pipedag_dagster.config.database_url import EXAMPLE, database_url
 from pipedag_dagster.config.instance_config import COPY_ATTRS
-from pipedag_dagster.config.keys import PREFIX, URL, CacheMode, Key, Section
+from pipedag_dagster.config.keys import ARGS, PREFIX, URL, CacheMode, Key, Section
 from pipedag_dagster.config.layers import Layer, get, merge, nested
 from pipedag_dagster.config.placeholders import PLACEHOLDER
 from pipedag_dagster.config.sample_layers import merged_sample, place_of
+from pipedag_dagster.config.sections import ANY, Sections
 from pipedag_dagster.errors import Problem, did_you_mean
 
 _Automated = TypeVar("_Automated", bound=Automation)
@@ -42,6 +43,15 @@ class Draft:
         args = self.section.table_store.args
         return args.url, args.url_attrs_file, args.schema_prefix, args.schema_suffix
 
+    def place(self) -> tuple[str, ...] | None:
+        """Where the tables of the instance are, as far as it is known before the placeholders of the environment are
+        filled in; None when it has no database."""
+        url, *rest = self.location()
+        if url is None:
+            return None
+        instance_id = self.section.instance_id or self.name
+        return tuple((template or "").replace("{instance_id}", instance_id) for template in (url, *rest))
+
     def problem(self, path: Key, message: str) -> Problem:
         """A mistake in the value at `path`, reported where the value comes from."""
         if (place := place_of(path, self.layers)) is not None:
@@ -51,17 +61,22 @@ class Draft:
         return next(layers, self.layers[-1]).problem(path, message)
 
 
-def draft(name: str, shared: Layer, base: Layer, own: Layer) -> Draft:
-    """The draft of an instance: its own layer over what all share, over the setup and connections that it names."""
-    result = Draft(name, (base, own))
-    default = "default" if "default" in shared.keys("technical_setups") else None
-    if setup := result.data.get("technical_setup", default):
-        result = Draft(name, (shared.part("technical_setups", setup), *result.layers))
-    for store in ("table_store", "blob_store"):
-        if connection := get(result.data, (store, f"{store}_connection")):
-            lowest = replace(shared.part(f"{store}_connections", connection), below=(store,))
-            result = Draft(name, (lowest, *result.layers))
-    return result
+def draft(name: str, sections: Sections, flow: str | None = None) -> Draft:
+    """The draft of an instance. Each section comes with the setup and the connections that it names, which are just
+    below it."""
+    shared, layers = sections.shared, []
+    named = sections.of(None if name == ANY else name, flow)
+    setups = [section.data.get("technical_setup") for section in named]
+    if not any(setups) and "default" in shared.keys("technical_setups"):
+        setups[0] = "default"
+    for section, setup in zip(named, setups, strict=True):
+        group = [section] if setup is None else [shared.part("technical_setups", setup), section]
+        data: dict[str, Any] = reduce(merge, (layer.data for layer in group), {})
+        for store in ("table_store", "blob_store"):
+            if connection := get(data, (store, f"{store}_connection")):
+                group.insert(0, replace(shared.part(f"{store}_connections", connection), below=(store,)))
+        layers += group
+    return Draft(name, tuple(layers))
 
 
 def switched_on(section: _Automated | None) -> _Automated | None:
@@ -69,24 +84,30 @@ def switched_on(section: _Automated | None) -> _Automated | None:
     return section if section is not None and section.enabled else None
 
 
-def mistakes(path: Path, drafts: dict[str, Draft], shared: Layer) -> Iterator[Problem]:
-    """What is wrong with whole instances. Where a part of an instance is wrong, nothing is said about missing keys."""
-    if not drafts and not shared.bad:
-        advice = f"a file for each, like {path / 'full.yaml'}" if path.is_dir() else "`instances: {full: {}}`"
-        yield Problem(path, None, f"there is no instance. Write {advice}.")
-    complete: list[Draft] = []
-    for each in drafts.values():
-        unknown = [*_unknown_references(each, drafts, shared)]
-        yield from unknown
-        rows = each.section.attrs.get("copy_filter_cnt")
-        if rows is not None and (type(rows) is not int or rows < 1):
-            message = f"must be a whole number of at least 1, not {rows!r}."
-            yield each.problem(("attrs", "copy_filter_cnt"), message)
-        if not unknown and not any(layer.bad for layer in each.layers):
-            yield from _automation_mistakes(each)
-            yield from _url_mistakes(each)
-            complete.append(each)
-    yield from _shared_schemas(complete)
+def mistakes(draft: Draft, sections: Sections, others: Iterable[Draft]) -> Iterator[Problem]:
+    """What is wrong with an instance. Where a part of it is wrong, nothing is said about missing keys.
+
+    Args:
+        others: the drafts of the other instances.
+    """
+    written = [problem for layer in draft.layers for problem in layer.problems]
+    yield from written
+    unknown = [*_unknown_references(draft, sections)]
+    yield from unknown
+    rows = draft.section.attrs.get("copy_filter_cnt")
+    if rows is not None and (type(rows) is not int or rows < 1):
+        yield draft.problem(("attrs", "copy_filter_cnt"), f"must be a whole number of at least 1, not {rows!r}.")
+    if not unknown and not written:
+        yield from _automation_mistakes(draft)
+        yield from _detail_mistakes(draft)
+        yield from _url_mistakes(draft)
+        yield from _shared_schemas(draft, others)
+
+
+def no_instance(path: Path) -> Problem:
+    """Nothing is written about any instance."""
+    advice = f"a file for each, like {path / 'full.yaml'}" if path.is_dir() else "`instances: {full: {}}`"
+    return Problem(path, None, f"there is no instance. Write {advice}.")
 
 
 def _url_mistakes(draft: Draft) -> Iterator[Problem]:
@@ -101,20 +122,22 @@ def _url_mistakes(draft: Draft) -> Iterator[Problem]:
             yield draft.problem(URL, str(error))
 
 
-def _shared_schemas(drafts: list[Draft]) -> Iterator[Problem]:
-    """Instances whose tables would be in the same schemas."""
-    sharing: dict[tuple[str, ...], list[Draft]] = {}
-    for each in drafts:
-        url, *rest = each.location()
-        if url is not None:
-            instance_id = each.section.instance_id or each.name
-            place = tuple((template or "").replace("{instance_id}", instance_id) for template in (url, *rest))
-            sharing.setdefault(place, []).append(each)
-    for several in sharing.values():
-        if len(several) > 1:
-            names = " and ".join(repr(each.name) for each in several)
-            message = f"{names} would share their schemas. Put '{{instance_id}}' into schema_prefix or url"
-            yield several[-1].problem(PREFIX, f"{message}, and give each its own instance_id.")
+def _shared_schemas(draft: Draft, others: Iterable[Draft]) -> Iterator[Problem]:
+    """Another instance whose tables would be in the same schemas."""
+    sharing = [other for other in others if other.name != draft.name and other.place() == draft.place()]
+    if draft.place() is not None and sharing:
+        names = " and ".join(repr(each.name) for each in (*sharing, draft))
+        message = f"{names} would share their schemas. Put '{{instance_id}}' into schema_prefix or url"
+        yield draft.problem(PREFIX, f"{message}, and give each its own instance_id.")
+
+
+def _detail_mistakes(draft: Draft) -> Iterator[Problem]:
+    """A label of materialization details that is not written."""
+    args = draft.section.table_store.args
+    label, known = args.default_materialization_details, args.materialization_details
+    if label is not None and label != ANY and label not in known:
+        path = (*ARGS, "default_materialization_details")
+        yield draft.problem(path, f"there is no {label!r} in materialization_details.{did_you_mean(label, known)}")
 
 
 def _automation_mistakes(draft: Draft) -> Iterator[Problem]:
@@ -148,32 +171,34 @@ def misspelt_attrs(attrs: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield name, f"is not known. Did you mean {close[0]!r}?"
 
 
-def _mistaken_attrs(attrs: Mapping[str, Any], others: Collection[Any]) -> Iterator[tuple[str, str]]:
-    """Attrs that are misspelt or have no effect, each with a message. Most attrs are the user's own; but a misspelt
+def _unknown_references(draft: Draft, sections: Sections) -> Iterator[Problem]:
+    """Names of setups, connections and instances that do not exist. Most attrs are the user's own; but a misspelt
     `copy_source` would let a small instance read the real sources."""
-    yield from misspelt_attrs(attrs)
-    if "copy_filtered_input" not in attrs and attrs.get("copy_source") in others:
-        advice = "Write `copy_filtered_input: true`, or false if nothing is to be copied."
-        yield "copy_source", f"has no effect, because there is no copy_filtered_input. {advice}"
-
-
-def _unknown_references(draft: Draft, drafts: dict[str, Draft], shared: Layer) -> Iterator[Problem]:
-    """Names of setups, connections and instances that do not exist."""
-    sections: dict[str, Key] = {
+    paths: dict[str, Key] = {
         "technical_setups": ("technical_setup",),
         "table_store_connections": ("table_store", "table_store_connection"),
         "blob_store_connections": ("blob_store", "blob_store_connection"),
     }
-    for section, path in sections.items():
-        name, known = get(draft.data, path), shared.keys(section)
-        if name is not None and name not in known:
-            yield draft.problem(path, f"there is no {name!r} in {section}.{did_you_mean(name, known)}")
+    for section, path in paths.items():
+        known = sections.shared.keys(section)
+        for layer in draft.layers:
+            name = layer.get(path)
+            if name is not None and name not in known:
+                yield layer.problem(path, f"there is no {name!r} in {section}.{did_you_mean(name, known)}")
     attrs = draft.section.attrs
-    source, others = attrs.get("copy_source"), [name for name in drafts if name != draft.name]
+    source, others = attrs.get("copy_source"), [name for name in sections.instance_names() if name != draft.name]
     # A source that an environment variable names is looked up when it is needed.
     if attrs.get("copy_filtered_input") is True and source not in others and "{$" not in str(source):
         wrong = "has no value" if source is None else f"there is no other instance {source!r}"
         message = f"{wrong}, but copy_filtered_input is true.{did_you_mean(str(source), others)}"
         yield draft.problem(("attrs", "copy_source"), message)
-    for attr, message in _mistaken_attrs(attrs, others):
+    for attr, message in misspelt_attrs(attrs):
         yield draft.problem(("attrs", attr), message)
+
+
+def attr_notes(draft: Draft, instance_names: Collection[str]) -> Iterator[str]:
+    """Attrs that look as if they had an effect."""
+    attrs = draft.section.attrs
+    if "copy_filtered_input" not in attrs and attrs.get("copy_source") in instance_names:
+        why = "has no effect of its own without copy_filtered_input: true. Your flow may still read it."
+        yield str(draft.problem(("attrs", "copy_source"), why))

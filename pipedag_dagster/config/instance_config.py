@@ -47,6 +47,8 @@ class InstanceConfig(Settings):
 
     pipeline: str
     name: str
+    flow: str | None = None
+    """The flow whose settings are part of it."""
     instance_id: str
     per_user: bool
     url: DatabaseUrl
@@ -56,6 +58,10 @@ class InstanceConfig(Settings):
     create_database_if_not_exists: bool
     print_materialize: bool
     print_sql: bool
+    unlogged: Mapping[str, bool] = {}
+    """Whether tables are stored unlogged, by label of `materialization_details`; `""` is the default."""
+    dtype_backend: str = "nullable"
+    """The dtypes of the pandas DataFrames that tasks get: one of `DTYPE_BACKENDS`."""
     executor: ExecutorConfig
     schedule: Schedule | None = None
     """`schedule`, `refresh` and `poll` are None where they are switched off."""

@@ -3,19 +3,22 @@
 Two forms, one model: a file `pipedag.yaml` (pydiverse.pipedag's form) with all instances, or a folder with one
 file per instance and `__any__.yaml` for what they share. Layers are merged; later ones win:
 
-    …_connections.<chosen>  ←  technical_setups.<chosen>  ←  __any__  ←  the instance
+    __any__  ←  the instance  ←  flows.__any__  ←  its instance  ←  the flow  ←  its instance
+
+Each of them comes with the setup and the connections that it names: they lie just below it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipedag_dagster import names
+from pipedag_dagster.config import in_memory
 from pipedag_dagster.config.database_url import DatabaseUrl, database_url
-from pipedag_dagster.config.drafts import Draft, draft, mistakes, switched_on
+from pipedag_dagster.config.drafts import ANY, Draft, attr_notes, draft, mistakes, no_instance, switched_on
 from pipedag_dagster.config.instance_config import COPY_ATTRS, ExecutorConfig, InstanceConfig, WiderSample
 from pipedag_dagster.config.keys import (
     ARGS,
@@ -24,21 +27,18 @@ from pipedag_dagster.config.keys import (
     PREFIX,
     ROLE,
     URL,
-    AnyFile,
     CacheMode,
     CacheValidation,
-    Section,
     Settings,
-    SingleFile,
 )
-from pipedag_dagster.config.layers import Layer, get, read
+from pipedag_dagster.config.layers import get
 from pipedag_dagster.config.placeholders import Filler, user_name
-from pipedag_dagster.config.section import keys_of
-from pipedag_dagster.config.within import nested_samples
-from pipedag_dagster.config.yaml_file import YamlFile
+from pipedag_dagster.config.sections import in_order, sections_of, shared_problems
+from pipedag_dagster.config.within import nested_sample
 from pipedag_dagster.errors import ConfigError, InvalidName, MissingVariable, Problem, UnknownInstance, did_you_mean
 
 __all__ = [
+    "ANY",
     "AUTO_TABLE",
     "COPY_ATTRS",
     "CacheMode",
@@ -50,15 +50,17 @@ __all__ = [
     "database_url",
 ]
 
-_ANY = "__any__"
 _PROJECT_MARKS = (".pipedag", "pyproject.toml", "workspace.yaml", ".git")
 
 
 class ConfigFiles:
-    """All instances of one configuration: a YAML file, or a folder with one file per instance.
+    """All instances of one configuration: a YAML file, a folder with one file per instance, or a dict like the file.
 
-    Everything is checked at once; the ConfigError has every mistake of all files in `.problems`. Environment
-    variables and attribute files are needed only for an instance that is asked for.
+    A mistake in an instance is an error when that instance is asked for, and no other one. `check` lists all of them.
+    Environment variables and attribute files are needed only for an instance that is asked for.
+
+    Raises:
+        ConfigError: a mistake is in what all instances share.
 
     >>> files = ConfigFiles("instances")                                    # doctest: +SKIP
     >>> files.instance_names                                                # doctest: +SKIP
@@ -72,51 +74,105 @@ class ConfigFiles:
     """The name of the pipeline."""
     instance_names: tuple[str, ...]
     """In the order of the file, or sorted where each instance has its own file; without `__any__`."""
+    flow_names: tuple[str, ...]
+    """The flows that have settings of their own, without `__any__`."""
     notes: tuple[str, ...]
     """Keys that are accepted and have no effect: `not needed: <key> (<file>:<line>)`."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.folder = self.path.absolute() if self.path.is_dir() else self.path.absolute().parent
-        problems: list[Problem] = []
+    def __init__(self, path: str | Path | Mapping[str, Any]) -> None:
+        self.path = path = in_memory.add(path) if isinstance(path, Mapping) else Path(path)
+        self.folder = path.absolute() if path.is_dir() else path.absolute().parent
         notes: list[str] = []
-        shared, base, own = (_of_folder if self.path.is_dir() else _of_file)(self.path, problems, notes)
-        if () not in shared.bad:
-            self._drafts = {name: draft(name, shared, base, layer) for name, layer in own.items()}
-            self._drafts = nested_samples(self._drafts, problems)
-            problems += mistakes(self.path, self._drafts, shared)
+        self._sections = sections_of(path, notes)
+        shared = self._sections.shared
+        self._drafts: dict[tuple[str, str | None], Draft] = {}
+        problems = [*shared_problems(shared), *self._sections.twice]
+        self.instance_names = tuple(self._sections.instance_names())
+        self.flow_names = tuple(name for name in self._sections.flows if name != ANY)
+        names = {*self.instance_names, *(name for flow in self.flow_names for name in self._names(flow))}
+        if not names and not self._has_any and not problems:
+            problems.append(no_instance(path))
         if problems:
-            in_order = sorted(dict.fromkeys(problems), key=lambda p: (str(p.file or ""), p.line or 0))
-            raise ConfigError(in_order)
+            raise ConfigError(in_order(problems))
         self.name = shared.data.get("name", "pipeline")
-        self.instance_names = tuple(own)
-        self.notes = tuple(notes)
+        drafts = [self._draft(name) for name in self.instance_names]
+        self.notes = (*notes, *(note for each in drafts for note in attr_notes(each, self.instance_names)))
 
-    def instance(self, name: str, per_user: bool = False) -> InstanceConfig:
+    @property
+    def raw(self) -> dict[str, Any]:
+        """What is written in the file that all instances share."""
+        return dict(self._sections.shared.source.data)
+
+    def _names(self, flow: str | None) -> list[str]:
+        return self._sections.instance_names(flow)
+
+    @property
+    def _has_any(self) -> bool:
+        return bool(self._sections.base.data) or bool(self._sections.shared.keys("technical_setups"))
+
+    def _draft(self, name: str, flow: str | None = None) -> Draft:
+        if (name, flow) not in self._drafts:
+            self._drafts[name, flow] = draft(name, self._sections, flow)
+        return self._drafts[name, flow]
+
+    def _nested(self, name: str, flow: str | None) -> tuple[Draft, list[Problem]]:
+        """The draft of an instance, with what it inherits from the one that its sample is within; and what is wrong with
+        that."""
+        problems: list[Problem] = []
+        drafts = {other: self._draft(other, flow) for other in (*self._names(flow), name)}
+        return nested_sample(name, drafts, problems), problems
+
+    def _mistakes(self, name: str, flow: str | None) -> list[Problem]:
+        others = [self._draft(other, flow) for other in self._names(flow)]
+        draft, problems = self._nested(name, flow)
+        return [*problems, *mistakes(draft, self._sections, others)]
+
+    def check(self) -> None:
+        """Look at every instance, for every flow.
+
+        Raises:
+            ConfigError: has every mistake of all files in `.problems`.
+        """
+        everything = [*self._sections.problems]
+        for flow in (None, *self.flow_names):
+            for name in self._names(flow):
+                everything += self._mistakes(name, flow)
+        if everything:
+            raise ConfigError(in_order(everything))
+
+    def instance(self, name: str = ANY, flow: str | None = None, per_user: bool = False) -> InstanceConfig:
         """The instance `name`; with `per_user` the user's own one, by `per_user_template`.
+
+        Args:
+            name: without it, what all instances share is an instance of its own.
+            flow: with the settings of this flow.
 
         Raises:
             UnknownInstance: there is no instance of this name.
             MissingVariable: environment variables, attribute files or placeholders have no value. All are listed.
-            ConfigError: the url, role or instance id is not valid once its placeholders are filled in.
+            ConfigError: something in the instance is wrong, or its url, role or instance id is not valid once its
+                placeholders are filled in.
         """
-        if name not in self._drafts:
-            hint = did_you_mean(name, self.instance_names)
-            raise UnknownInstance(f"{self.path} has no instance {name!r}.{hint}")
-        draft = self._drafts[name]
+        strict = self._sections.shared.data.get("strict_instance_lookup", True)
+        known = self._names(flow)
+        if name != ANY and strict and name not in known:
+            raise UnknownInstance(f"{self.path} has no instance {name!r}.{did_you_mean(name, known)}")
+        if problems := self._mistakes(name, flow):
+            raise ConfigError(in_order(problems))
+        draft, _ = self._nested(name, flow)
         section, args = draft.section, draft.section.table_store.args
         fill = Filler(name, draft.problem)
         instance_id = self._instance_id(draft, fill, per_user)
         ours = {"instance_id": instance_id, "name": self.name}
-        known = fill.attributes(self.folder, args.url_attrs_file, ours) if args.url_attrs_file else ours
-        url = fill(URL, args.url or "", known)
-        prefix = fill(PREFIX, args.schema_prefix, known)
-        suffix = fill((*ARGS, "schema_suffix"), args.schema_suffix, known)
-        role = fill(ROLE, args.role, known) if args.role else ""
+        known_values = fill.attributes(self.folder, args.url_attrs_file, ours) if args.url_attrs_file else ours
+        url = fill(URL, args.url or "", known_values)
+        prefix = fill(PREFIX, args.schema_prefix, known_values)
+        suffix = fill((*ARGS, "schema_suffix"), args.schema_suffix, known_values)
+        role = fill(ROLE, args.role, known_values) if args.role else ""
         attrs = fill.deep(("attrs",), section.attrs)
         executor = section.executor.name
         options = fill.deep(("executor", executor), get(draft.data, ("executor", executor)) or {})
-        base_path = fill(BASE_PATH, section.blob_store.args.base_path or "", known)
+        base_path = fill(BASE_PATH, section.blob_store.args.base_path or "", known_values)
         if fill.problems:
             raise MissingVariable(fill.problems)
         if role:
@@ -125,6 +181,7 @@ class ConfigFiles:
             **{setting: getattr(section, setting) for setting in Settings.model_fields},
             pipeline=self.name,
             name=name,
+            flow=flow,
             instance_id=instance_id,
             per_user=per_user,
             url=_url(draft, url),
@@ -134,11 +191,13 @@ class ConfigFiles:
             create_database_if_not_exists=args.create_database_if_not_exists,
             print_materialize=args.print_materialize,
             print_sql=args.print_sql,
+            unlogged=section.table_store.unlogged(),
+            dtype_backend=section.table_store.dtype_backend,
             executor=ExecutorConfig(executor, options),
             schedule=switched_on(section.schedule),
             refresh=switched_on(section.refresh),
             poll=switched_on(section.poll),
-            wider=self._wider(section.sample.within),
+            wider=self._wider(section.sample.within, flow),
             attrs=attrs,
             base_path=self._base_path(base_path),
             project=self._project,
@@ -147,7 +206,7 @@ class ConfigFiles:
         )
 
     def _instance_id(self, draft: Draft, fill: Filler, per_user: bool) -> str:
-        instance_id = fill(("instance_id",), draft.section.instance_id or draft.name)
+        instance_id = fill(("instance_id",), draft.section.instance_id or self._default_id(draft))
         if per_user:
             if not any("{instance_id}" in (template or "") for template in draft.location()):
                 message = "'{instance_id}' must be in it; otherwise the instances of all users share their schemas."
@@ -157,11 +216,14 @@ class ConfigFiles:
         _check(names.instance_id, instance_id, partial(draft.problem, ("instance_id",)))
         return instance_id
 
-    def _wider(self, name: str | None) -> WiderSample | None:
+    def _wider(self, name: str | None, flow: str | None) -> WiderSample | None:
         if name is None:
             return None
-        section = self._drafts[name].section
-        return WiderSample(name, section.sample, section.default_rows, self._drafts[name].problem)
+        draft, _ = self._nested(name, flow)
+        return WiderSample(name, draft.section.sample, draft.section.default_rows, draft.problem)
+
+    def _default_id(self, draft: Draft) -> str:
+        return "pipeline" if draft.name == ANY else draft.name
 
     @property
     def _project(self) -> Path:
@@ -176,33 +238,6 @@ class ConfigFiles:
         if not configured:
             return str(self._project / ".pipedag" / "blobs")
         return str(self.folder / Path(configured).expanduser())
-
-
-def _of_folder(folder: Path, problems: list[Problem], notes: list[str]) -> tuple[Layer, Layer, dict[str, Layer]]:
-    """What all instances share, the part of it that is about an instance, and the layer of each instance."""
-    files = _instance_files(folder, problems)
-    any_file = files.pop(_ANY, None)
-    nothing = Layer(YamlFile(folder / f"{_ANY}.yaml", {}))
-    shared = read(any_file, AnyFile, problems, notes) if any_file else nothing
-    section = {key: value for key, value in shared.data.items() if key in keys_of(Section)}
-    own = {name: read(file, Section, problems, notes) for name, file in files.items()}
-    return shared, replace(shared, data=section), own
-
-
-def _of_file(file: Path, problems: list[Problem], notes: list[str]) -> tuple[Layer, Layer, dict[str, Layer]]:
-    shared = read(file, SingleFile, problems, notes)
-    own = {name: shared.part("instances", name) for name in shared.keys("instances") if name != _ANY}
-    return shared, shared.part("instances", _ANY), own
-
-
-def _instance_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".yaml", ".yml") and not file.name.startswith("."):
-            if file.stem in files:
-                problems.append(Problem(file, None, f"is the same instance as {files[file.stem]}. Keep one."))
-            files.setdefault(file.stem, file)
-    return files
 
 
 def _check(rule: Callable[[str], str], name: str, problem: Callable[[str], Problem]) -> None:

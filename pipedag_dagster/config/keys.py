@@ -6,13 +6,14 @@ import enum
 import re
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
 from pipedag_dagster.config.sample import Sample
-from pipedag_dagster.config.section import Keys, one_of
+from pipedag_dagster.config.section import Keys
+from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES, is_foreign, store_class
 from pipedag_dagster.errors import did_you_mean
-from pipedag_dagster.frame_types import FrameType
+from pipedag_dagster.frame_types import FrameType, table_class
 
 Key: TypeAlias = tuple[str | int, ...]
 ARGS: Key = ("table_store", "args")
@@ -22,16 +23,10 @@ ROLE: Key = (*ARGS, "role")
 BASE_PATH: Key = ("blob_store", "args", "base_path")
 
 AUTO_TABLE = tuple(name.value for name in FrameType)
-_TABLE_STORES = (
-    "pipedag_dagster.PostgresStore",
-    "pydiverse.pipedag.backend.table.SQLTableStore",
-    "pydiverse.pipedag.backend.table.sql.dialects.PostgresTableStore",
-)
-_BLOB_STORES = ("pipedag_dagster.FileBlobStore", "pydiverse.pipedag.backend.blob.FileBlobStore")
 
 
 class CacheMode(enum.StrEnum):
-    """How much of the cache a run believes."""
+    """How much of the cache a run believes. `CacheMode.NORMAL` is the same as `CacheMode.normal`."""
 
     normal = "normal"
     assert_no_fresh_input = "assert_no_fresh_input"
@@ -39,17 +34,24 @@ class CacheMode(enum.StrEnum):
     force_fresh_input = "force_fresh_input"
     force_cache_invalid = "force_cache_invalid"
 
+    NORMAL = normal
+    ASSERT_NO_FRESH_INPUT = assert_no_fresh_input
+    IGNORE_FRESH_INPUT = ignore_fresh_input
+    FORCE_FRESH_INPUT = force_fresh_input
+    FORCE_CACHE_INVALID = force_cache_invalid
+
     @classmethod
     def of(cls, name: object) -> CacheMode:
-        """The mode of this name.
+        """The mode of this name, in any case.
 
         Raises:
             ValueError: there is no such mode; a close one is named.
         """
         known = [mode.value for mode in cls]
-        if name not in known:
+        lowered = name.strip().lower() if isinstance(name, str) else name
+        if lowered not in known:
             raise ValueError(f"there is no mode {name!r}.{did_you_mean(str(name), known)}")
-        return cls(name)
+        return cls(lowered)
 
 
 NOT_NEEDED = "not needed"
@@ -61,6 +63,33 @@ _List: TypeAlias = Annotated[tuple[_T, ...], Field(strict=False)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class MaterializationDetails(Keys):
+    """How the tables under one label are stored. The keys of other databases are not known here."""
+
+    unlogged: bool | None = None
+
+
+DTYPE_BACKENDS = ("nullable", "numpy", "arrow")
+
+
+def _dtype_backend(name: str) -> str:
+    if name not in DTYPE_BACKENDS:
+        raise ValueError(f"there is no dtype backend {name!r}.{did_you_mean(name, DTYPE_BACKENDS)}")
+    return name
+
+
+class _PandasArgs(Keys):
+    dtype_backend: Annotated[str, AfterValidator(_dtype_backend)] | None = None
+
+
+class HookArgs(Keys):
+    """How tables are read: `pandas.dtype_backend`."""
+
+    pandas: _PandasArgs = _PandasArgs()
+    polars: _Unused = None
+    sql: _Unused = None
+
+
 class _TableArgs(Keys):
     url: str | None = None
     url_attrs_file: str | None = None
@@ -70,33 +99,70 @@ class _TableArgs(Keys):
     create_database_if_not_exists: bool = False
     print_materialize: bool = False
     print_sql: bool = False
+    materialization_details: dict[str, MaterializationDetails | None] = {}
+    default_materialization_details: str | None = None
+    strict_materialization_details: _Unused = None
+    hook_args: HookArgs = HookArgs()
     avoid_drop_create_schema: _Unused = None
     no_db_locking: _Unused = None
-    strict_materialization_details: _Unused = None
-    materialization_details: _Unused = None
     max_concurrent_copy_operations: _Unused = None
     sqlalchemy_pool_size: _Unused = None
     sqlalchemy_pool_timeout: _Unused = None
     max_query_print_length: _Unused = None
+    force_transaction_suffix: _Unused = None
+    use_adbc: _Unused = None
 
 
-class _TableConnection(Keys):
-    class_: Annotated[str, one_of(_TABLE_STORES)] = Field(default=_TABLE_STORES[0], alias="class")
+class _Store(Keys):
+    """A section about a store. Where it is about a store that this package does not have, only its class and url are
+    read: they tell what is wrong when an instance uses it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _foreign(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not is_foreign(data):
+            return data
+        args = data.get("args")
+        known = {key: data[key] for key in data if key == "class" or key.endswith("_store_connection")}
+        url = {"url": args["url"]} if isinstance(args, dict) and isinstance(args.get("url"), str) else {}
+        return known | ({"args": url} if url else {})
+
+
+class _TableConnection(_Store):
+    class_: Annotated[str, store_class(TABLE_STORES)] = Field(default=TABLE_STORES[0], alias="class")
     args: _TableArgs = _TableArgs()
+    hook_args: HookArgs = HookArgs()
+    local_table_cache: _Unused = None
+    metadata_table_store: _Unused = None
+    metadata_store: _Unused = None
 
 
 class _TableStore(_TableConnection):
     table_store_connection: str | None = None
-    hook_args: _Unused = None
-    local_table_cache: _Unused = None
+
+    @property
+    def dtype_backend(self) -> str:
+        written = self.hook_args.pandas.dtype_backend or self.args.hook_args.pandas.dtype_backend
+        return written or DTYPE_BACKENDS[0]
+
+    def unlogged(self) -> dict[str, bool]:
+        """Whether tables are unlogged, by label; under `""` for tables without a label."""
+        details = {label: one or MaterializationDetails() for label, one in self.args.materialization_details.items()}
+        any_label = details.pop("__any__", MaterializationDetails())
+        result = {
+            label: bool(any_label.unlogged if one.unlogged is None else one.unlogged) for label, one in details.items()
+        }
+        result["__any__"] = bool(any_label.unlogged)
+        result[""] = result.get(self.args.default_materialization_details or "__any__", False)
+        return result
 
 
 class _BlobArgs(Keys):
     base_path: str | None = None
 
 
-class _BlobConnection(Keys):
-    class_: Annotated[str, one_of(_BLOB_STORES)] = Field(default=_BLOB_STORES[0], alias="class")
+class _BlobConnection(_Store):
+    class_: Annotated[str, store_class(BLOB_STORES)] = Field(default=BLOB_STORES[0], alias="class")
     args: _BlobArgs = _BlobArgs()
 
 
@@ -117,6 +183,12 @@ class CacheValidation(Keys):
     ignore_task_version: bool = False
 
 
+def _class_name(name: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
+        raise ValueError(f"{name!r} is not the name of a class. Write it with its module: my_package.models.Model")
+    return name
+
+
 def _module(name: str) -> str:
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
         raise ValueError(f"{name!r} is not the name of a module. Write it as in an import: my_package.helpers")
@@ -126,7 +198,8 @@ def _module(name: str) -> str:
 class Settings(Keys):
     """The keys of an instance that are used as they are written."""
 
-    auto_table: _List[Annotated[str, one_of(AUTO_TABLE)]] = AUTO_TABLE
+    auto_table: _List[Annotated[str, AfterValidator(table_class)]] = AUTO_TABLE
+    auto_blob: _List[Annotated[str, AfterValidator(_class_name)]] = ()
     fail_fast: bool = False
     cache_validation: CacheValidation = CacheValidation()
     max_concurrent: _Count = 4
@@ -152,7 +225,6 @@ class _Setup(Settings):
     blob_store: _BlobStore = _BlobStore()
     lock_manager: Annotated[_Plugin, NOT_NEEDED] = _Plugin()
     orchestration: Annotated[_Plugin, NOT_NEEDED] = _Plugin()
-    auto_blob: _Unused = None
     network_interface: _Unused = None
     disable_kroki: _Unused = None
     kroki_url: _Unused = None
@@ -160,6 +232,9 @@ class _Setup(Settings):
     strict_result_get_locking: _Unused = None
     ignore_position_hashes: _Unused = None
     tags: _Unused = None
+    stage_tags: _Unused = None
+    visualization: _Unused = None
+    group_node_tag: _Unused = None
 
 
 class Section(_Setup):
@@ -173,20 +248,36 @@ class Section(_Setup):
         return self.attrs.get("copy_filter_cnt") if self.sample.rows is None else self.sample.rows
 
 
+class FlowSection(Section):
+    """What a file says about one flow, and about single instances of it."""
+
+    instances: dict[str, Section] = {}
+
+
 class _Shared(Keys):
     name: str = "pipeline"
     table_store_connections: dict[str, _TableConnection] = {}
     blob_store_connections: dict[str, _BlobConnection] = {}
     technical_setups: dict[str, _Setup] = {}
-    strict_instance_lookup: _Unused = None
-    flows: _Unused = None
+    strict_instance_lookup: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_anchors(cls, data: Any) -> Any:
+        """A key at the top that begins with `_` only holds a YAML anchor."""
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if not (isinstance(key, str) and key.startswith("_"))}
 
 
 class SingleFile(_Shared):
     """`pipedag.yaml`: all instances in one file."""
 
     instances: dict[str, Section] = {}
+    flows: dict[str, FlowSection] = {}
 
 
 class AnyFile(_Shared, Section):
     """`__any__.yaml`: what the instances of a folder share."""
+
+    flows: dict[str, FlowSection] = {}

@@ -1,13 +1,14 @@
 """Reading one configuration file: its data without its mistakes, and a plain sentence for every mistake.
 
-Mistakes are collected, and left out of the data, so that one mistake does not hide another, in this file or the next.
-A message shows a value only where it cannot be a secret.
+Mistakes are collected, and left out of the data, so that one mistake does not hide another, in this file or the next,
+and so that a mistake in one instance does not keep another one from running. A message shows a value only where it
+cannot be a secret.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipedag_dagster.config.keys import NOT_NEEDED, Key
+from pipedag_dagster.config.keys import AUTO_TABLE, NOT_NEEDED, Key
 from pipedag_dagster.config.section import keys_of
 from pipedag_dagster.config.yaml_file import YamlFile, load
 from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
@@ -25,21 +26,32 @@ from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
 class Layer:
     """One section of a file, checked and without its mistakes. `at` is its path in the file.
 
-    `bad` has the paths of mistakes; the path () means that the file cannot be read at all.
+    `mistakes` are those of the section, each with its path in the file; the path () stands for the whole file.
     `below` is the path of the section in an instance: a connection is below `table_store`.
     """
 
     source: YamlFile
     at: Key = ()
     data: dict[str, Any] = field(default_factory=dict)
-    bad: frozenset[Key] = frozenset()
+    mistakes: tuple[tuple[Key, Problem], ...] = ()
     below: Key = ()
 
     def part(self, *at: str) -> Layer:
         """The section at `at` in this one; an empty one when there is none."""
         place = (*self.at, *at)
-        bad = frozenset(b for b in self.bad if b[: len(place)] == place or place[: len(b)] == b)
-        return Layer(self.source, place, get(self.data, at) or {}, bad)
+        inside = tuple(each for each in self.mistakes if all(a == b for a, b in zip(each[0], place, strict=False)))
+        return Layer(self.source, place, get(self.data, at) or {}, inside)
+
+    def without(self, key: str) -> Layer:
+        """The section without one of its keys, and without the mistakes in it."""
+        place = (*self.at, key)
+        others = tuple(each for each in self.mistakes if each[0][: len(place)] != place)
+        return replace(self, data={name: value for name, value in self.data.items() if name != key}, mistakes=others)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong with the section."""
+        return [problem for _, problem in self.mistakes]
 
     def get(self, path: Key) -> Any:
         """The value of the layer for `path` in the instance; None when it has none."""
@@ -90,28 +102,31 @@ def dotted(path: Key) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
-def read(file: Path, model: type[BaseModel], problems: list[Problem], notes: list[str]) -> Layer:
-    """Read one file. Mistakes are added to `problems`, and keys that have no effect to `notes`."""
+def read(file: Path, model: type[BaseModel], notes: list[str]) -> Layer:
+    """Read one file. Keys that have no effect are added to `notes`."""
     try:
         source = load(file)
     except ConfigError as error:
-        problems += error.problems
-        return Layer(YamlFile(file, {}), bad=frozenset({()}))
-    problems += source.problems
+        return Layer(YamlFile(file, {}), mistakes=tuple(((), problem) for problem in error.problems))
+    return checked(source, model, notes)
+
+
+def checked(source: YamlFile, model: type[BaseModel], notes: list[str]) -> Layer:
+    """The data of a file, checked. Keys that have no effect are added to `notes`."""
+    mistakes: list[tuple[Key, Problem]] = [((), problem) for problem in source.problems]
     bad: set[Key] = set()
     try:
-        checked = model.model_validate(source.data)
+        section = model.model_validate(source.data)
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
             place = tuple(part for part in mistake["loc"] if part != "[key]")
             bad.add(tuple(map(str, place)))
             text = f"{dotted(place)}: {_sentence(mistake, model)}"
-            problems.append(Problem(file, source.line(place), text))
-        checked = _best_of(_without(source.data, bad), model)
-    for place in _unused(checked):
-        notes.append(f"not needed: {dotted(place)} ({file}:{source.line(place)})")
-    data = checked.model_dump(by_alias=True, exclude_unset=True)
-    return Layer(source, data=data, bad=frozenset(bad))
+            mistakes.append((tuple(map(str, place)), Problem(source.file, source.line(place), text)))
+        section = _best_of(_without(source.data, bad), model)
+    for place in _unused(section):
+        notes.append(f"not needed: {dotted(place)} ({source.file}:{source.line(place)})")
+    return Layer(source, data=section.model_dump(by_alias=True, exclude_unset=True), mistakes=tuple(mistakes))
 
 
 def _best_of(data: Any, model: type[BaseModel]) -> BaseModel:
@@ -134,6 +149,8 @@ def _unused(model: BaseModel, at: Key = ()) -> Iterator[Key]:
         if name not in model.model_fields_set:
             continue
         value = getattr(model, name)
+        if name == "auto_table":
+            yield from ((*at, key, number) for number, one in enumerate(value) if one not in AUTO_TABLE)
         if NOT_NEEDED in type(model).model_fields[name].metadata:
             yield (*at, key)
         elif isinstance(value, BaseModel):

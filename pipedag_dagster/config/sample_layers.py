@@ -50,15 +50,19 @@ def place_of(path: Key, layers: Iterable[Layer]) -> tuple[Layer, Key] | None:
     return None
 
 
-def inherited(layers: Sequence[Layer], own: Sequence[Layer], rows: int | None) -> tuple[Layer, ...]:
+def inherited(
+    layers: Sequence[Layer], own: Sequence[Layer], upper: Sequence[Layer], rows: int | None
+) -> tuple[Layer, ...]:
     """The layers of an instance, as an instance within it inherits them: only what they say about samples.
 
     Args:
         own: the layers of the instance that inherits. What both share is not repeated.
+        upper: those of them that lie above what is inherited.
         rows: the default of the wider instance, where its attrs say it.
     """
     shared = {(layer.source.file, layer.at) for layer in own}
-    says_rows = any(own[-1].get(key) is not None for key in (("sample", "rows"), ("attrs", "copy_filter_cnt")))
+    keys = (("sample", "rows"), ("attrs", "copy_filter_cnt"))
+    says_rows = any(layer.get(key) is not None for layer in upper for key in keys)
     result = []
     for layer in layers:
         if (layer.source.file, layer.at) in shared or layer.below:

@@ -12,12 +12,11 @@ from pipedag_dagster.errors import Problem, did_you_mean
 _COPY = ("copy_source", "copy_per_user")
 
 
-def nested_samples(drafts: Mapping[str, Draft], problems: list[Problem]) -> dict[str, Draft]:
-    """The instances, each with what it inherits from the one that it is within. Mistakes are added to `problems`."""
+def nested_sample(name: str, drafts: Mapping[str, Draft], problems: list[Problem]) -> Draft:
+    """An instance with what it inherits from the one that it is within. Mistakes are added to `problems`."""
     done: dict[str, Draft] = {}
-    for name in drafts:
-        _nest(name, drafts, done, problems, ())
-    return {name: done[name] for name in drafts}
+    _nest(name, drafts, done, problems, ())
+    return done[name]
 
 
 def _nest(
@@ -36,8 +35,9 @@ def _nest(
     _nest(wider, drafts, done, problems, (*inner, name))
     outer = done[wider]
     rows = outer.section.default_rows if outer.section.sample.rows is None else None
-    *lower, own = draft.layers
-    done[name] = replace(draft, layers=(*lower, *inherited(outer.layers, draft.layers, rows), own))
+    own = max(number for number, layer in enumerate(draft.layers) if layer.get(("sample", "within")) is not None)
+    lower, upper = draft.layers[:own], draft.layers[own:]
+    done[name] = replace(draft, layers=(*lower, *inherited(outer.layers, draft.layers, upper, rows), *upper))
 
 
 def _mistakes(draft: Draft, drafts: Mapping[str, Draft], inner: tuple[str, ...]) -> Iterator[Problem]:

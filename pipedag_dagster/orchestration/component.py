@@ -30,6 +30,9 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         description="The configuration, relative to the folder of this file: a YAML file, or a folder of them. Without "
         "it: PIPEDAG_CONFIG, else `instances/` or `pipedag.yaml` here or in a folder above.",
     )
+    flow_name: str | None = Field(
+        default=None, description="The name of the flow whose settings in the configuration (`flows:`) are added."
+    )
     per_user: bool = Field(default=False, description="One instance for each user.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
@@ -40,7 +43,9 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
             WiringError: the flow cannot run as it is wired.
         """
         config = find_config(context.path) if self.config is None else context.path / self.config
-        return build_definitions(_function(self.flow), config, instance=self.instance, per_user=self.per_user)
+        return build_definitions(
+            _function(self.flow), config, instance=self.instance, flow=self.flow_name, per_user=self.per_user
+        )
 
 
 def _function(reference: str) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ def build_definitions(
     config: str | Path | PipedagConfig | None = None,
     *,
     instance: str,
+    flow: str | None = None,
     per_user: bool = False,
     translator: PipedagTranslator | None = None,
     assets: Sequence[dg.AssetsDefinition] = (),
@@ -47,6 +48,7 @@ def build_definitions(
             `instances/` or `pipedag.yaml` in the working directory or above it, else in the folder of the file of
             `build` or above it. A relative path is looked up in the same places.
         instance: the name of the instance in the configuration.
+        flow: the flow whose settings in the configuration (`flows:`) are added.
         per_user: one instance for each user.
         translator: changes what Dagster shows about each table.
         assets: plain Dagster assets. Their keys become `[instance_id, stage, table]`; the stage is the asset's group
@@ -65,8 +67,20 @@ def build_definitions(
         full, midi = (build_definitions(build, "instances", instance=name) for name in ("full", "midi"))
     """
     files = config if isinstance(config, PipedagConfig) else PipedagConfig(_config_path(config, build))
-    chosen = files.get(instance, per_user)
-    return define(chosen, [] if build is None else built(build, chosen), translator, assets, build)
+    chosen = files.get(instance, flow, per_user)
+    flows = [] if build is None else built(build, chosen)
+    _refuse_unread_settings(chosen, flows)
+    return define(chosen, flows, translator, assets, build)
+
+
+def _refuse_unread_settings(instance: ConfigContext, flows: Sequence[FlowGraph]) -> None:
+    own = {each.name for each in flows} & set(instance.files.files.flow_names) - {instance.config.flow}
+    if own:
+        name = min(own)
+        raise ConfigError(
+            f"{instance.files.path} has settings for the flow {name!r} (flows.{name}), but the instance was chosen "
+            f"without them. Write build_definitions(…, instance={instance.config.name!r}, flow={name!r})."
+        )
 
 
 def _config_path(config: str | Path | None, build: Build | None) -> str | Path | None:

@@ -29,8 +29,8 @@ caller_releases: ContextVar[bool] = ContextVar("caller_releases", default=False)
 
 
 @functools.cache
-def _load(config: str, instance: str, per_user: bool) -> ConfigContext:
-    return PipedagConfig(config).get(instance, per_user)
+def _load(config: str, instance: str, flow: str | None, per_user: bool) -> ConfigContext:
+    return PipedagConfig(config).get(instance, flow, per_user)
 
 
 class InstanceResource(dg.ConfigurableResource[Any]):
@@ -42,6 +42,7 @@ class InstanceResource(dg.ConfigurableResource[Any]):
 
     config_path: str = Field(description="The pipeline's configuration: a YAML file, or a folder of them.")
     instance: str = Field(description="Name of the instance in the configuration.")
+    flow: str | None = Field(default=None, description="The flow whose settings in the configuration count.")
     per_user: bool = Field(default=False, description="One instance for each user.")
     cache_validation_mode: str | None = Field(
         default=None, description=f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}."
@@ -69,7 +70,7 @@ class InstanceResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigError: the configuration is wrong.
         """
-        return _load(str(Path(self.config_path).absolute()), self.instance, self.per_user)
+        return _load(str(Path(self.config_path).absolute()), self.instance, self.flow, self.per_user)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the fields that say which instance it is; nothing of this process is in it. (Dagster's own
@@ -143,6 +144,8 @@ def bound_resource(
         "instance": config.name,
         "per_user": config.per_user,
     }
+    if config.flow is not None:
+        bound["flow"] = config.flow
     fields: dict[str, Any] = {
         name: (type(value), Field(value, description=InstanceResource.model_fields[name].description))
         for name, value in bound.items()

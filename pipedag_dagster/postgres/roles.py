@@ -28,7 +28,7 @@ def statements(files: ConfigFiles) -> list[str]:
             found += _owner(config, config.role)
     for config in configs:
         if config.role is not None and config.copy_source is not None:
-            source = files.instance(config.copy_source, config.copy_per_user)
+            source = files.instance(config.copy_source, config.flow, config.copy_per_user)
             if source.role is None:
                 raise ConfigError(f"{config.name!r} has a role, but its copy_source {config.copy_source!r} has none.")
             found += _reader(source.role, config.role)
