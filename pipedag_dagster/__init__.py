@@ -4,7 +4,7 @@ This is the whole public API. What a user does about an error is in `pipedag_dag
 """
 
 from pipedag_dagster.cache_functions import environment, file_content, table_content
-from pipedag_dagster.context import ConfigContext, PipedagConfig
+from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
@@ -35,6 +35,7 @@ __all__ = [
     "TableProps",
     "View",
     "build_definitions",
+    "create_basic_pipedag_config",
     "environment",
     "file_content",
     "input_stage_versions",

@@ -7,6 +7,8 @@ frame: add it here, and teach `data.frames` to convert it to Arrow and back.
 from __future__ import annotations
 
 import enum
+import sys
+from collections.abc import Iterable
 
 from pipedag_dagster.errors import did_you_mean
 
@@ -28,6 +30,9 @@ DATA = frozenset({FrameType.PANDAS, FrameType.POLARS, FrameType.POLARS_LAZY, Fra
 
 READABLE = "pd.DataFrame, sa.Table, pa.Table, pl.DataFrame, pl.LazyFrame"
 """The types that `input_type=` takes, for messages."""
+
+DTYPE_BACKENDS = ("nullable", "numpy", "arrow")
+"""The dtypes that pandas DataFrames can be read with. The first two are the same: pandas' own types that know NULL."""
 
 # Classes move between the modules of their package, which differ between pandas 2 and 3: the package is enough.
 _BY_CLASS = {f"{name.partition('.')[0]}.{name.rpartition('.')[2]}": name for name in FrameType}
@@ -68,6 +73,21 @@ def table_class(name: str) -> str:
     if "." not in name or package in {known.partition(".")[0] for known in _BY_CLASS}:
         raise ValueError(f"unknown class {name!r}.{did_you_mean(name, [each.value for each in FrameType])}")
     return name
+
+
+def is_named(cls: type, names: Iterable[str]) -> bool:
+    """Whether a class, or a base of it, has one of the names: where it is defined, or where an imported module has it.
+
+    >>> is_named(dict, ["builtins.dict"]), is_named(dict, ["my_package.Model"])
+    (True, False)
+    """
+
+    def is_one(name: str) -> bool:
+        module, _, attribute = name.rpartition(".")
+        other = getattr(sys.modules.get(module), attribute, None)
+        return any(other is base or name == f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)
+
+    return any(map(is_one, names))
 
 
 def data_type(cls: object) -> FrameType | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -17,6 +17,7 @@ from pipedag_dagster.config.layers import Layer, get, merge, nested
 from pipedag_dagster.config.placeholders import PLACEHOLDER
 from pipedag_dagster.config.sample_layers import merged_sample, place_of
 from pipedag_dagster.config.sections import ANY, Sections
+from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES, is_foreign, unknown_store
 from pipedag_dagster.errors import Problem, did_you_mean
 
 _Automated = TypeVar("_Automated", bound=Automation)
@@ -90,6 +91,10 @@ def mistakes(draft: Draft, sections: Sections, others: Iterable[Draft]) -> Itera
     Args:
         others: the drafts of the other instances.
     """
+    foreign = [*_foreign_stores(draft)]
+    if foreign:  # its other keys mean nothing here
+        yield from foreign
+        return
     written = [problem for layer in draft.layers for problem in layer.problems]
     yield from written
     unknown = [*_unknown_references(draft, sections)]
@@ -104,6 +109,16 @@ def mistakes(draft: Draft, sections: Sections, others: Iterable[Draft]) -> Itera
         yield from _shared_schemas(draft, others)
 
 
+def _foreign_stores(draft: Draft) -> Iterator[Problem]:
+    """Stores that this package does not have, by class or by url."""
+    for store, known in (("table_store", TABLE_STORES), ("blob_store", BLOB_STORES)):
+        message = unknown_store(get(draft.data, (store, "class")) or known[0], known)
+        if message is not None:
+            yield draft.problem((store, "class"), message)
+    if is_foreign(draft.data.get("table_store") or {}):
+        yield from _url_mistakes(draft)
+
+
 def no_instance(path: Path) -> Problem:
     """Nothing is written about any instance."""
     advice = f"a file for each, like {path / 'full.yaml'}" if path.is_dir() else "`instances: {full: {}}`"
@@ -112,10 +127,12 @@ def no_instance(path: Path) -> Problem:
 
 def _url_mistakes(draft: Draft) -> Iterator[Problem]:
     url = draft.section.table_store.args.url
+    if url is None and is_foreign(draft.data.get("table_store") or {}):
+        return
     if url is None:
         advice = f'Write `table_store: {{args: {{url: "{EXAMPLE}"}}}}`, or `url: embedded`.'
         yield draft.problem(URL, f"the instance {draft.name!r} has no database. {advice}")
-    elif not PLACEHOLDER.search(url):
+    elif is_foreign({"args": {"url": url}}) or not PLACEHOLDER.search(url):
         try:
             database_url(url)
         except ValueError as error:

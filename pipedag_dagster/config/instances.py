@@ -18,7 +18,7 @@ from typing import Any
 from pipedag_dagster import names
 from pipedag_dagster.config import in_memory
 from pipedag_dagster.config.database_url import DatabaseUrl, database_url
-from pipedag_dagster.config.drafts import ANY, Draft, attr_notes, draft, mistakes, no_instance, switched_on
+from pipedag_dagster.config.drafts import Draft, attr_notes, draft, mistakes, no_instance, switched_on
 from pipedag_dagster.config.instance_config import COPY_ATTRS, ExecutorConfig, InstanceConfig, WiderSample
 from pipedag_dagster.config.keys import (
     ARGS,
@@ -33,7 +33,7 @@ from pipedag_dagster.config.keys import (
 )
 from pipedag_dagster.config.layers import get
 from pipedag_dagster.config.placeholders import Filler, user_name
-from pipedag_dagster.config.sections import in_order, sections_of, shared_problems
+from pipedag_dagster.config.sections import ANY, in_order, sections_of, shared_problems
 from pipedag_dagster.config.within import nested_sample
 from pipedag_dagster.errors import ConfigError, InvalidName, MissingVariable, Problem, UnknownInstance, did_you_mean
 

@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
 from pipedag_dagster.config.sample import Sample
 from pipedag_dagster.config.section import Keys
-from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES, is_foreign, store_class
+from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES, is_foreign
 from pipedag_dagster.errors import did_you_mean
-from pipedag_dagster.frame_types import FrameType, table_class
+from pipedag_dagster.frame_types import DTYPE_BACKENDS, FrameType, table_class
 
 Key: TypeAlias = tuple[str | int, ...]
 ARGS: Key = ("table_store", "args")
@@ -67,9 +67,6 @@ class MaterializationDetails(Keys):
     """How the tables under one label are stored. The keys of other databases are not known here."""
 
     unlogged: bool | None = None
-
-
-DTYPE_BACKENDS = ("nullable", "numpy", "arrow")
 
 
 def _dtype_backend(name: str) -> str:
@@ -129,7 +126,7 @@ class _Store(Keys):
 
 
 class _TableConnection(_Store):
-    class_: Annotated[str, store_class(TABLE_STORES)] = Field(default=TABLE_STORES[0], alias="class")
+    class_: str = Field(default=TABLE_STORES[0], alias="class")
     args: _TableArgs = _TableArgs()
     hook_args: HookArgs = HookArgs()
     local_table_cache: _Unused = None
@@ -162,7 +159,7 @@ class _BlobArgs(Keys):
 
 
 class _BlobConnection(_Store):
-    class_: Annotated[str, store_class(BLOB_STORES)] = Field(default=BLOB_STORES[0], alias="class")
+    class_: str = Field(default=BLOB_STORES[0], alias="class")
     args: _BlobArgs = _BlobArgs()
 
 

@@ -56,11 +56,11 @@ class Sections:
 
     @staticmethod
     def _named(sections: Mapping[str, Layer], name: str | None) -> list[Layer]:
-        return [sections[name]] if name in sections else []
+        return [sections[name]] if name is not None and name in sections else []
 
     def instance_names(self, flow: str | None = None) -> list[str]:
         """The instances that are written, also those that only a flow has."""
-        flows = [self.flows[name] for name in dict.fromkeys((ANY, flow)) if name in self.flows]
+        flows = [section for name in dict.fromkeys((ANY, flow)) for section in self._named(self.flows, name)]
         in_flows = (name for section in flows for name in get(section.data, ("instances",)) or {})
         return [name for name in dict.fromkeys((*self.own, *in_flows)) if name != ANY]
 

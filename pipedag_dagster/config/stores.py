@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import AfterValidator
-
 TABLE_STORES = (
     "pipedag_dagster.PostgresStore",
     "pydiverse.pipedag.backend.table.SQLTableStore",
@@ -25,18 +23,14 @@ BLOB_STORES = (
 )
 
 
-def store_class(known: tuple[str, ...]) -> AfterValidator:
-    """A class that must be one of the stores of this package. Classes are never imported by their names, so a
+def unknown_store(name: str, known: tuple[str, ...]) -> str | None:
+    """Why a class is not a store of this package; None if it is one. Classes are never imported by their names, so a
     configuration file cannot run code."""
-
-    def check(name: str) -> str:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.95)
-            advice = f"Did you mean {close[0]!r}?" if close else f"It has {known[0]!r}, also called {known[1]!r}."
-            raise ValueError(f"this package has no store {name!r}. {advice}")
-        return name
-
-    return AfterValidator(check)
+    if name in known:
+        return None
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.95)
+    advice = f"Did you mean {close[0]!r}?" if close else f"It has {known[0]!r}, also called {known[1]!r}."
+    return f"this package has no store {name!r}. {advice}"
 
 
 def is_foreign(section: Mapping[Any, Any]) -> bool:

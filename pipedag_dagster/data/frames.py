@@ -98,7 +98,7 @@ def content_version(table: pa.Table) -> str:
     return str(version.hexdigest())
 
 
-def write(uri: str, schema: str, name: str, table: pa.Table) -> int:
+def write(uri: str, schema: str, name: str, table: pa.Table, *, create: str = "CREATE TABLE") -> int:
     """Make the table `schema.name` of a canonical one, in a transaction of its own: whoever sees the table sees its
     rows. Returns their number.
 
@@ -110,7 +110,7 @@ def write(uri: str, schema: str, name: str, table: pa.Table) -> int:
     """
     with adbc.connect(uri) as connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit = off")  # nobody sees it yet (see Database.begin)
-        cursor.execute(f"CREATE TABLE {quote(schema, name)} ({_ddl(table.schema)})")
+        cursor.execute(f"{create} {quote(schema, name)} ({_ddl(table.schema)})")
         rows = cursor.adbc_ingest(name, table, mode="append", db_schema_name=schema)
         connection.commit()
     return int(rows)
@@ -176,6 +176,17 @@ def read_table(
             [_explained(what, column.name, column.arrow) for column in columns], [column.name for column in columns]
         )
     return _polars([(column.name, _explained(what, column.name, column.plain)) for column in columns], frame_type)
+
+
+def arrow_backed(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as a pandas DataFrame whose columns stay in Arrow.
+
+    >>> arrow_backed(pa.table({"id": [1, None]})).dtypes["id"]
+    int64[pyarrow]
+    """
+    frame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    assert isinstance(frame, pd.DataFrame)
+    return frame
 
 
 def _explained(what: str, column: str, convert: Callable[[], Any]) -> Any:

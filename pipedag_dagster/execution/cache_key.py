@@ -13,12 +13,13 @@ from weakref import WeakKeyDictionary
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.catalog.reason import NEW, Reason, ReasonKind
-from pipedag_dagster.config.instances import CacheMode, CacheValidation
+from pipedag_dagster.config.instances import CacheMode, CacheValidation, InstanceConfig
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.fingerprint.fingerprint import content_hash, fingerprint, libraries
 from pipedag_dagster.fingerprint.module_origin import public_name
+from pipedag_dagster.frame_types import FrameType, data_type
 from pipedag_dagster.graph.flow import TaskCall
 
 log = logging.getLogger(__name__)
@@ -174,6 +175,18 @@ def argument_hashes(call: TaskCall) -> dict[str, str]:
     return {name: content_hash(value, f"{call}: argument {name!r}") for name, value in call.arguments.items()} | {
         name: content_hash(value) for name, value in options.items() if value is not None
     }
+
+
+def dtypes(call: TaskCall, config: InstanceConfig) -> dict[str, str]:
+    """The dtypes of the pandas DataFrames that a task gets, where they are not the usual ones."""
+    kind = call.task.input_type
+    is_pandas = kind is None or data_type(kind) is FrameType.PANDAS
+    return {"dtype backend": "arrow"} if is_pandas and is_arrow_backed(call, config) else {}
+
+
+def is_arrow_backed(call: TaskCall, config: InstanceConfig) -> bool:
+    """Whether the pandas DataFrames that a task gets have columns of Arrow: by its own choice, or its instance's."""
+    return (call.task.dtype_backend or config.dtype_backend) == "arrow"
 
 
 class Arguments(Protocol):

@@ -65,6 +65,7 @@ class Decider:
             wanted = key.task_key if ignore else key.cache_key
             staged = self.store.records.find(call.stage.name, wanted, with_cache_value=not ignore)
             tables = cache_key.usable(staged, key, self.validation)
+        tables = [table for table in tables if not self.store.reader.is_lost(table)]
         # The flow may have been wired in another way when they were made, and then an output may be missing.
         return tables if set(call.assets) <= {table.asset for table in tables} else []
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import chain, count
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.data import json_values
+from pipedag_dagster.data import frames, json_values
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
+from pipedag_dagster.execution.cache_key import is_arrow_backed
 from pipedag_dagster.execution.call_outputs import CallOutputs
+from pipedag_dagster.frame_types import FrameType, data_type
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
 from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.sampling.copies import copied_from
@@ -215,8 +218,20 @@ class Arguments:
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
         shape = self.shapes and table.in_database
-        value = store.reader.shape(table) if shape else store.read(table, self.call.task.input_type)
+        value = store.reader.shape(table) if shape else self._value(store, table)
         return self._with_alias_of_its_own(value) if isinstance(value, sa.Alias) else value
+
+    def _value(self, store: TableStore, table: TableVersion) -> Any:
+        kind = self.call.task.input_type
+        is_pandas = kind is None or data_type(kind) is FrameType.PANDAS
+        if not (is_pandas and table.in_database):
+            return store.read(table, kind)
+        if is_arrow_backed(self.call, self.inputs.instance.config):
+            frame = frames.arrow_backed(store.read(table, pa.Table))
+        else:
+            frame = store.read(table, kind)
+        frame.attrs["name"] = table.name
+        return frame
 
     def _with_alias_of_its_own(self, table: sa.Alias) -> sa.FromClause:
         """Two inputs may have one name, as `raw.orders` and `clean.orders`: in a join the second is `orders_2`."""

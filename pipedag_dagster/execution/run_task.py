@@ -101,7 +101,8 @@ class TaskRunner:
         # A lazy task is called in every run, so it does not matter what it has read.
         with observe() if covered is not None else nullcontext() as observation:
             returned = call.task.fn(*args, **kwargs)  # the user's function
-            result = unpack(call, returned, self.instance.config.auto_table)
+            config = self.instance.config
+            result = unpack(call, returned, config.auto_table, config.auto_blob, config.unlogged)
         if covered is not None and observation is not None:
             result = replace(result, observed=observed.of_call(call, observation, covered))
         scripts = any(isinstance(output, ScriptOutput) for output in result.outputs)
@@ -114,7 +115,7 @@ class TaskRunner:
         parts: dict[str, Any] = {
             "task": call.name,
             "code": None if call.task.lazy else cache_key.task_code_version(call),
-            "arguments": cache_key.argument_hashes(call),
+            "arguments": cache_key.argument_hashes(call) | cache_key.dtypes(call, self.instance.config),
             "inputs" if source is None else "source": {name: table.data_version for name, table in inputs.items()}
             | self.inputs.around(call),
         }

@@ -176,6 +176,7 @@ class OutputWriter:
         parts: Mapping[str, Any] | None = None,
     ) -> None:
         reader = self.keyed.source or self.store
+        unlogged = {"parts": {"unlogged": True}} if constraints.unlogged and table.kind is OutputKind.table else {}
         self._add(
             output,
             table.kind,
@@ -191,6 +192,7 @@ class OutputWriter:
             notes=[]
             if isinstance(output, ScriptOutput)
             else query_notes(self.keyed, self.store, output.slot.asset, query),
+            **unlogged,
         )
 
     def _add(self, output: TaskOutput, kind: OutputKind, data_version: str, **details: Any) -> None:

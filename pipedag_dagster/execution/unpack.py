@@ -24,7 +24,7 @@ from pipedag_dagster.execution.task_outputs import (
     ViewOutput,
 )
 from pipedag_dagster.fingerprint.fingerprint import content_hash
-from pipedag_dagster.frame_types import types_of
+from pipedag_dagster.frame_types import is_named, types_of
 from pipedag_dagster.graph.flow import Path, Slot, TaskCall
 from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
 from pipedag_dagster.names import table_name
@@ -37,14 +37,24 @@ _HASHED = 4_000_000
 """Bytes. Blobs up to this size are compared by their content, larger ones by their bytes."""
 
 
-def unpack(call: TaskCall, value: Any, auto_table: tuple[str, ...]) -> TaskOutputs:
+def unpack(
+    call: TaskCall,
+    value: Any,
+    auto_table: tuple[str, ...],
+    auto_blob: tuple[str, ...] = (),
+    unlogged: Mapping[str, bool] | None = None,
+) -> TaskOutputs:
     """The outputs in what `call` returned.
+
+    Args:
+        auto_table, auto_blob: the classes whose objects become tables and blobs without `Table(…)` and `Blob(…)`.
+        unlogged: whether tables are unlogged, by their label of materialization details.
 
     Raises:
         UnstorableResult: they are not as many as declared, not named as declared, or not storable; or two of them
             have the same name.
     """
-    unpacking = _Unpacking(call, auto_table, {slot.path: slot for slot in call.slots})
+    unpacking = _Unpacking(call, auto_table, {slot.path: slot for slot in call.slots}, auto_blob, unlogged or {})
     try:
         value, unpacking.positions = _declared(call, value)
         shape = unpacking.node(value, ())
@@ -161,6 +171,8 @@ class _Unpacking:
     call: TaskCall
     auto_table: tuple[str, ...]
     slots: Mapping[Path, Slot]
+    auto_blob: tuple[str, ...] = ()
+    unlogged: Mapping[str, bool] = field(default_factory=dict)
     positions: Mapping[int | str, int] = field(default_factory=dict)
     outputs: list[TaskOutput] = field(default_factory=list)
 
@@ -195,6 +207,8 @@ class _Unpacking:
 
     def _leaf(self, value: Any, path: Path) -> TaskOutput | None:
         """The output for `value`; None when `value` is part of a larger value."""
+        if self.auto_blob and is_named(type(value), self.auto_blob):
+            value = Blob(value)
         view = value.obj if isinstance(value, Table) else value
         if not _is_output(value):
             return None
@@ -207,7 +221,7 @@ class _Unpacking:
         if isinstance(view, View):
             return self._view(value, view, slot)
         table = storable(self._allowed(value, slot), f"{self.call.stage.name}.{slot.asset}", f"{self.call} returned")
-        constraints = Constraints(table.primary_key, table.indexes, table.non_nullable)
+        constraints = self._constraints(table)
         if isinstance(table.obj, sa.ClauseElement):
             return QueryTable(
                 slot,
@@ -216,6 +230,16 @@ class _Unpacking:
                 sql_text.render(table.obj, f"{self.call.stage.name}.{slot.asset}"),
             )
         return FrameTable(slot, self._name(table, slot), constraints, table.obj, self.call.stage.name)
+
+    def _constraints(self, table: Table) -> Constraints:
+        label = table.materialization_details or self.call.stage.materialization_details or ""
+        if label and label not in self.unlogged:
+            known = [name for name in self.unlogged if name]
+            raise UnstorableResult(
+                f"{self.call}: the configuration has no materialization_details {label!r}.{did_you_mean(label, known)}"
+            )
+        unlogged = self.unlogged.get(label, False)
+        return Constraints(table.primary_key, table.indexes, table.non_nullable, unlogged)
 
     def _view(self, value: Any, view: View, slot: Slot) -> ViewOutput:
         what = f"{self.call} returned View(…) for {self.call.stage.name}.{slot.asset}"

@@ -24,6 +24,7 @@ class StageCalls:
 
     name: str
     calls: list[TaskCall]
+    materialization_details: str | None
     flow: Named
     """The flow that the stage belongs to."""
 

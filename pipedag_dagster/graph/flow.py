@@ -48,6 +48,7 @@ class Stage(StageCalls, _Wired):
 
     Args:
         name: letters, digits and `_`, case-insensitive.
+        materialization_details: as for `Table`, for all tables of the stage that have none of their own.
 
     Raises:
         WiringError: it is opened outside of a flow, or a second time, or the flow has another stage of this name.
@@ -56,8 +57,9 @@ class Stage(StageCalls, _Wired):
     flow: FlowGraph
 
     @known_options()
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, materialization_details: str | None = None) -> None:
         self.name = stage_name(name)
+        self.materialization_details = materialization_details
         self.calls: list[TaskCall] = []
         self._counts: Counter[str] = Counter()  # calls of each task
         self._opened_at: str | None = None

@@ -23,6 +23,8 @@ class Table:
         primary_key: column or columns; checked and enforced by the database.
         indexes: a column, or a list of columns, for each index; made after the data is loaded.
         non_nullable: columns that must not be NULL; checked and enforced by the database.
+        materialization_details: a label of `table_store.args.materialization_details` in the configuration, which says
+            whether the table is unlogged.
 
     Raises:
         WiringError: a column is not a text, or is named twice.
@@ -41,6 +43,7 @@ class Table:
         primary_key: str | Sequence[str] | None = None,
         indexes: Sequence[str | Sequence[str]] = (),
         non_nullable: str | Sequence[str] = (),
+        materialization_details: str | None = None,
     ) -> None:
         self.obj = obj
         self.name = name
@@ -48,6 +51,7 @@ class Table:
         listed = (indexes,) if isinstance(indexes, str) else indexes
         self.indexes = tuple(_column_names("indexes", columns) for columns in listed)
         self.non_nullable = _column_names("non_nullable", non_nullable)
+        self.materialization_details = materialization_details
 
     def content_for_hash(self) -> tuple[Any, ...]:
         return (self.obj, self.name, self.primary_key, self.indexes, self.non_nullable)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Unpack, cast, overload
 
-from pipedag_dagster.errors import WiringError
-from pipedag_dagster.frame_types import READABLE, is_readable
+from pipedag_dagster.errors import WiringError, did_you_mean
+from pipedag_dagster.frame_types import DTYPE_BACKENDS, READABLE, FrameType, data_type, is_readable
 from pipedag_dagster.graph.cache_option import combined
 from pipedag_dagster.graph.description import DescriptionOptions, TableDescription
 from pipedag_dagster.graph.nested import parts
@@ -27,7 +27,7 @@ class Handle:
 
 class _Options(DescriptionOptions, total=False):
     outputs: Sequence[str] | None
-    input_type: type | None
+    input_type: type | tuple[type, str] | None
     cache: Callable[..., Any] | Sequence[Callable[..., Any]] | None
     lazy: bool
     version: str | None
@@ -73,7 +73,7 @@ class Task:
         self.version: str | None = given.get("version")
         self.cache: Callable[..., Any] | None = combined(given.get("cache"))
         self.lazy: bool = given.get("lazy", False)
-        self.input_type: type | None = given.get("input_type")
+        self.input_type, self.dtype_backend = _input_type(given.get("input_type"))
         self.allow_fresh_input: bool = given.get("allow_fresh_input", False)
         self.from_source = from_source
         self.pass_args: tuple[str, ...] = given.get("pass_args", ())
@@ -103,6 +103,9 @@ class Task:
             raise self._error(f"nout must be a whole number of at least 1, not {nout!r}.")
 
     def _check_values(self) -> None:
+        if self.dtype_backend is not None and self.dtype_backend not in DTYPE_BACKENDS:
+            hint = did_you_mean(str(self.dtype_backend), DTYPE_BACKENDS)
+            raise self._error(f"there is no dtype backend {self.dtype_backend!r}.{hint}")
         if self.input_type is not None and not is_readable(self.input_type):
             raise self._error(f"tables cannot be read as input_type={self.input_type!r}. Known: {READABLE}.")
         if not isinstance(self.version, str | None):
@@ -137,6 +140,13 @@ class Task:
         return f"<task {self.name}>"
 
 
+def _input_type(given: Any) -> tuple[type | None, str | None]:
+    """The class of the inputs, and the dtypes that are chosen for pandas: `(pd.DataFrame, "arrow")`."""
+    if isinstance(given, tuple) and len(given) == 2 and data_type(given[0]) is FrameType.PANDAS:
+        return given
+    return given, None
+
+
 @overload
 def materialize(fn: Callable[..., Any], /) -> Task: ...
 @overload
@@ -156,7 +166,8 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskO
             it names, and returns any value with a stable content; another value means fresh input.
         lazy: the task runs every time, because it only builds a query (or a plan of polars), which is compared.
         input_type: how inputs arrive: `pd.DataFrame`, `sa.Table` (an alias to build queries on), also
-            `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`.
+            `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`. `(pd.DataFrame, "arrow")` gives columns that stay
+            in Arrow; with "numpy" or "nullable", or alone, integers that may be NULL are `Int64`.
         allow_fresh_input: the task may read fresh input even where `cache_validation.mode` is
             `assert_no_fresh_input`.
         description: of the table, in Markdown; without it, the docstring.

@@ -54,6 +54,8 @@ class TableReader:
             return self._blobs().load(table.stage, table.file, what)
         if table.kind is OutputKind.value:
             return json_values.decode(table.value, lambda part: _refuse_part(what, part))
+        if self.is_lost(table):
+            raise NotMaterialized(f"{what} is unlogged, and empty since a crash of the server. Run its stage again.")
         if kind is not None and issubclass(kind, sa.FromClause):
             reflected = self.reflect(table)
             return reflected.alias(table.name) if where is None else _rows(reflected, where).subquery(table.name)
@@ -64,6 +66,14 @@ class TableReader:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table) from None
             raise
+
+    def is_lost(self, table: TableVersion) -> bool:
+        """Whether a table is unlogged, and a crash of the server has emptied it."""
+        if not table.parts.get("unlogged") or not table.rows or not table.in_database:
+            return False
+        with self.database.transaction(read_only=True) as connection:
+            row = connection.execute(f"SELECT EXISTS (SELECT FROM {self._name(table)})".encode()).fetchone()
+        return row == (False,)
 
     def shape(self, table: TableVersion) -> Any:
         """A table version as a polars LazyFrame without rows, whose plan names the physical table."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import adbc_driver_manager
@@ -38,11 +38,20 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Constraints:
-    """What the database is to enforce and to index."""
+    """What the database is to enforce and to index, and how it keeps the table.
+
+    An `unlogged` table is written faster, and empty after a crash of the server. Its rows are the same, so `unlogged`
+    is not part of the identity of a result, which is made of the `repr`.
+    """
 
     primary_key: tuple[str, ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
     non_nullable: tuple[str, ...] = ()
+    unlogged: bool = field(default=False, repr=False)
+
+    @property
+    def create(self) -> str:
+        return "CREATE UNLOGGED TABLE" if self.unlogged else "CREATE TABLE"
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def from_frame(
     arrow = content.arrow
     try:
         with database.told():
-            rows = frames.write(database.uri, schema, name, arrow)
+            rows = frames.write(database.uri, schema, name, arrow, create=constraints.create)
     except adbc_driver_manager.Error as error:
         if error.sqlstate not in [limit.sqlstate for limit in _LIMITS]:
             raise
@@ -110,7 +119,7 @@ def from_query(
     """
     with database.transaction(staging=True) as connection:
         with explained(what, name, query), user_sql.contained(connection, database, str(what), schema, name):
-            rows = user_sql.run(connection, f"CREATE TABLE {quote(schema, name)} AS\n{query}").rowcount
+            rows = user_sql.run(connection, f"{constraints.create} {quote(schema, name)} AS\n{query}").rowcount
         ordered = is_ordered(query)
         return measure(connection, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
 
@@ -138,6 +147,8 @@ def from_elsewhere(
     with source.transaction(read_only=True) as reader, database.transaction(staging=True) as writer:
         with explained(what, name, query):
             rows = stream(reader, query, writer, table)
+            if constraints.unlogged:
+                writer.execute(f"ALTER TABLE {table} SET UNLOGGED".encode())
         ordered = is_ordered(query)
         return measure(writer, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
 

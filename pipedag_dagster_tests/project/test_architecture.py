@@ -104,6 +104,7 @@ def test_the_public_api_is_what_init_lists() -> None:
         "TableProps",
         "View",
         "build_definitions",
+        "create_basic_pipedag_config",
         "environment",
         "file_content",
         "input_stage_versions",
