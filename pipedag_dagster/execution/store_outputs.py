@@ -176,7 +176,7 @@ class OutputWriter:
         parts: Mapping[str, Any] | None = None,
     ) -> None:
         reader = self.keyed.source or self.store
-        unlogged = {"parts": {"unlogged": True}} if constraints.unlogged and table.kind is OutputKind.table else {}
+        unlogged = {"unlogged": True} if constraints.unlogged and table.kind is OutputKind.table else {}
         self._add(
             output,
             table.kind,
@@ -187,12 +187,11 @@ class OutputWriter:
             indexes=constraints.indexes,
             rows=table.rows,
             bytes=table.bytes,
-            parts=parts or {},
+            parts=dict(parts or {}) | unlogged,
             query=None if query is None else with_view_names(query, reader, self.keyed.inputs.values()),
             notes=[]
             if isinstance(output, ScriptOutput)
             else query_notes(self.keyed, self.store, output.slot.asset, query),
-            **unlogged,
         )
 
     def _add(self, output: TaskOutput, kind: OutputKind, data_version: str, **details: Any) -> None:
