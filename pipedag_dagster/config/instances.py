@@ -116,8 +116,7 @@ class ConfigFiles:
         return self._drafts[name, flow]
 
     def _nested(self, name: str, flow: str | None) -> tuple[Draft, list[Problem]]:
-        """The draft of an instance, with what it inherits from the one that its sample is within; and what is wrong with
-        that."""
+        """The draft of an instance, with what it inherits from the one that its sample is within, and the mistakes."""
         problems: list[Problem] = []
         drafts = {other: self._draft(other, flow) for other in (*self._names(flow), name)}
         return nested_sample(name, drafts, problems), problems
