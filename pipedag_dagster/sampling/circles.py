@@ -7,28 +7,11 @@ an index.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from pipedag_dagster.names import quote
-from pipedag_dagster.sampling.children import cap_of
-from pipedag_dagster.sampling.rules import Relation, SampleSpec
+from pipedag_dagster.sampling.edges import Edge
+from pipedag_dagster.sampling.rules import SampleSpec
 from pipedag_dagster.sampling.work_tables import Why, WorkTables, equal, given
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Rows of `target` come along with rows of `origin`, by a relation: down to children, or up to parents."""
-
-    relation: Relation
-    down: bool
-
-    @property
-    def origin(self) -> str:
-        return self.relation.parent if self.down else self.relation.child
-
-    @property
-    def target(self) -> str:
-        return self.relation.child if self.down else self.relation.parent
 
 
 class Circles:
@@ -112,7 +95,7 @@ class Circles:
         if edge in self._filled or self._has_index(edge):
             return
         self._filled.add(edge)
-        keys, cap = self._keys(edge, of_target=True), cap_of(self.spec, edge.relation) if edge.down else None
+        keys, cap = self._keys(edge, of_target=True), edge.cap(self.spec)
         listed = ", ".join(keys)
         query = f"SELECT handle, {listed} FROM ({self.work.scan(edge.target)}) AS t WHERE {given('t', keys)}"
         if cap is not None:

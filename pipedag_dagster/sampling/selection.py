@@ -20,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipedag_dagster.names import literal, quote
-from pipedag_dagster.sampling.children import add_children, cap_of, is_chosen_by
-from pipedag_dagster.sampling.circles import Circles, Edge
+from pipedag_dagster.sampling.circles import Circles
 from pipedag_dagster.sampling.components import components
+from pipedag_dagster.sampling.edges import Edge
+from pipedag_dagster.sampling.loose_rows import add_loose_rows
 from pipedag_dagster.sampling.row_order import share_limit
 from pipedag_dagster.sampling.rules import All, Fraction, Nothing, Rows, SampleSpec, Where
 from pipedag_dagster.sampling.source_tables import Connection, SourceTable
@@ -63,7 +64,7 @@ class Selection:
         relations = [one for one in spec.relations if not isinstance(spec.rule(one.parent), Nothing)]
         down = [Edge(one, True) for one in spec.relations if not isinstance(spec.rule(one.child), Nothing)]
         both = [edge for edge in down if edge.relation.follow == "both"]
-        self._choosing = [edge for edge in down if is_chosen_by(spec, edge.relation) or edge in both]
+        self._choosing = [edge for edge in down if edge.is_chosen_by(spec) or edge in both]
         self._closing = [Edge(one, down=False) for one in relations] + both
         inside = [edge for edges in (self._choosing, self._closing) for _, _, one in self._parts(edges) for edge in one]
         self._circles = Circles(self._work, spec, inside)
@@ -157,10 +158,9 @@ class Selection:
         """Add everything that the edges lead to: from chosen rows (which makes it chosen), or from all."""
         for names, into, inside in self._parts(edges):
             for edge in into:
-                if why is Why.child and is_chosen_by(self.spec, edge.relation):
-                    add_children(self._work, self.spec, edge.relation)
-                if edge.relation.follow == "both" or not edge.down:
-                    self._step(edge, why)
+                self._step(edge, why)
+                if why is Why.child and edge.is_chosen_by(self.spec):
+                    add_loose_rows(self._work, self.spec, edge)
             if inside:
                 self._circle(names, inside, why)
 
@@ -171,11 +171,11 @@ class Selection:
         are rounds: as many as a way through any tables of the circle, with circles inside of it, could need.
         """
         self._circles.close(names, edges, why)
-        chosen = [edge.relation for edge in edges if edge.down and is_chosen_by(self.spec, edge.relation)]
+        chosen = [edge for edge in edges if edge.is_chosen_by(self.spec)]
         if why is Why.reference or not chosen:
             return
         for _ in range(2 * len(names) - 1):
-            if not sum([add_children(self._work, self.spec, relation) for relation in chosen]):
+            if not sum([add_loose_rows(self._work, self.spec, edge) for edge in chosen]):
                 break
             self._circles.close(names, edges, why)
 
@@ -191,8 +191,7 @@ class Selection:
                 return
             ours, theirs = theirs, ours
         rows = f"SELECT * FROM ({work.scan(edge.target)}) AS t"
-        cap = cap_of(self.spec, relation) if edge.down else None
-        if cap is not None:
+        if (cap := edge.cap(self.spec)) is not None:
             by_row = self.tables[edge.target].row_hash("t", self.spec.seed)
             rows = (
                 f"SELECT t.*, row_number() OVER (PARTITION BY {', '.join(theirs)} ORDER BY by_row, handle) AS number "
