@@ -16,6 +16,7 @@ from rich.console import Console
 from pipedag_dagster.cli import explain, history
 from pipedag_dagster.cli.check import check
 from pipedag_dagster.cli.init import init
+from pipedag_dagster.cli.keep import keep
 from pipedag_dagster.cli.listing import list_
 from pipedag_dagster.cli.repair import repair
 from pipedag_dagster.cli.roles import roles
@@ -63,7 +64,7 @@ def stop() -> None:
     click.echo("Stopped." if stopped else "It was not running.")
 
 
-for command in (run, list_, check, *explain.COMMANDS, *history.COMMANDS, init, repair, roles, sample):
+for command in (run, list_, check, *explain.COMMANDS, *history.COMMANDS, init, keep, repair, roles, sample):
     cli.add_command(command)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.graph.flow import FlowGraph
+from pipedag_dagster.graph.flow import FlowGraph, Stage
 from pipedag_dagster.sampling.spec import InputTable, declared_relations, sample_spec
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -46,18 +46,22 @@ def check_sample(instance: ConfigContext, flows: Sequence[FlowGraph], plain: Ite
     """Check the section `sample` of an instance against its input tables, as far as they are known before a run.
 
     Args:
-        plain: stage and name of plain assets.
+        plain: stage and name of the input tables that plain assets make.
 
     Raises:
         ConfigError: the section does not fit the tables. All mistakes are listed.
     """
+    tables = input_tables([stage for flow in flows for stage in flow.stages], plain)
+    sample_spec(instance.config, tables, [relation for flow in flows for relation in declared_relations(flow)])
+
+
+def input_tables(stages: Iterable[Stage], plain: Iterable[tuple[str, str]] = ()) -> list[InputTable]:
+    """The tables that input tasks of these stages and plain assets make."""
     tables = [
         InputTable(f"{stage.name}.{asset}", declared=call.task.outputs is not None)
-        for flow in flows
-        for stage in flow.stages
+        for stage in stages
         for call in stage.calls
         if call.task.input or call.task.from_source
         for asset in call.assets
     ]
-    tables += [InputTable(f"{stage}.{name}") for stage, name in plain]
-    sample_spec(instance.config, tables, [relation for flow in flows for relation in declared_relations(flow)])
+    return tables + [InputTable(f"{stage}.{name}") for stage, name in plain]

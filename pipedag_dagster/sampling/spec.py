@@ -101,7 +101,7 @@ def sample_spec(config: InstanceConfig, tables: Sequence[InputTable], declared: 
         ]
     if problems:
         raise ConfigError(problems)
-    if all(table.columns is None for table in tables):
+    if reader.loading:
         reader.warn()
     return spec
 
@@ -116,6 +116,11 @@ class _Reader:
     unknown: dict[str, Key] = field(default_factory=dict)
     places: dict[object, Key] = field(default_factory=dict)
     """Where each part of the sample was written: the name of a table for its rule, a Relation, a Keep."""
+
+    @property
+    def loading(self) -> bool:
+        """Whether no columns are known yet. Then `tables` has all input tables; later, maybe those of one flow."""
+        return all(table.columns is None for table in self.tables)
 
     def spec(self, sample: Sample, default_rows: int | None, declared: Sequence[Relation]) -> SampleSpec:
         spec = SampleSpec(
@@ -224,7 +229,7 @@ class _Reader:
         if matches:
             choices = ", ".join(table.name for table in matches)
             self._mistake(key, f"there are several input tables {text!r}. Write one of: {choices}.")
-        elif required or difflib.get_close_matches(name, declared, n=1, cutoff=0.8):
+        elif required or (self.loading and difflib.get_close_matches(name, declared, n=1, cutoff=0.8)):
             self._mistake(key, f"no input task makes a table {text!r}.{did_you_mean(name, declared)}")
         else:
             self.unknown.setdefault(text, key)

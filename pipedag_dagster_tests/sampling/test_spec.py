@@ -41,6 +41,7 @@ TABLES = (
     InputTable("raw.airports", sql_name="airports_2013", columns={"code": "text", "id": "uuid"}),
     InputTable("other.airports", columns={"code": "text"}),
 )
+UNREAD = [InputTable(table.name) for table in TABLES]
 RELATION = Relation("raw.flights", ("tailnum",), "raw.planes", ("tailnum",))
 
 Instances = Callable[..., ConfigFiles]
@@ -79,10 +80,12 @@ def spec(
     return sample_spec(files.instance(name), tables, declared)
 
 
-def mistake(files: ConfigFiles, name: str = "midi", declared: Sequence[Relation] = ()) -> str:
+def mistake(
+    files: ConfigFiles, name: str = "midi", declared: Sequence[Relation] = (), tables: Sequence[InputTable] = TABLES
+) -> str:
     """The only mistake, as `file:line: message`."""
     with pytest.raises(ConfigError) as caught:
-        spec(files, name, declared)
+        spec(files, name, declared, tables)
     [problem] = caught.value.problems
     return f"{problem.file.name if problem.file else ''}:{problem.line or ''}: {problem.message}"
 
@@ -255,11 +258,6 @@ def test_the_digest_changes_with_the_choice_of_rows(files: Instances, one: str, 
     ("section", "said"),
     [
         (
-            "tables: {flihgts: all}",
-            "sample.tables.flihgts: no input task makes a table 'flihgts'. Did you mean 'flights'?",
-        ),
-        ("tables: {raw.plane: all}", "Did you mean 'raw.planes'?"),
-        (
             "tables: {airports: all}",
             "there are several input tables 'airports'. Write one of: raw.airports, other.airports.",
         ),
@@ -300,7 +298,6 @@ def test_the_digest_changes_with_the_choice_of_rows(files: Instances, one: str, 
             "raw.flights.tailnum is text, and raw.planes.year is integer: they do not compare.",
         ),
         ("relations: [flights.id -> raw.airports.id]", "they do not compare"),
-        ("relations: [flihgts.id -> planes.year]", "sample.relations[0]: no input task makes a table 'flihgts'."),
         ("tables: {planes: {choose: 'no_such_module:claims'}}", "there is no module 'no_such_module'."),
         (f"tables: {{planes: {{choose: '{THIS}:clams'}}}}", "has no function 'clams'. Did you mean 'claims'?"),
         (f"tables: {{planes: {{choose: '{THIS}:claims_of_nobody'}}}}", "has no function 'claims_of_nobody'."),
@@ -311,6 +308,27 @@ def test_a_mistake_is_reported_where_it_was_written(files: Instances, section: s
     found = mistake(files(midi=f"sample: {section}"))
     assert found.startswith("midi.yaml:2: sample")
     assert said in found
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("tables: {flihgts: all}", "tables.flihgts: no input task makes a table 'flihgts'. Did you mean 'flights'?"),
+        ("tables: {raw.plane: all}", "Did you mean 'raw.planes'?"),
+        ("relations: [flihgts.id -> planes.year]", "relations[0]: no input task makes a table 'flihgts'."),
+        ('keep: [{table: flihgts, where: "id = 1"}]', "keep[0]: no input task makes a table 'flihgts'."),
+    ],
+)
+def test_a_misspelt_table_is_refused_when_definitions_are_loaded(files: Instances, section: str, said: str) -> None:
+    found = mistake(files(midi=f"sample: {{{section}}}"), tables=UNREAD)
+    assert found.startswith("midi.yaml:2: sample.")
+    assert said in found
+
+
+def test_tables_that_nobody_knows_are_one_warning(files: Instances) -> None:
+    section = 'sample: {tables: {customers: all}, keep: [{table: bills, where: "id = 1"}]}'
+    with pytest.warns(UserWarning, match="nothing reads 'customers', 'bills', because no input task here"):
+        assert spec(files(midi=section), tables=UNREAD) == SampleSpec()
 
 
 @pytest.mark.parametrize("text", ["flights.id -> planes.year", "flights.origin -> planes.tailnum"])
@@ -330,8 +348,7 @@ def test_a_declared_relation_to_a_table_that_is_not_sampled_is_left_out(files: I
 
 
 def test_columns_are_not_needed_before_a_run(files: Instances) -> None:
-    unread = [InputTable(table.name) for table in TABLES]
-    assert spec(files(midi='sample: {tables: {planes: {where: "a = 1"}}}'), tables=unread).rules == {
+    assert spec(files(midi='sample: {tables: {planes: {where: "a = 1"}}}'), tables=UNREAD).rules == {
         "raw.planes": Where("a = 1")
     }
 
