@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from pipedag_dagster.catalog.pins import Pins
 from pipedag_dagster.catalog.reason import Reason, ReasonKind
@@ -169,12 +169,15 @@ class Catalog(Pins, Samples):
             | {"reason": table.reason.kind.value, "details": list(table.reason.details)}
             for table in tables
         ]
-        if rows:
-            statement = insert(self.run_table)
-            update = {name: statement.excluded[name] for name in rows[0] if name not in ("run_id", "stage", "asset")}
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["run_id", "stage", "asset"], set_=update), rows
-            )
+        if not rows:
+            return
+        # One statement for all rows, which travel as JSON.
+        columns = [sa.column(name, self.run_table.c[name].type) for name in rows[0]]
+        sent = sa.func.jsonb_to_recordset(sa.bindparam("rows", rows, JSONB)).table_valued(*columns)
+        sent = sent.render_derived(name="sent", with_types=True)
+        statement = insert(self.run_table).from_select(list(rows[0]), sa.select(*sent.c))
+        update = {name: statement.excluded[name] for name in rows[0] if name not in ("run_id", "stage", "asset")}
+        connection.execute(statement.on_conflict_do_update(index_elements=["run_id", "stage", "asset"], set_=update))
 
     def of_run(self, connection: sa.Connection, run_id: str) -> list[tuple[RunRecord, TableVersion]]:
         """What a run did, in order. Tables that were dropped since are left out."""

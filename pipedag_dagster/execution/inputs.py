@@ -17,7 +17,7 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.cache_key import is_arrow_backed
 from pipedag_dagster.execution.call_outputs import CallOutputs
-from pipedag_dagster.frame_types import FrameType, data_type
+from pipedag_dagster.frame_types import FrameType, data_type, is_sql
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
 from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.sampling.copies import copied_from
@@ -217,14 +217,18 @@ class Arguments:
         return staged, tables, call.source
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
-        shape = self.shapes and table.in_database
-        value = store.reader.shape(table) if shape else self._value(store, table)
+        value = self._value(store, table)
         return self._with_alias_of_its_own(value) if isinstance(value, sa.Alias) else value
 
     def _value(self, store: TableStore, table: TableVersion) -> Any:
         kind = self.call.task.input_type
-        is_pandas = kind is None or data_type(kind) is FrameType.PANDAS
-        if not (is_pandas and table.in_database):
+        if not table.in_database:
+            return store.read(table, kind)
+        if self.shapes:
+            return store.reader.shape(table)
+        if is_sql(kind):  # it is pinned, so nobody needs to look whether it is there
+            return store.reader.described(table).alias(table.name)
+        if kind is not None and data_type(kind) is not FrameType.PANDAS:
             return store.read(table, kind)
         if is_arrow_backed(self.call, self.inputs.instance.config):
             frame = frames.arrow_backed(store.read(table, pa.Table))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.data import frames, json_values, polars_plans
 from pipedag_dagster.data.blobs import BlobStore
+from pipedag_dagster.data.sql_types import sql_type
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.names import TableRef, quote
 from pipedag_dagster.postgres.database import Database
@@ -79,8 +80,24 @@ class TableReader:
         """A table version as a polars LazyFrame without rows, whose plan names the physical table."""
         return polars_plans.shape(self.database.uri, self._name(table), table.physical)
 
+    def described(self, table: TableVersion) -> sa.Table:
+        """The physical table for SQLAlchemy, as the catalog describes it. Nothing is asked of the database, unless the
+        catalog does not know enough of a type."""
+        types = [sql_type(column.type) for column in table.columns]
+        if None in types:
+            return self.reflect(table)
+        columns = [
+            sa.Column(column.name, type_, nullable=column.nullable, primary_key=column.name in table.primary_key)
+            for column, type_ in zip(table.columns, types, strict=True)
+        ]
+        return sa.Table(table.physical, sa.MetaData(), *columns, schema=self.schemas.of(table.stage).versions)
+
     def reflect(self, table: TableVersion) -> sa.Table:
-        """The physical table for SQLAlchemy. It never changes, so it is looked up once."""
+        """The physical table for SQLAlchemy, as it is in the database. It never changes, so it is looked up once.
+
+        Raises:
+            NotMaterialized: it was dropped meanwhile.
+        """
         if table.physical not in self._reflected:
             schema = self.schemas.of(table.stage).versions
             with self.database.read() as connection:
@@ -93,15 +110,19 @@ class TableReader:
 
     def heads(self, tables: Sequence[TableVersion], rows: int) -> dict[str, list[tuple[str | None, ...]]]:
         """A few rows of each table, by physical name, as short texts. Of wide tables, only the first columns."""
-        heads: dict[str, list[tuple[str | None, ...]]] = {}
         shown = [table for table in tables if table.kind is OutputKind.table and table.columns]
+        heads: dict[str, list[tuple[str | None, ...]]] = {table.physical: [] for table in shown}
         for start in range(0, len(shown), _BATCH):
+            batch = shown[start : start + _BATCH]
+            query = " UNION ALL ".join(f"({self._head(number, table, rows)})" for number, table in enumerate(batch))
             with self.database.transaction(read_only=True) as connection:
-                for table in shown[start : start + _BATCH]:
-                    columns = (f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
-                    query = f"SELECT {', '.join(columns)} FROM {self._name(table)} LIMIT {rows}"
-                    heads[table.physical] = connection.execute(query.encode()).fetchall()
+                for number, row in connection.execute(query.encode()).fetchall():
+                    heads[batch[number].physical].append(tuple(row))
         return heads
+
+    def _head(self, number: int, table: TableVersion, rows: int) -> str:
+        columns = (f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
+        return f"SELECT {number}, ARRAY[{', '.join(columns)}] FROM {self._name(table)} LIMIT {rows}"
 
     def _name(self, table: TableVersion) -> str:
         return quote(self.schemas.of(table.stage).versions, table.physical)
