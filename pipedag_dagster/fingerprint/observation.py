@@ -188,7 +188,8 @@ class _WatchedEnvironment(_Environment):  # type: ignore[misc, valid-type]
         if _active and _reader_is_user():
             for observation in _observations():
                 observation.variables.add(name)
-        return str(super().__getitem__(name))
+        # Not super(): another thread may end its observation, and so this class of `os.environ`, right now.
+        return str(_Environment.__getitem__(self, name))
 
 
 _ENVIRONMENT_CODE = (os.__file__, Mapping.get.__code__.co_filename)

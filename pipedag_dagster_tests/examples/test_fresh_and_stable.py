@@ -77,5 +77,5 @@ def test_full_fresh_follows_the_source_and_full_only_when_it_is_told_to(run: Run
     assert "2 of 2 tables ran" in done(run("full", "--cache-mode", "normal"))
     for instance in ("midi", "mini"):
         assert "input changed: full: raw.orders" in done(run(instance))
-    assert [ids(instance)[0] for instance in ("full_fresh", "full", "midi", "mini")] == [1000] * 4
+    assert all(min(ids(instance)) >= 1000 for instance in ("full_fresh", "full", "midi", "mini"))
     assert "0 of 2 tables ran" in done(run("full"))

@@ -126,6 +126,13 @@ def test_variables_that_code_of_the_user_reads_are_seen(user: ModuleType, monkey
     assert seen.variables == {"SHOP_REGION", "SHOP_MISSING"}
 
 
+def test_a_variable_can_be_read_while_another_thread_ends_its_observation() -> None:
+    """The thread has found the method of the class that watches, and then the class is taken away."""
+    with observe():
+        read = type(os.environ).__getitem__
+    assert read(os.environ, "PATH") == os.environ["PATH"]
+
+
 def test_nothing_is_left_behind(user: ModuleType) -> None:
     before = type(os.environ)
     with observe() as seen:

@@ -103,7 +103,8 @@ def test_with_logins_of_their_own_mini_copies_from_full_again_and_again(shop: Sh
     for factor in (1, 10):
         shop.run("full", factor)
         shop.run("mini", factor)
-        assert shop.orders("mini") == [factor]
+        assert len(shop.orders("mini")) == 1
+        assert set(shop.orders("mini")) < set(shop.orders("full"))
     assert shop.pins() == [], "no pin is left"
     assert differences(shop.config.get("full").store.table_store) == []
 
@@ -315,6 +316,7 @@ def test_a_catalog_whose_pins_others_could_write_is_brought_to_this_format(shop:
     """The pins that are there stay, and the rights that others had on the table are gone."""
     shop.admin.execute(
         f"""
+        DROP TABLE full_pipedag.sample_rows, full_pipedag.sample, full_pipedag.profile;
         ALTER TABLE full_pipedag.run_table DROP COLUMN details;
         ALTER TABLE full_pipedag.stage_version DROP COLUMN restored;
         ALTER TABLE full_pipedag.stage_version ADD COLUMN note text;

@@ -16,7 +16,12 @@ Tables = dict[str, list[tuple[int, ...]]]
 
 STAGES = ("raw", "report")
 SAMPLE = 2
-"""How many rows midi copies."""
+"""midi copies the rows up to this id."""
+
+MIDI = f"""
+attrs: {{copy_filtered_input: true, copy_source: full}}
+sample: {{tables: {{orders: {{where: id <= {SAMPLE}}}, ids: {{where: id <= {SAMPLE}}}}}}}
+"""
 
 
 @dataclass(frozen=True)

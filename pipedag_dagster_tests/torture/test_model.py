@@ -119,7 +119,7 @@ class Machine(RuleBasedStateMachine):
         for stage in done:
             self.shown[instance, stage].became(expected[stage], self.number(instance, stage))
 
-    @rule(instance=INSTANCES, step=st.sampled_from(sorted(victim.STEPS)), calls=st.integers(1, 3))
+    @rule(instance=INSTANCES, step=st.sampled_from(sorted(victim.ALL_STEPS)), calls=st.integers(1, 3))
     def a_run_is_killed(self, instance: str, step: str, calls: int) -> None:
         expected = self.expected(instance)
         job = functools.partial(shop.run, self.path, instance, self.world)
@@ -198,7 +198,7 @@ class Machine(RuleBasedStateMachine):
 
 def test_the_database_equals_the_model(instances: Instances, connection: Connection) -> None:
     counted = count("all: after any sequence of runs, changes, faults and rollbacks: as the model says")
-    files = instances(full="fail_fast: false\n")
+    files = instances(full="fail_fast: false\n", midi=shop.MIDI)
 
     def machine() -> Machine:
         return Machine(files, connection, counted)

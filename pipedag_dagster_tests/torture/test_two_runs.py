@@ -85,7 +85,7 @@ class Place:
 @pytest.fixture
 def place(instances: Instances) -> Iterator[Place]:
     """Both instances have run in the old world."""
-    place = Place(instances())
+    place = Place(instances(midi=shop.MIDI))
     for instance in ("full", "midi"):
         assert place.run(OLD, instance=instance).error is None
     yield place
@@ -135,7 +135,7 @@ def test_a_run_whose_connection_is_cut_while_it_waits(place: Place, waits: queue
 
 
 def test_a_run_that_waits_no_longer_than_lock_timeout(instances: Instances) -> None:
-    place = Place(instances(full="lock_timeout: 0.2\n"))
+    place = Place(instances(full="lock_timeout: 0.2\n", midi=shop.MIDI))
     assert place.run(OLD).error is None
     first = place.pause(NEW, at="before the commit")
     second = place.run(NEW)

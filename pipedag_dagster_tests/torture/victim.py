@@ -86,7 +86,7 @@ def _after(original: Callable[..., Any], calls: int, act: Callable[[], object]) 
 STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "before an upload": (frames, "write", _before),
     "after an upload": (frames, "write", _after),
-    "before constraints and statistics": (write_table, "_finish", _before),
+    "before constraints and statistics": (write_table, "finish", _before),
     "between tables": (LockedStage, "add", _after),
     "before a result is recorded": (LockedStage, "add", _before),
     "before the commit": (commit, "commit", _before),
@@ -100,11 +100,14 @@ STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
 }
 """Where a run can be killed: what is patched, in the victim's process only."""
 
+ALL_STEPS = STEPS | {"when a sample is remembered": (Catalog, "add_sample", _after)}
+"""With those to which only a small instance comes."""
+
 
 @contextmanager
 def at(step: str, act: Callable[[], object], calls: int = 1) -> Iterator[None]:
     """Do `act` when this process comes to `step` for the `calls`-th time."""
-    owner, name, how = STEPS[step]
+    owner, name, how = ALL_STEPS[step]
     original = getattr(owner, name)
     setattr(owner, name, functools.wraps(original)(how(original, calls, act)))
     try:
