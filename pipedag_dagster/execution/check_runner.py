@@ -33,44 +33,16 @@ from pipedag_dagster.checks import (
 from pipedag_dagster.data.frames import to_arrow
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import ChecksFailed, PipedagError, did_you_mean
+from pipedag_dagster.execution.check_result import ENFORCED, EVALUATED, REMEMBERED, CheckResult
 from pipedag_dagster.execution.inputs import Inputs
+from pipedag_dagster.execution.sample_checks import SampleReferences, evaluate
 from pipedag_dagster.fingerprint.fingerprint import fingerprint
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.sql_text import render
 
-EVALUATED, REMEMBERED, ENFORCED = "evaluated", "remembered", "enforced by the database"
 _SHOWN_COLUMNS = 6
 _SHOWN_CHARACTERS = 60
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The result of one check of one table.
-
-    Attributes:
-        bad_rows: how many; None when the check could not be evaluated, which counts as failed.
-        message: for people; names some bad rows by their keys.
-        query: selects the bad rows of the physical table; None when the check is not a query.
-        how: evaluated, remembered from an earlier run, or enforced by the database.
-    """
-
-    check: Check
-    stage: str
-    asset: str
-    bad_rows: int | None
-    message: str
-    sample: Sequence[Mapping[str, Any]] = ()
-    query: str | None = None
-    seconds: float = 0.0
-    how: str = EVALUATED
-
-    @property
-    def passed(self) -> bool:
-        return self.bad_rows == 0
-
-    def __str__(self) -> str:
-        return f"{self.stage}.{self.asset}: {self.check.name}: {self.message}"
 
 
 class _Unusable(Exception):
@@ -132,6 +104,8 @@ class Checker:
             if not table.in_database:
                 raise _Unusable(f"{stage}.{asset} is a {'blob' if table.file else 'value'} and has no rows.")
             _refuse_missing(f"{stage}.{asset}", table, check.needs)
+            if isinstance(check, SampleReferences):
+                return evaluate(self.inputs, self.members, check, table)
             if isinstance(check, MinRows):
                 bad = max(check.rows - table.rows, 0)
                 told = f"{table.rows:,} row{'' if table.rows == 1 else 's'}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.catalog.reason import Reason, ReasonKind
-from pipedag_dagster.execution.check_runner import CheckResult
+from pipedag_dagster.execution.check_result import CheckResult
 from pipedag_dagster.graph.flow import TaskCall
 
 

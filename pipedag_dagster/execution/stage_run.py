@@ -24,6 +24,7 @@ from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.execution.progress import LoggedProgress, Progress
 from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_record, suspect
 from pipedag_dagster.execution.run_task import TaskRunner
+from pipedag_dagster.execution.sample_checks import sample_checks
 from pipedag_dagster.execution.scheduler import Scheduler
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.execution.store_outputs import OutputWriter
@@ -80,16 +81,22 @@ def run_stage(
             instance, stage, run_id, validation or instance.config.cache_validation, progress, held, base, inputs
         )
         calls = [call for call in stage.calls if assets is None or set(call.assets) & set(assets)]
-        return run.run(calls, assets, _chosen(stage, assets, checks))
+        return run.run(calls, assets, _chosen(instance, stage, assets, checks))
 
 
 def _chosen(
-    stage: Stage, assets: Collection[str] | None, checks: Collection[tuple[str, str]] | None
+    instance: ConfigContext,
+    stage: Stage,
+    assets: Collection[str] | None,
+    checks: Collection[tuple[str, str]] | None,
 ) -> list[tuple[str, Check]]:
     """The checks to evaluate, each with its asset."""
-    declared = (
+    declared: list[tuple[str, Check]] = [
         (asset, check) for call in stage.calls for asset in call.assets for check in call.task.about.checks_of(asset)
-    )
+    ]
+    of_samples = sample_checks(instance, stage.flow)
+    own = ((asset, of_samples.get(f"{stage.name}.{asset}")) for call in stage.calls for asset in call.assets)
+    declared += [(asset, check) for asset, check in own if check is not None]
     if checks is not None:
         return [(asset, check) for asset, check in declared if (asset, check.name) in checks]
     return [(asset, check) for asset, check in declared if assets is None or asset in assets]

@@ -9,18 +9,25 @@ import dagster as dg
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.checks import References
 from pipedag_dagster.errors import WiringError, did_you_mean
-from pipedag_dagster.execution.check_runner import CheckResult
+from pipedag_dagster.execution.check_result import CheckResult
 from pipedag_dagster.execution.query_text import with_view_names
+from pipedag_dagster.execution.sample_checks import SampleReferences
 from pipedag_dagster.graph.calls import StageCalls
 from pipedag_dagster.graph.flow import FlowGraph, Stage
 from pipedag_dagster.orchestration.keys import asset_key
-from pipedag_dagster.orchestration.metadata import Metadata, Value, as_text, markdown, sql
+from pipedag_dagster.orchestration.metadata import Metadata, Value, as_text, markdown, of_relations, sql
 from pipedag_dagster.orchestration.translator import TableProps
 from pipedag_dagster.versions.table_store import TableStore
 
 
-def check_specs(props: TableProps) -> Iterator[dg.AssetCheckSpec]:
-    """The checks of a table, for Dagster."""
+def check_specs(props: TableProps, of_sample: SampleReferences | None = None) -> Iterator[dg.AssetCheckSpec]:
+    """The checks of a table, for Dagster.
+
+    Args:
+        of_sample: the check that a sample has, which nobody declares.
+    """
+    if of_sample is not None:
+        yield dg.AssetCheckSpec(of_sample.name, asset=props.key, description=of_sample.description)
     for check in props.task.about.checks_of(props.table):
         target = []
         if isinstance(check, References) and (check.stage, check.table) != (props.stage, props.table):
@@ -57,6 +64,7 @@ def check_result(
         metadata["pipedag/bad_rows"] = Value.int(result.bad_rows)
     if result.sample:
         metadata["pipedag/bad_rows_sample"] = Value.md(markdown([*result.sample[0]], map(as_text, result.sample)))
+    metadata |= of_relations(result.relations)
     if result.query and not result.passed:
         query = result.query if shown is None else with_view_names(result.query, store, shown)
         metadata["pipedag/query"] = Value.md(sql(query))

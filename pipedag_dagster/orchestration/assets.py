@@ -7,7 +7,8 @@ import dagster as dg
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ChecksFailed
-from pipedag_dagster.execution.check_runner import CheckResult
+from pipedag_dagster.execution.check_result import CheckResult
+from pipedag_dagster.execution.sample_checks import sample_checks
 from pipedag_dagster.execution.stage_result import StageResult
 from pipedag_dagster.execution.stage_run import run_stage
 from pipedag_dagster.graph.flow import Stage
@@ -30,11 +31,14 @@ def stage_assets(instance: ConfigContext, stage: Stage, translator: PipedagTrans
     """
     specs = list(asset_specs(instance, stage, translator))
     tables = {props.table: props for props, _ in specs}
+    of_samples = sample_checks(instance, stage.flow)
 
     @dg.multi_asset(
         name=identifier(f"{instance.instance_id}__{stage.name}"),
         specs=[spec for _, spec in specs],
-        check_specs=[check for props, _ in specs for check in check_specs(props)],
+        check_specs=[
+            check for props, _ in specs for check in check_specs(props, of_samples.get(f"{stage.name}.{props.table}"))
+        ],
         required_resource_keys={"instance"},
         can_subset=True,
     )
@@ -98,9 +102,10 @@ def _results(
     ]
     store = instance.store.table_store
     known = metadata.of_tables(store, ((table, outcome.call.task.about) for outcome, _, table in shown))
+    relations = {check.asset: metadata.of_relations(check.relations) for check in result.checks if check.relations}
     for outcome, asset, table in shown:
         key = asset_key(instance.instance_id, table.stage, asset)
-        shown_metadata = metadata.of_outcome(outcome, result) | known[asset]
+        shown_metadata = metadata.of_outcome(outcome, result) | known[asset] | relations.get(asset, {})
         if asset in selected:
             yield dg.MaterializeResult(
                 asset_key=key, metadata=shown_metadata, data_version=dg.DataVersion(table.data_version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import dagster as dg
 
@@ -84,9 +84,40 @@ def _of_table(
         metadata["pipedag/query"] = Value.md(sql(table.query))
     if table.parts.get("notes"):
         metadata["pipedag/notes"] = Value.text("\n".join(table.parts["notes"]))
+    metadata |= _of_sample(table.parts.get("sample"))
     if table.libraries:
         metadata["pipedag/libraries"] = Value.json(dict(table.libraries))
     return metadata
+
+
+def _of_sample(sample: Mapping[str, Any] | None) -> Metadata:
+    """Which part of the source a copied table has, and why."""
+    if sample is None:
+        return {}
+    share = sample["rows"] / sample["source_rows"] if sample["source_rows"] else 1.0
+    return {
+        "pipedag/source_rows": Value.int(sample["source_rows"]),
+        "pipedag/share_of_source": Value.float(round(share, 6)),
+        "pipedag/rows_by_reason": Value.json(dict(sample["reasons"])),
+    }
+
+
+def of_relations(relations: Sequence[Mapping[str, Any]]) -> Metadata:
+    """How the rows of a sample refer to others, beside its source."""
+    if not relations:
+        return {}
+    names = ("relation", "broken", "orphans", "orphans of source", "NULL", "NULL of source")
+    rows = [
+        [_share(one[name]) if isinstance(one[name], float) else str(one[name]) for name in names] for one in relations
+    ]
+    return {
+        "pipedag/broken_references": Value.int(sum(one["broken"] for one in relations)),
+        "pipedag/relations": Value.md(markdown(names, rows)),
+    }
+
+
+def _share(share: float) -> str:
+    return f"{share:.2%}"
 
 
 def _column(column: Column, table: TableVersion, description: str | None, instance: str) -> dg.TableColumn:

@@ -58,7 +58,7 @@ def report_of(instance: ConfigContext, flows: Iterable[FlowGraph]) -> list[Table
     spec = sample_spec(instance.config, listed, relations)
     ours, theirs = instance.store.table_store, source.store.table_store
     tables = {
-        name: CommittedSample(_table(ours, pair.sample), _table(theirs, pair.source), _reasons(pair.sample))
+        name: CommittedSample(table_in(ours, pair.sample), table_in(theirs, pair.source), _reasons(pair.sample))
         for name, pair in pairs.items()
     }
     profiles = Profiles(instance, source, {name: pair.source for name, pair in pairs.items()}, remember=True)
@@ -105,7 +105,8 @@ def _source_tables(instance: ConfigContext, source: ConfigContext, stage: str) -
         return theirs.catalog.current(connection, [stage])[stage].tables
 
 
-def _table(store: TableStore, table: TableVersion) -> SourceTable:
+def table_in(store: TableStore, table: TableVersion) -> SourceTable:
+    """A committed table, as the sampling code sees it."""
     schema, is_view = store.schemas(table.stage).versions, table.kind is OutputKind.view
     name = f"{table.stage}.{table.asset}"
     return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipedag_dagster.names import quote
 from pipedag_dagster.sampling.comparison import ColumnComparison, compare
@@ -41,6 +42,18 @@ class RelationReport:
     sample: RelationStatistics
     source: RelationStatistics
     broken: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Broken references and shares, for a catalog and for people."""
+        ours, theirs = self.sample, self.source
+        return {
+            "relation": str(self.relation),
+            "broken": self.broken,
+            "orphans": ours.orphan_share,
+            "orphans of source": theirs.orphan_share,
+            "NULL": ours.unset_share,
+            "NULL of source": theirs.unset_share,
+        }
 
 
 @dataclass(frozen=True)
@@ -84,12 +97,11 @@ def report(
         tables: by `stage.asset`.
         store: remembers the statistics of the source's tables.
     """
-    for connection in (sample, source):
-        connection.execute(SETTINGS.encode())
+    prepare(sample, source)
     reports = []
     for name, table in tables.items():
         relations = tuple(
-            _relation(sample, source, one, tables, store)
+            relation_report(sample, source, one, tables, store)
             for one in spec.relations
             if one.child == name and one.parent in tables
         )
@@ -103,13 +115,24 @@ def report(
     return reports
 
 
-def _relation(
+def prepare(*connections: Connection) -> None:
+    """Set up the transactions of connections for comparing."""
+    for connection in connections:
+        connection.execute(SETTINGS.encode())
+
+
+def relation_report(
     sample: Connection,
     source: Connection,
     relation: Relation,
     tables: Mapping[str, CommittedSample],
     store: ProfileStore,
 ) -> RelationReport:
+    """Compare how the rows of two committed tables refer to each other with how those of the source do.
+
+    Args:
+        tables: has both tables of the relation.
+    """
     child, parent = tables[relation.child], tables[relation.parent]
     full = source_relation(source, relation, child.source, parent.source, store)
     ours = relation_statistics(sample, relation, child.sample, parent.sample)

@@ -79,12 +79,15 @@ def declared_relations(flow: FlowGraph) -> list[Relation]:
     return relations
 
 
-def sample_spec(config: InstanceConfig, tables: Sequence[InputTable], declared: Sequence[Relation] = ()) -> SampleSpec:
+def sample_spec(
+    config: InstanceConfig, tables: Sequence[InputTable], declared: Sequence[Relation] = (), *, quiet: bool = False
+) -> SampleSpec:
     """What the section `sample` of an instance asks for.
 
     Args:
         tables: all input tables of the instance. Columns and their types are checked where they are known.
         declared: relations that tasks declare. Those in the YAML are added. Relations to other tables are left out.
+        quiet: do not warn of names that no input table has.
 
     Raises:
         ConfigError: the section does not fit the tables. All mistakes are listed, with file and line.
@@ -101,7 +104,7 @@ def sample_spec(config: InstanceConfig, tables: Sequence[InputTable], declared: 
         ]
     if problems:
         raise ConfigError(problems)
-    if reader.loading:
+    if reader.loading and not quiet:
         reader.warn()
     return spec
 
