@@ -4,23 +4,30 @@ This is the whole public API. What a user does about an error is in `pipedag_dag
 """
 
 from pipedag_dagster.cache_functions import environment, file_content, table_content
+from pipedag_dagster.config.instances import CacheMode as CacheValidationMode
 from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.graph.flow import Stage
+from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
 from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
-from pipedag_dagster.graph.task import input_stage_versions, materialize
+from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
 from pipedag_dagster.logs import setup_logging
 from pipedag_dagster.orchestration.component import PipelineComponent
 from pipedag_dagster.orchestration.definitions import build_definitions
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.resources import InstanceResource
-from pipedag_dagster.orchestration.run import Flow, Result, StageLockContext
+from pipedag_dagster.orchestration.result import FinalTaskState, Result
+from pipedag_dagster.orchestration.run import Flow, StageLockContext
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps
 
 __all__ = [
+    "AUTO_VERSION",
     "Blob",
+    "CacheValidationMode",
     "ConfigContext",
+    "FinalTaskState",
     "Flow",
+    "GroupNode",
     "InstanceResource",
     "PipedagConfig",
     "PipedagError",
@@ -34,6 +41,7 @@ __all__ = [
     "TableIOManager",
     "TableProps",
     "View",
+    "VisualizationStyle",
     "build_definitions",
     "create_basic_pipedag_config",
     "environment",

@@ -13,9 +13,10 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from pipedag_dagster.config.drafts import misspelt_attrs
-from pipedag_dagster.config.instances import ANY, AUTO_TABLE, ConfigFiles, InstanceConfig
+from pipedag_dagster.config.instances import ANY, AUTO_TABLE, CacheValidation, ConfigFiles, InstanceConfig
+from pipedag_dagster.config.keys import WITHOUT_EFFECT, Settings, changed
 from pipedag_dagster.config.layers import merge
-from pipedag_dagster.errors import ConfigError, NoConfig
+from pipedag_dagster.errors import ConfigError, NoConfig, NoInstance
 from pipedag_dagster.fingerprint.module_origin import add_user_modules
 from pipedag_dagster.graph.instance import Instance
 from pipedag_dagster.options import known_options, refuse_unknown
@@ -117,16 +118,57 @@ class ConfigContext(Instance):
         other.store = self.store
         return other
 
+    def evolve(self, **changes: Any) -> ConfigContext:
+        """The same instance, with the same tables, but with other settings.
+
+        Args:
+            changes: keys of the configuration like `fail_fast`, `cache_validation` or `attrs`. Mappings are merged key
+                by key. Settings of pydiverse.pipedag that have no effect here are accepted.
+
+        Raises:
+            UnknownOption: there is no such setting; or it would change where the tables are.
+            ConfigError: a value cannot be one.
+
+        Example:
+            instance.evolve(fail_fast=True, cache_validation={"mode": "force_cache_invalid"})
+        """
+        known = set(Settings.model_fields) | {"attrs", "print_sql", "print_materialize"} | set(WITHOUT_EFFECT)
+        refuse_unknown("ConfigContext.evolve(…)", changes, known)
+        chosen = {name: value for name, value in changes.items() if name not in WITHOUT_EFFECT}
+        attrs = chosen.pop("attrs", {})
+        try:
+            settings = changed(self.config, chosen)
+        except ValueError as error:
+            raise ConfigError(f"ConfigContext.evolve(…): {error}") from None
+        other = ConfigContext(self.config.model_copy(update=settings), self.files)
+        other.store = self.store
+        return other.with_attrs(attrs) if attrs else other
+
+    @property
+    def fail_fast(self) -> bool:
+        """Whether a run stops at its first error, and raises it."""
+        return self.config.fail_fast
+
+    @property
+    def cache_validation(self) -> CacheValidation:
+        """How much of the cache runs believe."""
+        return self.config.cache_validation
+
+    @property
+    def pipedag_name(self) -> str:
+        """The name of the pipeline."""
+        return self.config.pipeline
+
     @classmethod
     def get(cls) -> ConfigContext:
         """The current instance, inside of `with instance:` and inside of tasks.
 
         Raises:
-            ConfigError: there is no current instance.
+            NoInstance: there is no current instance.
         """
         current = _current.get()
         if current is None:
-            raise ConfigError("There is no current instance here. Write `with PipedagConfig(…).get(…):` around it.")
+            raise NoInstance("There is no current instance here. Write `with PipedagConfig(…).get(…):` around it.")
         return current
 
     def __enter__(self) -> Self:
@@ -180,6 +222,10 @@ class PipedagConfig:
     def name(self) -> str:
         """The name of the pipeline."""
         return self.files.name
+
+    def content_for_hash(self) -> tuple[Any, ...]:
+        """What tasks may know of a configuration, and so depend on."""
+        return (self.raw_config,)
 
     @property
     def raw_config(self) -> dict[str, Any]:

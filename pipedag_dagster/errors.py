@@ -5,11 +5,14 @@ what to type next. A docstring here is the remedy in one line.
 
     PipedagError
     ├── ConfigError             fix the YAML file (every mistake is listed, with file and line)
+    │   ├── NoInstance          write `with instance:` around it (a LookupError, too)
     │   ├── NoConfig            write a configuration, or say where it is
     │   ├── UnknownInstance     choose an instance that exists (an AttributeError, too)
     │   └── MissingVariable     set the environment variable, or write the attribute file
     ├── WiringError             fix the flow: names, cycles, the way tasks are called
     │   ├── UnknownOption       fix the name of the option (a TypeError, too)
+    │   ├── WrongCall           fix the arguments of the call of a task (a TypeError, too)
+    │   ├── UnknownName         fix the name of the stage, task or output (a KeyError, too)
     │   └── InvalidName         choose another name for a stage or table
     ├── DatabaseError           look at the database
     │   ├── DatabaseUnreachable start it, or fix host and port
@@ -40,6 +43,7 @@ what to type next. A docstring here is the remedy in one line.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +51,13 @@ from typing import Any
 
 
 class PipedagError(Exception):
-    """Root of all errors of this package."""
+    """Root of all errors of this package.
+
+    Some are also what Python raises in the same case, a ValueError or a TypeError: callers may catch either.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # the str of a KeyError is in quotes
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Problem:
         return where + self.message
 
 
-class ConfigError(PipedagError):
+class ConfigError(PipedagError, ValueError):
     """Fix the configuration. `problems` lists all mistakes."""
 
     def __init__(self, problems: Problem | str | Sequence[Problem]) -> None:
@@ -74,6 +84,10 @@ class ConfigError(PipedagError):
             problems = Problem(None, None, problems)
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+class NoInstance(ConfigError, LookupError):
+    """Write `with instance:` around it: there is no current instance."""
 
 
 class NoConfig(ConfigError, FileNotFoundError):
@@ -88,12 +102,20 @@ class MissingVariable(ConfigError):
     """Set the environment variable, or write the attribute file, that the instance uses."""
 
 
-class WiringError(PipedagError):
+class WiringError(PipedagError, ValueError):
     """Fix the flow: it cannot run as it is wired."""
 
 
 class UnknownOption(WiringError, TypeError):
     """Fix the name of the option: nobody reads it."""
+
+
+class WrongCall(WiringError, TypeError):
+    """Fix the arguments: the task does not take them."""
+
+
+class UnknownName(WiringError, KeyError):
+    """Fix the name: the flow has no such stage, task or output."""
 
 
 class InvalidName(WiringError):
@@ -176,7 +198,37 @@ class TaskFailed(PipedagError):
     """Fix the task. The user's own exception is `__cause__`, with its traceback."""
 
 
-class UnstorableResult(TaskFailed):
+def task_failed(message: str, cause: BaseException | None) -> TaskFailed:
+    """The error of a task that raised `cause`. It can be caught as what Python has for the cause, too: where a task
+    raises a ValueError, the run raises an error that is both a TaskFailed and a ValueError."""
+    known = (base for base in type(cause).__mro__ if base in _BESIDE)
+    beside = next(known, None)
+    return TaskFailed(message) if beside is None else _failure_class(beside)(message)
+
+
+_BESIDE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+@functools.cache
+def _failure_class(beside: type[Exception]) -> type[TaskFailed]:
+    return type("TaskFailed", (TaskFailed, beside), {"__reduce__": _plain, "__module__": __name__})
+
+
+def _plain(error: TaskFailed) -> tuple[Any, ...]:
+    return TaskFailed, error.args  # other processes do not know the class
+
+
+class UnstorableResult(TaskFailed, ValueError, TypeError):
     """Return something that a table can hold."""
 
 

@@ -17,7 +17,8 @@ from rich.table import Table as Grid
 from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, where
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
-from pipedag_dagster.orchestration.run import Result, execute
+from pipedag_dagster.orchestration.result import Result
+from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster.orchestration.table_names import label
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 

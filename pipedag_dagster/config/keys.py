@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -278,3 +279,26 @@ class AnyFile(_Shared, Section):
     """`__any__.yaml`: what the instances of a folder share."""
 
     flows: dict[str, FlowSection] = {}
+
+
+WITHOUT_EFFECT = tuple(name for name, field in _Setup.model_fields.items() if NOT_NEEDED in field.metadata)
+"""The settings that are accepted and have no effect."""
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of some settings, checked. What is a section of its own is merged key by key.
+
+    Raises:
+        ValueError: a value cannot be one.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in changes.items():
+        before = getattr(settings, name)
+        if isinstance(value, Mapping) and isinstance(before, Keys):
+            value = {**before.model_dump(by_alias=True, exclude_unset=True), **value}
+        field = Settings.model_fields.get(name)
+        if field is None:
+            checked[name] = bool(value)
+        else:
+            checked[name] = getattr(Settings.model_validate({name: value}), name)
+    return checked

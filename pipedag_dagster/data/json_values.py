@@ -7,9 +7,13 @@ with `$`. `{"$output": name}` stands for something that is stored elsewhere: a t
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import decimal
+import enum
 import importlib
 import json
 import math
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -58,6 +62,12 @@ def encode(value: Any, path: Path, part: Callable[[Any, Path], Any]) -> Any:
         if all(isinstance(key, str) and not key.startswith("$") for key in keys):
             return dict(parts)
         return {"$dict": [list(pair) for pair in parts]}
+    if kind in _TEXTS:
+        return {f"${kind.__name__}": _TEXTS[kind][0](value)}
+    if isinstance(value, pathlib.PurePath) and kind.__module__.startswith("pathlib"):
+        return {"$Path" if isinstance(value, pathlib.Path) else "$PurePath": str(value)}
+    if isinstance(value, enum.Enum) and "<locals>" not in kind.__qualname__:
+        return {"$enum": f"{kind.__module__}:{kind.__qualname__}", "$name": value.name}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         names = value._fields
     elif dataclasses.is_dataclass(value):
@@ -91,12 +101,36 @@ def decode(node: Any, read: Callable[[str], Any]) -> Any:
         return tuple(decode(part, read) for part in node["$tuple"])
     if "$dict" in node:
         return {key: decode(part, read) for key, part in node["$dict"]}
+    for name, read_text in _BY_NAME.items():
+        if name in node:
+            return read_text(node[name])
+    if "$enum" in node:
+        return _member(_class(node["$enum"]), node["$name"])
     if "$class" in node:
         return _object(node["$class"], {name: decode(part, read) for name, part in node["$fields"].items()})
     return {key: decode(part, read) for key, part in node.items()}
 
 
-def _object(name: str, fields: dict[str, Any]) -> Any:
+_TEXTS: dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]] = {
+    dt.date: (dt.date.isoformat, dt.date.fromisoformat),
+    dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),
+    dt.time: (dt.time.isoformat, dt.time.fromisoformat),
+    decimal.Decimal: (str, decimal.Decimal),
+}
+"""Classes whose objects are kept as texts."""
+
+_BY_NAME: dict[str, Callable[[str], Any]] = {f"${cls.__name__}": read for cls, (_, read) in _TEXTS.items()}
+_BY_NAME |= {"$Path": pathlib.Path, "$PurePath": pathlib.PurePath}
+
+
+def _member(kind: Any, name: str) -> Any:
+    try:
+        return kind[name]
+    except (KeyError, TypeError):
+        raise TaskFailed(f"A value cannot be read, because {kind!r} no longer has the member {name!r}.") from None
+
+
+def _class(name: str) -> Any:
     module, _, qualname = name.partition(":")
     try:
         kind: Any = importlib.import_module(module)
@@ -104,6 +138,11 @@ def _object(name: str, fields: dict[str, Any]) -> Any:
             kind = getattr(kind, part)
     except (ImportError, AttributeError) as error:
         raise TaskFailed(f"A value cannot be read, because its class {name} no longer exists: {error}.") from error
+    return kind
+
+
+def _object(name: str, fields: dict[str, Any]) -> Any:
+    kind = _class(name)
     if isinstance(kind, type) and hasattr(kind, "_make"):
         return kind._make(fields.values())
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
@@ -134,7 +173,7 @@ def _part(node: Any, key: int | str) -> Any:
         if isinstance(key, int) and -len(node) <= key < len(node):
             return node[key]
         raise LookupError(key)
-    if isinstance(node, dict) and not node.keys() & {"$float"}:
+    if isinstance(node, dict) and not node.keys() & {"$float", "$enum", *_BY_NAME}:
         pairs = node["$dict"] if "$dict" in node else list(node.get("$fields", node).items())
         folded = key.lower() if isinstance(key, str) else key
         same = [part for other, part in pairs if other == key]

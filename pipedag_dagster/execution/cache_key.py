@@ -171,6 +171,8 @@ def argument_hashes(call: TaskCall) -> dict[str, str]:
         "outputs=": task.outputs,
         "nout=": task.nout,
         "input_type=": kind and public_name(kind),
+        "call_context=": task.call_context,
+        "add_input_source=": task.add_input_source or None,
     }
     return {name: content_hash(value, f"{call}: argument {name!r}") for name, value in call.arguments.items()} | {
         name: content_hash(value) for name, value in options.items() if value is not None

@@ -19,6 +19,7 @@ from pipedag_dagster.execution.cache_key import is_arrow_backed
 from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.frame_types import FrameType, data_type, is_sql
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
+from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.sampling.copies import copied_from
 from pipedag_dagster.versions.table_store import TableStore
@@ -218,7 +219,10 @@ class Arguments:
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
         value = self._value(store, table)
-        return self._with_alias_of_its_own(value) if isinstance(value, sa.Alias) else value
+        value = self._with_alias_of_its_own(value) if isinstance(value, sa.Alias) else value
+        if not (self.call.task.add_input_source and table.in_database):
+            return value
+        return value, Table(None, table.name, primary_key=table.primary_key, indexes=table.indexes)
 
     def _value(self, store: TableStore, table: TableVersion) -> Any:
         kind = self.call.task.input_type

@@ -99,8 +99,10 @@ class TaskRunner:
     def _call(self, call: TaskCall, arguments: Arguments, covered: Reads | None = None) -> TaskOutputs:
         args, kwargs = arguments.of_task()
         # A lazy task is called in every run, so it does not matter what it has read.
+        around = call.task.call_context or nullcontext
         with observe() if covered is not None else nullcontext() as observation:
-            returned = call.task.fn(*args, **kwargs)  # the user's function
+            with around():
+                returned = call.task.fn(*args, **kwargs)  # the user's function
             config = self.instance.config
             result = unpack(call, returned, config.auto_table, config.auto_blob, config.unlogged)
         if covered is not None and observation is not None:
@@ -114,7 +116,7 @@ class TaskRunner:
         source = source_of(self.instance, call)
         parts: dict[str, Any] = {
             "task": call.name,
-            "code": None if call.task.lazy else cache_key.task_code_version(call),
+            "code": None if call.task.lazy and call.task.version is None else cache_key.task_code_version(call),
             "arguments": cache_key.argument_hashes(call) | cache_key.dtypes(call, self.instance.config),
             "inputs" if source is None else "source": {name: table.data_version for name, table in inputs.items()}
             | self.inputs.around(call),

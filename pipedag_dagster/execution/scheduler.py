@@ -87,7 +87,7 @@ def _order(calls: list[TaskCall]) -> graphlib.TopologicalSorter[TaskCall]:
     order: graphlib.TopologicalSorter[TaskCall] = graphlib.TopologicalSorter()
     chosen = set(calls)
     for call in calls:
-        order.add(call, *({output.call for output in call.inputs} & chosen))
+        order.add(call, *({*(output.call for output in call.inputs), *call.after} & chosen))
     order.prepare()
     return order
 

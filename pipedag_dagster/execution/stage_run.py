@@ -16,7 +16,7 @@ from pipedag_dagster.catalog.reason import ReasonKind
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed
+from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed, task_failed
 from pipedag_dagster.execution.check_runner import Checker, refuse
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
@@ -288,7 +288,7 @@ class _StageRun:
             raise
         except (Exception, SystemExit) as error:
             message = f"{call} failed: {type(error).__name__}: {error}\n{self._where(call)}"
-            raise TaskFailed(message) from error
+            raise task_failed(message, error) from error
         return Outcome(call, {table.asset: table for table in tables}, decision.reason, time.monotonic() - started)
 
     def _run_and_store(self, keyed: KeyedCall) -> list[TableVersion]:

@@ -12,6 +12,9 @@ from pipedag_dagster.graph.nested import Path
 from pipedag_dagster.graph.task import Handle, Task
 from pipedag_dagster.names import asset_name
 
+committed_reader: list[Callable[[Output, type | None], Any]] = []
+"""Reads the committed value of an output. `orchestration` sets it, which knows instances and their stores."""
+
 
 class Named(Protocol):
     """A flow as its calls see it."""
@@ -48,6 +51,10 @@ class TaskCall:
     source: Any = None
     source_stage: StageCalls | None = None
     slots: tuple[Slot, ...] = ()
+    after: list[TaskCall] = field(default_factory=list)
+    """Calls of the stage that come first, although nothing of them is read (`ordering_barrier`)."""
+    groups: tuple[Any, ...] = ()
+    """The groups (`GroupNode`) that it is in."""
     _asked: dict[Path, None] = field(default_factory=dict)
 
     @property
@@ -72,7 +79,11 @@ class TaskCall:
         if outputs is not None:
             return tuple(Slot(name, () if len(outputs) == 1 else (number,)) for number, name in enumerate(outputs))
         inner = [path for path in self._asked if not any(path == other[: len(path)] != other for other in self._asked)]
-        return tuple(Slot(asset_name("_".join(map(str, path))), path) for path in inner)
+        return tuple(Slot(self._name_of(path), path) for path in inner)
+
+    def _name_of(self, path: Path) -> str:
+        own = (self.name, *path) if isinstance(path[0], int) else path
+        return asset_name("_".join(map(str, own)))
 
     def __str__(self) -> str:
         return f"{self.stage.name}.{self.name}"
@@ -94,8 +105,6 @@ class Output(Handle):
         if declared and not self.path:
             return self._declared(key)
         if not declared:
-            if not self.path and isinstance(key, int):
-                raise self._not_several()
             key = asset_name(key) if isinstance(key, str) else key
             call._asked[(*self.path, key)] = None
         return Output(call, (*self.path, key))
@@ -114,6 +123,21 @@ class Output(Handle):
         if not -call.count <= key < call.count:
             raise WiringError(f"{call} has no output {key}. It has {call.count}: 0 to {call.count - 1}.")
         return Output(call, (key % call.count,))
+
+    def get_output_from_store(
+        self, as_type: type | None = None, ignore_position_hashes: bool = False, write_local_table_cache: bool = False
+    ) -> Any:
+        """What the current instance has committed for this output. Nothing runs.
+
+        Args:
+            as_type: as for `Result.get`.
+            ignore_position_hashes, write_local_table_cache: accepted for pydiverse.pipedag, without an effect.
+
+        Raises:
+            NotMaterialized: it was never committed.
+            ConfigError: there is no current instance.
+        """
+        return committed_reader[0](self, as_type)
 
     def __getattr__(self, name: str) -> Output:
         if name.startswith("_"):

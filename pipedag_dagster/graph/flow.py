@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import graphlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any, Self
 
-from pipedag_dagster.errors import WiringError, did_you_mean
+from pipedag_dagster.errors import UnknownName, WiringError, WrongCall, did_you_mean
 from pipedag_dagster.graph.calls import Output, Slot, StageCalls, TaskCall, map_outputs, outputs_in
+from pipedag_dagster.graph.group_node import GroupNode, open_groups, open_stages, order_calls
 from pipedag_dagster.graph.instance import Instance
 from pipedag_dagster.graph.nested import Path
 from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
@@ -49,15 +50,24 @@ class Stage(StageCalls, _Wired):
     Args:
         name: letters, digits and `_`, case-insensitive.
         materialization_details: as for `Table`, for all tables of the stage that have none of their own.
+        group_node_tag, force_committed: accepted for pydiverse.pipedag, without an effect.
 
     Raises:
         WiringError: it is opened outside of a flow, or a second time, or the flow has another stage of this name.
     """
 
     flow: FlowGraph
+    outer: StageCalls | None = None
+    """The stage that it is nested in. Each of them is committed on its own."""
 
     @known_options()
-    def __init__(self, name: str, materialization_details: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        materialization_details: str | None = None,
+        group_node_tag: str | None = None,
+        force_committed: bool = False,
+    ) -> None:
         self.name = stage_name(name)
         self.materialization_details = materialization_details
         self.calls: list[TaskCall] = []
@@ -84,8 +94,28 @@ class Stage(StageCalls, _Wired):
             raise WiringError(f"Flow {flow.name!r} has two stages {self.name!r}. Give one of them another name.")
         self.flow = flow
         self._opened_at = caller()
+        self.outer = next(reversed(open_stages.get()), None)
+        self._nesting = open_stages.set((*open_stages.get(), self))
         flow.stages.append(self)
         return super().__enter__()
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        super().__exit__(kind, error, traceback)
+        open_stages.reset(self._nesting)
+
+    def __getitem__(self, task: str | tuple[str, int]) -> Output:
+        """The output of a call of a task: `stage["clean"]`, or the second call as `stage["clean", 1]`.
+
+        Raises:
+            WiringError: the stage has no such call.
+        """
+        name, number = task if isinstance(task, tuple) else (task, 0)
+        named = [call for call in self.calls if call.task.name == name]
+        named = named or [call for call in self.calls if call.name == name]
+        if not -len(named) <= number < len(named):
+            hint = did_you_mean(name, {call.name for call in self.calls})
+            raise UnknownName(f"Stage {self.name!r} has no call {number} of a task {name!r}.{hint}")
+        return Output(named[number])
 
     def _wire(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Output:
         number = self._counts[task.name] + 1
@@ -97,12 +127,15 @@ class Stage(StageCalls, _Wired):
                 bound = task.signature.bind(*args, **kwargs)
             except TypeError as error:
                 hint = _misspelt(kwargs, task)
-                raise WiringError(f"{call}: {error}.{hint} It is {task.name}{task.signature}.") from error
+                raise WrongCall(f"{call}: {error}.{hint} It is {task.name}{task.signature}.") from error
             bound.apply_defaults()
             call.arguments = dict(bound.arguments)
         for needed in call.inputs:
             if needed.call.stage.flow is not self.flow:
                 raise WiringError(f"{call} takes {needed}, which belongs to another flow.")
+        call.groups = open_groups.get()
+        for group in call.groups:
+            group.calls.append(call)
         self.calls.append(call)
         self._counts[task.name] = number
         return Output(call)
@@ -198,23 +231,67 @@ class FlowGraph(_Wired):
         if error is None:
             for stage in self.stages:
                 _name_outputs(stage)
+                order_calls(stage.calls)
             self.stages = [stage for stage in _in_order(self.stages) if stage not in self._others.values()]
 
-    def __getitem__(self, name: str) -> Output:
-        """The output `"stage.table"`.
+    def __getitem__(self, name: str | Stage) -> Any:
+        """The output `"stage.table"`, or the stage `"stage"`: `flow["raw.orders"]`, `flow["raw"]["load"]`.
 
         Raises:
-            WiringError: the flow has no such output; close ones are named.
+            WiringError: the flow has no such output or stage; close ones are named.
         """
-        known = {
+        if isinstance(name, Stage):
+            return self.get_stage(name.name)
+        known: dict[str, Any] = {stage.name: stage for stage in self.stages}
+        known |= {
             f"{stage.name}.{slot.asset}": Output(call, slot.path)
             for stage in self.stages
             for call in stage.calls
             for slot in call.slots
         }
         if name.lower() not in known:
-            raise WiringError(f"Flow {self.name!r} has no output {name!r}.{did_you_mean(name.lower(), known)}")
+            raise UnknownName(f"Flow {self.name!r} has no output {name!r}.{did_you_mean(name.lower(), known)}")
         return known[name.lower()]
+
+    def get_stage(self, name: str) -> Stage:
+        """The stage of this name.
+
+        Raises:
+            WiringError: the flow has no such stage; a close one is named.
+        """
+        known = {stage.name: stage for stage in self.stages}
+        if name.lower() not in known:
+            raise UnknownName(f"Flow {self.name!r} has no stage {name!r}.{did_you_mean(name.lower(), known)}")
+        return known[name.lower()]
+
+    def chosen_calls(self, components: Iterable[Any]) -> list[TaskCall]:
+        """The calls that stages, groups, outputs and names stand for, in the order of the flow. A stage stands for the
+        stages in it, too.
+
+        Raises:
+            WiringError: one of them is not part of the flow.
+        """
+        everything = [call for stage in self.stages for call in stage.calls]
+        chosen: set[TaskCall] = set()
+        for each in components:
+            part = self[each] if isinstance(each, str) else each
+            calls = [part.call] if isinstance(part, Output) else [part] if isinstance(part, TaskCall) else []
+            if isinstance(part, GroupNode):
+                calls = part.calls
+            elif isinstance(part, Stage):
+                calls = [call for call in everything if part in _with_outer(call.stage)]
+            if not calls or not set(calls) <= set(everything):
+                raise WiringError(
+                    f"Flow {self.name!r} cannot run {each!r} alone: it is not one of its stages, tasks or outputs."
+                )
+            chosen.update(calls)
+        return [call for call in everything if call in chosen]
+
+
+def _with_outer(stage: Any) -> Iterator[Any]:
+    while stage is not None:
+        yield stage
+        stage = stage.outer
 
 
 def _made_elsewhere() -> None:

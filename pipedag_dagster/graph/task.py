@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Unpack, cast, overload
 
@@ -21,6 +23,17 @@ wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
 """What a call of a task does: set by an open `Flow` or `Stage`. None: the plain function is called."""
 
 
+class AutoVersion(enum.Enum):
+    """The value of `version=` that stands for a fingerprint of the code."""
+
+    AUTO_VERSION = "AUTO_VERSION"
+
+
+AUTO_VERSION = AutoVersion.AUTO_VERSION
+"""`version=AUTO_VERSION`: the code is fingerprinted, as without `version=`. A task of polars' LazyFrames is compared by
+its plans."""
+
+
 class Handle:
     """What the call of a task returns while a flow is open: it stands for tables that do not exist yet."""
 
@@ -30,8 +43,13 @@ class _Options(DescriptionOptions, total=False):
     input_type: type | tuple[type, str] | None
     cache: Callable[..., Any] | Sequence[Callable[..., Any]] | None
     lazy: bool
-    version: str | None
+    version: str | AutoVersion | None
     allow_fresh_input: bool
+    name: str | None
+    call_context: Callable[[], AbstractContextManager[Any]] | None
+    add_input_source: bool
+    ordering_barrier: bool | dict[str, Any]
+    group_node_tag: str | None
 
 
 class TaskOptions(_Options, total=False):
@@ -59,7 +77,7 @@ class Task:
     ) -> None:
         if not callable(fn):
             raise WiringError(f'@materialize takes a function, not {fn!r}. Write its options by name: version="1.0".')
-        name = getattr(fn, "__name__", type(fn).__name__)
+        name: str = cast("Any", options).get("name") or getattr(fn, "__name__", type(fn).__name__)
         known = CopyOptions.__optional_keys__ if from_source else TaskOptions.__optional_keys__
         refuse_unknown(f"Task {name!r} ({defined_at(fn)})", options, known)
         given = cast("dict[str, Any]", options)
@@ -70,10 +88,15 @@ class Task:
         self.name = asset_name(name) if self.outputs is None else table_name(name)
         self.nout: int | None = given.get("nout")
         self.input: bool = given.get("input", False)
-        self.version: str | None = given.get("version")
+        version = given.get("version")
+        self.version: str | None = None if version is AUTO_VERSION else version
         self.cache: Callable[..., Any] | None = combined(given.get("cache"))
-        self.lazy: bool = given.get("lazy", False)
         self.input_type, self.dtype_backend = _input_type(given.get("input_type"))
+        plans = version is AUTO_VERSION and data_type(self.input_type) is FrameType.POLARS_LAZY
+        self.lazy: bool = given.get("lazy", False) or plans
+        self.call_context: Callable[[], AbstractContextManager[Any]] | None = given.get("call_context")
+        self.add_input_source: bool = given.get("add_input_source", False)
+        self.ordering_barrier: bool = bool(given.get("ordering_barrier", False))
         self.allow_fresh_input: bool = given.get("allow_fresh_input", False)
         self.from_source = from_source
         self.pass_args: tuple[str, ...] = given.get("pass_args", ())
@@ -112,13 +135,11 @@ class Task:
             raise self._error(f'version must be a text, as in version="1.0", not {self.version!r}.')
         if self.cache is not None and not callable(self.cache):
             raise self._error(f"cache must be a function, or a list of functions, not {self.cache!r}.")
-        for option in ("input", "lazy", "allow_fresh_input"):
+        if self.call_context is not None and not callable(self.call_context):
+            raise self._error(f"call_context must be a function that returns a context, not {self.call_context!r}.")
+        for option in ("input", "lazy", "allow_fresh_input", "add_input_source"):
             if not isinstance(getattr(self, option), bool):
                 raise self._error(f"{option} must be True or False, not {getattr(self, option)!r}.")
-        if self.lazy and self.version is not None:
-            raise self._error(
-                "a lazy task always runs, because what it returns is compared. Leave out version= or lazy=True."
-            )
 
     def _error(self, message: str) -> WiringError:
         return WiringError(f"Task {self.name!r}: {message}")
@@ -161,10 +182,16 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskO
             Recommended: Dagster then knows the tables by their names before the task has run.
         input: the task brings data in from outside. Small instances (`copy_filtered_input: true`) do not run
             it: they copy a sample of the tables that their `copy_source` has committed.
-        version: pins the code version by hand. Without it, the code is fingerprinted.
+        version: pins the code version by hand. Without it, or with AUTO_VERSION, the code is fingerprinted.
+        name: the name of the task; without it, that of the function.
+        call_context: returns a context (for `with`) in which the task is called.
+        add_input_source: each table arrives as a pair: the data, and a `Table` that says its name and constraints.
+        ordering_barrier: the task runs after all calls of the stage that are wired before it, and before all others.
+        group_node_tag: accepted for pydiverse.pipedag, without an effect.
         cache: a function that tells whether outside data changed. It gets those arguments of the task that
             it names, and returns any value with a stable content; another value means fresh input.
-        lazy: the task runs every time, because it only builds a query (or a plan of polars), which is compared.
+        lazy: the task runs every time, because it only builds a query (or a plan of polars), which is compared. With
+            `version`, another version makes its tables again, too.
         input_type: how inputs arrive: `pd.DataFrame`, `sa.Table` (an alias to build queries on), also
             `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`. `(pd.DataFrame, "arrow")` gives columns that stay
             in Arrow; with "numpy" or "nullable", or alone, integers that may be NULL are `Int64`.

@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar, Token
 from typing import Any, Self
 
 import dagster as dg
 
-from pipedag_dagster.catalog.catalog import RunRecord, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import StageVersion
 from pipedag_dagster.config.instances import CacheMode
-from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import ConfigError, NotMaterialized, PipedagError, SeveralFailed, did_you_mean
+from pipedag_dagster.context import ConfigContext, PipedagConfig
+from pipedag_dagster.errors import ConfigError, NoInstance, NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.execution.progress import Progress
-from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
+from pipedag_dagster.graph.calls import committed_reader
+from pipedag_dagster.graph.flow import FlowGraph, Output, Stage, TaskCall
+from pipedag_dagster.graph.group_node import GroupNode
 from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import define, job_name
 from pipedag_dagster.orchestration.resources import cache_mode, caller_releases, release
+from pipedag_dagster.orchestration.result import Result
 from pipedag_dagster.orchestration.step_progress import observer
 from pipedag_dagster.versions import history
 
@@ -47,78 +50,8 @@ class StageLockContext:
             release(instance, run_id)
 
 
-class Result:
-    """The result of a run.
-
-    Attributes:
-        successful: whether the run succeeded.
-        error: the error of a run that failed, else None.
-        run_id: the id of the Dagster run.
-        checks: Dagster's results of the checks that were evaluated: `.asset_key`, `.check_name`, `.passed`,
-            `.severity`, `.description`, `.metadata`.
-    """
-
-    def __init__(
-        self,
-        instance: ConfigContext,
-        run_id: str,
-        error: BaseException | None,
-        checks: Sequence[dg.AssetCheckEvaluation] = (),
-    ) -> None:
-        self.instance = instance
-        self.run_id = run_id
-        self.error = error
-        self.checks = tuple(checks)
-
-    @property
-    def successful(self) -> bool:
-        return self.error is None
-
-    @property
-    def tables(self) -> list[tuple[RunRecord, TableVersion]]:
-        """Each table of the run, with what was done about it and why."""
-        return self.instance.store.table_store.records.of_run(self.run_id)
-
-    def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any:
-        """Read the result of a task from the database.
-
-        Args:
-            output: the handle that the task's call returned while wiring; or the name of a table, `"stage.table"`.
-            as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame` or `sa.Table`.
-
-        Returns:
-            A table, a value, or the object of a blob. If the task returns several, all of them, in the shape in which
-            the task has returned them.
-
-        Raises:
-            NotMaterialized: the run did not make the table, or its version was dropped since.
-        """
-        if isinstance(output, str):
-            return self._read(output, as_type)
-        output = Output(output) if isinstance(output, TaskCall) else output
-        call = output.call
-        made = {
-            table.asset: table
-            for run, table in self.tables
-            if run.stage == call.stage.name and (table.asset in call.assets or table.task == call.name)
-        }
-
-        def missing(asset: str) -> NotMaterialized:
-            return NotMaterialized(
-                f"Run {self.run_id[:8]} has no table {call.stage.name}.{asset}: the run failed before, or the version "
-                "was dropped since. To keep results, run and read inside of `with StageLockContext():`."
-            )
-
-        store = self.instance.store.table_store
-        return CallOutputs(call, made, missing).read(output, lambda table: store.read(table, as_type))
-
-    def _read(self, name: str, as_type: type | None) -> Any:
-        """The table of a name, in Dagster or in SQL."""
-        tables = {f"{table.stage}.{alias}": table for _, table in self.tables for alias in (table.name, table.asset)}
-        if name.lower() not in tables:
-            hint = did_you_mean(name.lower(), tables)
-            raise NotMaterialized(f"Run {self.run_id[:8]} has no table {name!r}.{hint}")
-        return self.instance.store.table_store.read(tables[name.lower()], as_type)
+_ACCEPTED = ("ignore_position_hashes", "orchestration_engine", "trace_hook")
+log = logging.getLogger(__name__)
 
 
 class Flow(FlowGraph):
@@ -128,44 +61,118 @@ class Flow(FlowGraph):
         name: of the flow.
     """
 
-    @known_options()
+    @known_options(*_ACCEPTED)
     def run(
         self,
+        *components: Stage | GroupNode | Output | TaskCall | str | ConfigContext,
         config: ConfigContext | None = None,
-        *,
+        stages: Iterable[Stage | str] = (),
         cache_validation_mode: str | CacheMode | None = None,
         disable_cache_function: bool | None = None,
         ignore_task_version: bool | None = None,
         fail_fast: bool | None = None,
+        **accepted: Any,
     ) -> Result:
         """Run all stages on one instance: through Dagster, in this process.
 
         Without DAGSTER_HOME, Dagster keeps no history of the run. With it, the UI shows the run.
 
         Args:
-            config: the instance; without it the current one (`with config:`).
+            components: what to run, instead of everything: stages, groups, outputs of tasks, or their names. What they
+                need of other tasks is read from the committed versions. (The instance may come first, too.)
+            config: the instance. Without it, the current one (`with config:`); without that, `PipedagConfig.default`
+                with the settings of this flow.
+            stages: more stages to run.
             cache_validation_mode, disable_cache_function, ignore_task_version: replace the `cache_validation` of the
                 instance for this run.
             fail_fast: raise the error of a run that fails, and do not return a result. Without it, the configuration
                 of the instance decides.
+            accepted: `ignore_position_hashes`, `orchestration_engine` and `trace_hook` of pydiverse.pipedag have no
+                effect: inputs are found by what they are, not by their position, and Dagster runs the flow.
 
         Raises:
             PipedagError: the run fails, and `fail_fast` is true.
-            ConfigError: there is no such cache mode.
-            WiringError: the flow cannot run as it is wired.
+            ConfigError: there is no such cache mode, or no instance.
+            WiringError: the flow cannot run as it is wired, or has no such part.
         """
-        instance = config or ConfigContext.get()
+        parts = [*components, *stages]
+        if parts and isinstance(parts[0], ConfigContext):
+            config = parts.pop(0)  # type: ignore[assignment]
+        for name, value in accepted.items():
+            if value:
+                log.warning("flow.run(%s=…) has no effect.", name)
+        instance = config or _current_instance(self.name)
         overrides = {
             "cache_validation_mode": cache_validation_mode and cache_mode(cache_validation_mode).value,
             "disable_cache_function": disable_cache_function,
             "ignore_task_version": ignore_task_version,
         }
+        calls = self.chosen_calls(parts) if parts else None
         definitions = define(instance, [self])
-        result = execute(definitions, instance, overrides)
-        if result.error is not None and (instance.config.fail_fast if fail_fast is None else fail_fast):
+        selection = None if calls is None else _keys(instance, calls)
+        if fail_fast is not None and fail_fast != instance.config.fail_fast:
+            instance = instance.evolve(fail_fast=fail_fast)
+        result = execute(definitions, instance, overrides, selection=selection)
+        result.flow = self
+        if result.error is not None and instance.config.fail_fast:
             raise result.error
         return result
 
+    def get_subflow(self, *components: Stage | GroupNode | Output | TaskCall | str) -> Subflow:
+        """Some stages, groups or tasks of the flow, to be run without the others.
+
+        Raises:
+            WiringError: the flow has no such part.
+        """
+        return Subflow(self, components)
+
+
+class Subflow:
+    """Some parts of a flow: `flow.get_subflow("raw", "report.ranking").run()`."""
+
+    def __init__(self, flow: Flow, components: Sequence[Any]) -> None:
+        self.flow = flow
+        self.components = tuple(components)
+        self.calls = flow.chosen_calls(components) if components else [c for stage in flow.stages for c in stage.calls]
+
+    def get_tasks(self) -> list[TaskCall]:
+        """The calls that are part of it."""
+        return self.calls
+
+    def run(self, **options: Any) -> Result:
+        """As `Flow.run`, for these parts."""
+        return self.flow.run(*self.components, **options)
+
+
+def _current_instance(flow: str) -> ConfigContext:
+    try:
+        return ConfigContext.get()
+    except NoInstance:
+        return PipedagConfig.default.get(flow=flow)
+
+
+def _keys(instance: ConfigContext, calls: Iterable[TaskCall]) -> list[dg.AssetKey]:
+    return [dg.AssetKey([instance.instance_id, call.stage.name, asset]) for call in calls for asset in call.assets]
+
+
+def _read_committed(output: Output, as_type: type | None) -> Any:
+    """What the current instance has committed for an output."""
+    instance = _current_instance(output.call.stage.flow.name)
+    store, call = instance.store.table_store, output.call
+    tables = {
+        asset: table
+        for asset, table in store.current([call.stage.name])[call.stage.name].tables.items()
+        if asset in call.assets or table.task == call.name
+    }
+
+    def missing(asset: str) -> NotMaterialized:
+        name = instance.config.name
+        return NotMaterialized(f"Instance {name!r} has no table {call.stage.name}.{asset} yet. Run the flow first.")
+
+    return CallOutputs(call, tables, missing).read(output, lambda table: store.read(table, as_type))
+
+
+committed_reader.append(_read_committed)
 
 _INTERRUPTIONS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")  # by us, and by a task
 

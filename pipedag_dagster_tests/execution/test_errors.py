@@ -81,7 +81,7 @@ def error_of(flow: Flow, config: ConfigContext, kind: type[PipedagError]) -> Pip
     """Run a flow that fails, and return its error, which must be of this kind and not show the password."""
     result = flow.run(config=config, fail_fast=False)
     assert not result.successful
-    assert type(result.error) is kind, repr(result.error)
+    assert isinstance(result.error, kind), repr(result.error)
     assert SECRET not in "".join(traceback.format_exception(result.error))
     return result.error
 
@@ -113,7 +113,7 @@ def test_an_unknown_instance_is_an_error_that_names_the_one_that_was_meant(insta
 
 def test_two_instances_that_would_share_a_schema_are_refused_and_both_named(instances: Instances) -> None:
     with pytest.raises(ConfigError, match=r"'full' and 'other' would share their schemas.*instance_id"):
-        instances(other="instance_id: full\n")
+        instances(other="instance_id: full\n").get("other")
 
 
 # The database

@@ -87,9 +87,13 @@ def test_the_public_api_is_what_init_lists() -> None:
     assert set(pipedag_dagster.__all__) == public
     assert list(pipedag_dagster.__all__) == sorted(pipedag_dagster.__all__)
     assert public == {
+        "AUTO_VERSION",
         "Blob",
+        "CacheValidationMode",
         "ConfigContext",
+        "FinalTaskState",
         "Flow",
+        "GroupNode",
         "InstanceResource",
         "PipedagConfig",
         "PipedagError",
@@ -103,6 +107,7 @@ def test_the_public_api_is_what_init_lists() -> None:
         "TableIOManager",
         "TableProps",
         "View",
+        "VisualizationStyle",
         "build_definitions",
         "create_basic_pipedag_config",
         "environment",
