@@ -228,6 +228,7 @@ class Arguments:
         kind = self.call.task.input_type
         if not table.in_database:
             return store.read(table, kind)
+        store.reader.refuse_lost(table)
         if self.shapes:
             return store.reader.shape(table)
         if is_sql(kind):  # it is pinned, so nobody needs to look whether it is there

@@ -55,8 +55,7 @@ class TableReader:
             return self._blobs().load(table.stage, table.file, what)
         if table.kind is OutputKind.value:
             return json_values.decode(table.value, lambda part: _refuse_part(what, part))
-        if self.is_lost(table):
-            raise NotMaterialized(f"{what} is unlogged, and empty since a crash of the server. Run its stage again.")
+        self.refuse_lost(table)
         if kind is not None and issubclass(kind, sa.FromClause):
             reflected = self.reflect(table)
             return reflected.alias(table.name) if where is None else _rows(reflected, where).subquery(table.name)
@@ -67,6 +66,15 @@ class TableReader:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table) from None
             raise
+
+    def refuse_lost(self, table: TableVersion) -> None:
+        """
+        Raises:
+            NotMaterialized: the table is unlogged, and a crash of the server has emptied it.
+        """
+        if self.is_lost(table):
+            what = TableRef(table.stage, table.name)
+            raise NotMaterialized(f"{what} is unlogged, and empty since a crash of the server. Run its stage again.")
 
     def is_lost(self, table: TableVersion) -> bool:
         """Whether a table is unlogged, and a crash of the server has emptied it."""
