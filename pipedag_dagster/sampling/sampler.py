@@ -7,7 +7,9 @@ each sample by its rules and the physical tables, so that only one run chooses, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +23,7 @@ from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock, temporary_tables
 from pipedag_dagster.postgres.sql_text import is_ordered
 from pipedag_dagster.sampling import choose
-from pipedag_dagster.sampling.edge_cases import edge_case_handles, relations_of
+from pipedag_dagster.sampling.edge_cases import EdgeCase, edge_case_handles, relations_of
 from pipedag_dagster.sampling.keep_sample import keep_here, keep_there
 from pipedag_dagster.sampling.profiles import Profiles
 from pipedag_dagster.sampling.rules import All, EdgeCases, Nothing, Rows, Rule, SampleSpec
@@ -69,6 +71,28 @@ def is_in_order(table: TableVersion) -> bool:
 
 # A pooled connection would keep the work tables.
 _CLEAN = "DISCARD TEMP"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A sample, in the transaction that has chosen it.
+
+    Attributes:
+        spec: what was asked for.
+        edge_cases: the rare rows that are in it, by table.
+        rows: what it has of each table.
+    """
+
+    connection: Connection
+    spec: SampleSpec
+    selection: Selection
+    edge_cases: Mapping[str, Sequence[EdgeCase]]
+    rows: dict[str, SampledRows]
+
+    def most(self) -> str:
+        """A sentence about the relation that brings most rows; empty when none brings any."""
+        brought = Counter(self.selection.brought).most_common(1)
+        return "".join(f" {count:,} of them come along by {relation}." for relation, count in brought if count)
 
 
 class Sampler:
@@ -157,6 +181,23 @@ class Sampler:
         is_few = few(rows.rows, rows.source_rows)
         return SourceRows(store.database, physical, table.columns, handles, is_few, rows.content)
 
+    def groups(self) -> list[list[str]]:
+        """All tables: those that are sampled together, together."""
+        groups: list[list[str]] = []
+        for name in self.tables:
+            if not any(name in group for group in groups):
+                groups.append(self.related(name))
+        return groups
+
+    @contextmanager
+    def looking(self, names: Sequence[str]) -> Iterator[Chosen]:
+        """Choose the sample of related tables, for looking at it within the transaction. Nothing is left behind, and
+        too large a sample is not refused."""
+        self._refuse_split({self.tables[name].stage for name in names})
+        with self.source.store.table_store.database.transaction() as connection:
+            yield self._chosen(connection, self._spec_of(names), names)
+            connection.execute(_CLEAN)
+
     # Choosing
 
     def _together(self, names: Sequence[str]) -> dict[str, Sample]:
@@ -183,17 +224,17 @@ class Sampler:
             writer = connection.connection.driver_connection
             assert isinstance(writer, psycopg.Connection)
             if store.database.same_as(source):
-                selection, rows = self._chosen(writer, spec, names)
-                rows = _with_rows_of_views(key, rows, self.tables)
+                chosen = self._accepted(writer, spec, names)
+                rows = _with_rows_of_views(key, chosen.rows, self.tables)
                 store.catalog.add_sample(connection, key, rows)
-                keep_here(writer, store.catalog, key, selection, rows)
+                keep_here(writer, store.catalog, key, chosen.selection, rows)
                 writer.execute(_CLEAN)
             else:
                 with source.transaction() as reader:
-                    selection, rows = self._chosen(reader, spec, names)
-                    rows = _with_rows_of_views(key, rows, self.tables)
+                    chosen = self._accepted(reader, spec, names)
+                    rows = _with_rows_of_views(key, chosen.rows, self.tables)
                     store.catalog.add_sample(connection, key, rows)
-                    keep_there(reader, writer, store.catalog, key, selection, rows)
+                    keep_there(reader, writer, store.catalog, key, chosen.selection, rows)
                     reader.execute(_CLEAN)
             return rows
 
@@ -204,18 +245,23 @@ class Sampler:
     def _tried(self, spec: SampleSpec, names: Sequence[str]) -> dict[str, SampledRows]:
         """Choose, and leave nothing behind."""
         with self.source.store.table_store.database.transaction() as connection:
-            rows = self._chosen(connection, spec, names)[1]
+            chosen = self._accepted(connection, spec, names)
             connection.execute(_CLEAN)
-            return rows
+            return chosen.rows
 
-    def _chosen(
-        self, connection: Connection, spec: SampleSpec, names: Sequence[str]
-    ) -> tuple[Selection, dict[str, SampledRows]]:
+    def _accepted(self, connection: Connection, spec: SampleSpec, names: Sequence[str]) -> Chosen:
+        chosen = self._chosen(connection, spec, names)
+        self._refuse(spec, chosen)
+        return chosen
+
+    def _chosen(self, connection: Connection, spec: SampleSpec, names: Sequence[str]) -> Chosen:
         temporary_tables.require(connection, "Choosing a sample")
         tables = {name: self._source_table(name) for name in names}
         try:
             conditions = choose.as_conditions(spec, self.source, self.tables)
-            selection = Selection(connection, tables, conditions, self._edge_cases(connection, tables, spec))
+            cases = self._edge_cases(connection, tables, spec)
+            handles = {name: [case.handle for case in found] for name, found in cases.items()}
+            selection = Selection(connection, tables, conditions, handles)
             selection.run()
         except (psycopg.ProgrammingError, psycopg.DataError) as error:
             said = " ".join(filter(None, (error.diag.message_primary, error.diag.message_hint)))
@@ -224,25 +270,21 @@ class Sampler:
                 "Fix the condition, or the relation, under `sample:`."
             ) from error
         rows = {name: self._rows(connection, selection, name) for name in names}
-        self._refuse(spec, rows, selection)
-        return selection, rows
+        return Chosen(connection, spec, selection, cases, rows)
 
     def _edge_cases(
         self, connection: Connection, tables: Mapping[str, SourceTable], spec: SampleSpec
-    ) -> dict[str, list[str]]:
-        """The handles of rare rows, by table. The rows of views have none."""
+    ) -> dict[str, list[EdgeCase]]:
+        """The rare rows, by table. Views have none."""
         if spec.edge_cases == EdgeCases(values=spec.edge_cases.values):
             return {}
         connection.execute(SETTINGS.encode())
         profiles = Profiles(self.instance, self.source, self.tables, remember=self._remember)
         partial = (name for name in tables if not isinstance(spec.rule(name), All | Nothing))
         return {
-            name: [
-                case.handle
-                for case in edge_case_handles(
-                    connection, tables[name], relations_of(name, tables, spec.relations), spec, profiles
-                )
-            ]
+            name: edge_case_handles(
+                connection, tables[name], relations_of(name, tables, spec.relations), spec, profiles
+            )
             for name in partial
             if not tables[name].is_view
         }
@@ -268,11 +310,12 @@ class Sampler:
         is_view = table.kind is OutputKind.view
         return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view)
 
-    def _refuse(self, spec: SampleSpec, rows: Mapping[str, SampledRows], selection: Selection) -> None:
+    def _refuse(self, spec: SampleSpec, chosen: Chosen) -> None:
         """
         Raises:
             SampleError: the sample has no rows, or more than `max_rows`.
         """
+        rows = chosen.rows
         who, names = f"Instance {self.instance.config.name!r}", ", ".join(rows)
         count, total = (sum(getattr(one, field) for one in rows.values()) for field in ("rows", "source_rows"))
         if not count and total:
@@ -284,7 +327,8 @@ class Sampler:
             each = ", ".join(f"{name} {one.rows:,}" for name, one in rows.items())
             raise SampleError(
                 f"{who}: the sample would have {count:,} rows ({each}), and sample.max_rows is {spec.max_rows:,}. "
-                f"Nothing was written. See what brings them: pipedag-dagster sample plan {self.instance.config.name}"
+                f"Nothing was written.{chosen.most()} See what brings them: "
+                f"pipedag-dagster sample plan {self.instance.config.name}"
             )
 
     def _refuse_split(self, stages: Collection[str]) -> None:

@@ -17,6 +17,7 @@ their ctid, which does not change because physical tables do not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipedag_dagster.names import literal, quote
@@ -69,6 +70,8 @@ class Selection:
         inside = [edge for edges in (self._choosing, self._closing) for _, _, one in self._parts(edges) for edge in one]
         self._circles = Circles(self._work, spec, inside)
         self._created = False
+        self.brought: Counter[str] = Counter()
+        """How many rows came along by each relation. Those of a circle are counted for all relations in it together."""
 
     def create(self) -> None:
         """Make the work tables, and copy views. After this, the transaction may be set READ ONLY."""
@@ -99,6 +102,26 @@ class Selection:
     def source(self, name: str) -> str:
         """The quoted name of the table that the handles point into: the physical table; of a view, its copy."""
         return self._work.source(name)
+
+    def leading_to(self, edge: Edge, handle: str) -> str:
+        """A query for the rows of the sample by which an edge leads to a row: handle and reason, chosen rows first.
+
+        Args:
+            handle: the ctid of the row, as text.
+        """
+        work, relation = self._work, edge.relation
+        ours, theirs = work.parent_keys(relation), work.child_keys(relation)
+        if not edge.down:
+            ours, theirs = theirs, ours
+        return (
+            f"SELECT o.handle::text, o.why FROM {work.handles(edge.origin)} AS o JOIN {work.handles(edge.target)} AS t "
+            f"ON {equal('o', ours, 't', theirs)} WHERE t.handle = {literal(handle)}::tid ORDER BY o.why, o.handle"
+        )
+
+    def edges_to(self, name: str, why: Why) -> list[Edge]:
+        """The edges by which a row of a table may have come into the sample for this reason."""
+        edges = self._choosing if why is Why.child else self._closing if why is Why.reference else []
+        return [edge for edge in edges if edge.target == name]
 
     def counts(self, name: str) -> dict[Why, int]:
         """How many rows of a table are in the sample, by reason."""
@@ -158,11 +181,17 @@ class Selection:
         """Add everything that the edges lead to: from chosen rows (which makes it chosen), or from all."""
         for names, into, inside in self._parts(edges):
             for edge in into:
-                self._step(edge, why)
+                self.brought[str(edge.relation)] += self._step(edge, why)
                 if why is Why.child and edge.is_chosen_by(self.spec):
                     add_loose_rows(self._work, self.spec, edge)
             if inside:
+                circle = ", ".join(dict.fromkeys(str(edge.relation) for edge in inside))
+                before = self._size_of(names)
                 self._circle(names, inside, why)
+                self.brought[circle] += self._size_of(names) - before
+
+    def _size_of(self, names: Sequence[str]) -> int:
+        return sum(self._work.counts[name].total() for name in names)
 
     def _circle(self, names: list[str], edges: list[Edge], why: Why) -> None:
         """Add what a circle leads to.
@@ -179,16 +208,16 @@ class Selection:
                 break
             self._circles.close(names, edges, why)
 
-    def _step(self, edge: Edge, why: Why) -> None:
-        """Add the rows to which an edge leads."""
+    def _step(self, edge: Edge, why: Why) -> int:
+        """Add the rows to which an edge leads. Returns how many they are."""
         work, relation = self._work, edge.relation
         if work.is_complete(edge.target):
-            return
+            return 0
         work.analyze(edge.origin)
         ours, theirs = work.parent_keys(relation), work.child_keys(relation)
         if not edge.down:
             if self._has_all_parents(edge):
-                return
+                return 0
             ours, theirs = theirs, ours
         rows = f"SELECT * FROM ({work.scan(edge.target)}) AS t"
         if (cap := edge.cap(self.spec)) is not None:
@@ -201,7 +230,7 @@ class Selection:
             f"SELECT FROM {work.handles(edge.origin)} AS o WHERE {equal('o', ours, 't', theirs)} AND why <= {why:d}"
         )
         capped = f"number <= {cap} AND " if cap is not None else ""
-        work.insert(edge.target, why, f"SELECT * FROM ({rows}) AS t WHERE {capped}EXISTS ({reached})")
+        return work.insert(edge.target, why, f"SELECT * FROM ({rows}) AS t WHERE {capped}EXISTS ({reached})")
 
     def _has_all_parents(self, edge: Edge) -> bool:
         """Whether nothing more can be reached by a relation: each reference leads to a row that is in the sample.
