@@ -1,10 +1,10 @@
-"""The commands about samples: `sample report`."""
+"""The commands about samples: `sample report`, `sample weights`."""
 
 from __future__ import annotations
 
 import click
 
-from pipedag_dagster.cli.sample_report import report
+from pipedag_dagster.cli.sample_report import report, weights
 
 
 @click.group(short_help="Look at the samples of small instances.")
@@ -13,3 +13,4 @@ def sample() -> None:
 
 
 sample.add_command(report)
+sample.add_command(weights)

@@ -1,4 +1,4 @@
-"""`pipedag-dagster sample report`."""
+"""`pipedag-dagster sample report` and `pipedag-dagster sample weights`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipedag_dagster.cli.options import where
-from pipedag_dagster.orchestration.workspace import locations, of_instance
-from pipedag_dagster.sampling.committed import report_of
+from pipedag_dagster.graph.flow import FlowGraph
+from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
+from pipedag_dagster.sampling.committed import report_of, weights_of
 from pipedag_dagster.sampling.comparison import ColumnComparison
 from pipedag_dagster.sampling.report import TableReport, summary
 from pipedag_dagster.sampling.report_charts import reason_text
@@ -31,8 +32,7 @@ def report(instance: str, html: Path | None, columns: bool, module: str | None, 
     and the distribution of each column. Nothing is written but FILE."""
     found = of_instance(locations(module, workspace), instance)
     chosen = found[0].instance
-    flows = list({id(stage.flow): stage.flow for location in found for stage in location.resource.stages}.values())
-    tables = report_of(chosen, flows)
+    tables = report_of(chosen, _flows(found))
     console = Console()
     console.print(_tables(tables))
     if any(table.relations for table in tables):
@@ -44,6 +44,23 @@ def report(instance: str, html: Path | None, columns: bool, module: str | None, 
     if html is not None:
         html.write_text(page(chosen.config.name, str(chosen.config.copy_source), tables), encoding="utf-8")
         click.echo(f"Written: {html}")
+
+
+@click.command(short_help="Print a query for the rows of a sample with their weights.")
+@click.argument("instance")
+@click.argument("table")
+@where
+def weights(instance: str, table: str, module: str | None, workspace: Path) -> None:
+    """Print a query for the rows of TABLE (stage.table) in INSTANCE with their weights, in the column sample_weight.
+
+    Weighted counts and sums estimate those of the source without bias. The query reads only the small instance.
+    """
+    found = of_instance(locations(module, workspace), instance)
+    click.echo(weights_of(found[0].instance, _flows(found), table))
+
+
+def _flows(found: Sequence[Location]) -> list[FlowGraph]:
+    return list({id(stage.flow): stage.flow for location in found for stage in location.resource.stages}.values())
 
 
 def _grid(*columns: str, left: Sequence[str]) -> Grid:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.context import ConfigContext
@@ -11,9 +11,11 @@ from pipedag_dagster.errors import ConfigError, NotMaterialized
 from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.sampling.copies import copied_calls
 from pipedag_dagster.sampling.profiles import Profiles
-from pipedag_dagster.sampling.report import CommittedSample, TableReport, report
-from pipedag_dagster.sampling.source_tables import SourceTable
+from pipedag_dagster.sampling.report import CommittedSample, TableReport, prepare, report
+from pipedag_dagster.sampling.rules import SampleSpec
+from pipedag_dagster.sampling.source_tables import Connection, SourceTable
 from pipedag_dagster.sampling.spec import InputTable, declared_relations, sample_spec
+from pipedag_dagster.sampling.weights import table_weight
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -23,6 +25,21 @@ class _Pair:
 
     sample: TableVersion
     source: TableVersion
+
+
+@dataclass(frozen=True)
+class _Committed:
+    """The committed samples of an instance.
+
+    Attributes:
+        pairs, tables: by `stage.asset`.
+        spec: what they were asked to contain.
+    """
+
+    source: ConfigContext
+    pairs: Mapping[str, _Pair]
+    tables: Mapping[str, CommittedSample]
+    spec: SampleSpec
 
 
 def report_of(instance: ConfigContext, flows: Iterable[FlowGraph]) -> list[TableReport]:
@@ -38,7 +55,59 @@ def report_of(instance: ConfigContext, flows: Iterable[FlowGraph]) -> list[Table
         ConfigError: the instance has no `copy_source`.
         NotMaterialized: the instance has no copied table yet.
     """
-    flows = list(flows)
+    committed = _committed(instance, list(flows))
+    tables, source = committed.tables, committed.source
+    profiles = Profiles(instance, source, {name: pair.source for name, pair in committed.pairs.items()}, remember=True)
+    with (
+        instance.store.table_store.database.transaction(read_only=True) as sample_connection,
+        source.store.table_store.database.transaction(read_only=True) as source_connection,
+    ):
+        _hold(source_connection, tables)
+        return report(sample_connection, source_connection, tables, committed.spec, profiles)
+
+
+def weights_of(instance: ConfigContext, flows: Iterable[FlowGraph], text: str) -> str:
+    """A query for the rows of a sampled table with their weights (see `weights.py`). It reads only the small instance.
+
+    Args:
+        text: the table, as `stage.asset`.
+
+    Raises:
+        ConfigError: the instance has no `copy_source`.
+        NotMaterialized: the instance has no such copied table.
+        SampleError: the rules of the sample give this table no weights.
+    """
+    committed = _committed(instance, list(flows))
+    name = text.lower()
+    if name not in committed.tables:
+        known = ", ".join(committed.tables)
+        raise NotMaterialized(
+            f"Instance {instance.config.name!r} has no copied table {text!r}. Choose one of: {known}."
+        )
+    with committed.source.store.table_store.database.transaction(read_only=True) as connection:
+        _hold(connection, committed.tables)
+        prepare(connection)
+        views = {
+            name: replace(table, sample=_view(instance, committed, name)) for name, table in committed.tables.items()
+        }
+        weight = table_weight(connection, name, views, committed.spec)
+    return f"SELECT t.*, {weight} AS sample_weight FROM {views[name].sample.sql} AS t"
+
+
+def _view(instance: ConfigContext, committed: _Committed, name: str) -> SourceTable:
+    """A sampled table by the name that people see. It does not change with the next version."""
+    sample = committed.pairs[name].sample
+    schema = instance.store.table_store.schemas(sample.stage).current
+    return replace(committed.tables[name].sample, schema=schema, physical=sample.name)
+
+
+def _hold(connection: Connection, tables: Mapping[str, CommittedSample]) -> None:
+    """A run of the source may not drop what is being read."""
+    names = ", ".join(table.source.sql for table in tables.values())
+    connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE".encode())
+
+
+def _committed(instance: ConfigContext, flows: Sequence[FlowGraph]) -> _Committed:
     source = instance.source
     if source is None:
         raise ConfigError(
@@ -61,15 +130,7 @@ def report_of(instance: ConfigContext, flows: Iterable[FlowGraph]) -> list[Table
         name: CommittedSample(table_in(ours, pair.sample), table_in(theirs, pair.source), _reasons(pair.sample))
         for name, pair in pairs.items()
     }
-    profiles = Profiles(instance, source, {name: pair.source for name, pair in pairs.items()}, remember=True)
-    with (
-        ours.database.transaction(read_only=True) as sample_connection,
-        theirs.database.transaction(read_only=True) as source_connection,
-    ):
-        # A run of the source may not drop what is being read.
-        names = ", ".join(table.source.sql for table in tables.values())
-        source_connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE".encode())
-        return report(sample_connection, source_connection, tables, spec, profiles)
+    return _Committed(source, pairs, tables, spec)
 
 
 def _names(instance: ConfigContext, flows: Iterable[FlowGraph]) -> list[str]:

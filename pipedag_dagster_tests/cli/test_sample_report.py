@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipedag_dagster_tests.helpers import Query
 from pipedag_dagster_tests.helpers.command_line import Command
 
 RELATION = """
@@ -51,3 +52,16 @@ def test_an_instance_that_never_ran_says_what_to_run(midi: Command) -> None:
     done = midi("sample", "report", "mini")
     assert done.code == 1
     assert "pipedag-dagster run mini" in done.err
+
+
+def test_the_query_for_weights_runs_in_the_small_instance(midi: Command, query: Query) -> None:
+    text = midi("sample", "weights", "midi", "raw.orders").out
+    rows = query(text)
+    assert len(rows) == 2
+    assert all(row[-1] > 1 for row in rows)  # each stands for more than itself
+
+
+def test_a_table_that_is_not_copied_has_no_weights(midi: Command) -> None:
+    done = midi("sample", "weights", "midi", "raw.order")
+    assert done.code == 1
+    assert "Choose one of: raw.orders, raw.customers" in done.err
