@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import dagster as dg
 import psycopg
 
 from pipedag_dagster.catalog.catalog import TableVersion
@@ -17,7 +16,6 @@ from pipedag_dagster.config.yaml_edit import with_item
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, Problem, did_you_mean
 from pipedag_dagster.names import quote
-from pipedag_dagster.orchestration.dagster_assets import INPUT
 from pipedag_dagster.orchestration.table_names import input_tables
 from pipedag_dagster.orchestration.workspace import Location, locations
 from pipedag_dagster.postgres import user_sql
@@ -90,14 +88,7 @@ def _samples(loaded: Sequence[Location], table: str) -> tuple[list[ConfigContext
 
 def _inputs(location: Location) -> list[str]:
     """The input tables of an instance, as `stage.asset`."""
-    plain = [
-        (spec.key.path[1], spec.key.path[2])
-        for assets in location.definitions.assets or ()
-        if isinstance(assets, dg.AssetsDefinition)
-        for spec in assets.specs
-        if spec.metadata.get(INPUT)
-    ]
-    return [each.name for each in input_tables(location.resource.stages, plain)]
+    return [each.name for each in input_tables(location.resource.stages, location.plain_inputs())]
 
 
 def _checked(sample: ConfigContext, name: str, rows: Condition) -> str:

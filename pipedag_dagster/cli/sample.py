@@ -1,9 +1,10 @@
-"""The commands about samples: `sample report`, `sample weights`."""
+"""The commands about samples: `sample plan`, `sample why`, `sample report` and `sample weights`."""
 
 from __future__ import annotations
 
 import click
 
+from pipedag_dagster.cli.sample_plan import plan, why
 from pipedag_dagster.cli.sample_report import report, weights
 
 
@@ -12,5 +13,5 @@ def sample() -> None:
     """Look at the samples that small instances copy from their source."""
 
 
-sample.add_command(report)
-sample.add_command(weights)
+for command in (plan, why, report, weights):
+    sample.add_command(command)

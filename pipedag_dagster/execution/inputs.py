@@ -22,6 +22,7 @@ from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
 from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.sampling.copies import copied_from
+from pipedag_dagster.sampling.flow_samples import outputs_of, source_outputs
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -61,7 +62,7 @@ class Inputs:
             tables = self.made[call]
         else:
             version = self.base if call.stage is self.stage else self.pins[call.stage.name]
-            tables = _of_call(call, version)
+            tables = outputs_of(call, version)
 
         def missing(asset: str) -> NotMaterialized:
             name = self.instance.config.name
@@ -104,14 +105,7 @@ class Inputs:
         Raises:
             NotMaterialized: the source has not committed one of them yet.
         """
-        found = _of_call(call, self.source_pins[call.stage.name])
-        for asset in call.assets:
-            if asset not in found:
-                raise NotMaterialized(
-                    f"Instance {source.config.name!r}, from which {self.instance.config.name!r} copies its inputs, has "
-                    f"no table {call.stage.name}.{asset} yet. Run it first: pipedag-dagster run {source.config.name}"
-                )
-        return found
+        return source_outputs(self.instance, source, call, self.source_pins[call.stage.name])
 
     def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
         """For a task under @input_stage_versions: the tables of the source, without those of other tasks here."""
@@ -141,13 +135,6 @@ class Inputs:
         stage = getattr(call.source_stage, "name", str(call.source_stage))
         version: StageVersion = call.source.store.table_store.pin(self.run_id, [stage])[stage]
         return version
-
-
-def _of_call(call: TaskCall, version: StageVersion) -> dict[str, TableVersion]:
-    """The outputs of a call in a stage version, by asset."""
-    declared = (version.tables[asset] for asset in call.assets if asset in version.tables)
-    tables = {table.asset: table for table in (*declared, *version.by_task.get(call.name, ()))}
-    return {table.asset: table for table in sorted(tables.values(), key=lambda table: table.id or 0)}
 
 
 class Unpinned(Inputs):

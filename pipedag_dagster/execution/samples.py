@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 
 from pipedag_dagster.catalog.catalog import TableVersion
-from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.inputs import Inputs
-from pipedag_dagster.sampling.copies import copied_calls
+from pipedag_dagster.sampling.flow_samples import flow_sampler
 from pipedag_dagster.sampling.sampler import Sample, Sampler
-from pipedag_dagster.sampling.spec import InputTable, declared_relations, sample_spec
 from pipedag_dagster.versions.copy_rows import SourceRows
 
 
@@ -43,21 +41,5 @@ class Samples:
             return self._sampler
 
     def _make(self) -> Sampler:
-        inputs, instance = self._inputs, self._inputs.instance
-        assert instance.source is not None
-        flow = inputs.stage.flow
-        tables: dict[str, TableVersion] = {}
-        missing: dict[str, NotMaterialized] = {}
-        for call in copied_calls(instance, flow):
-            try:
-                found = inputs.of_source(instance.source, call).values()
-                tables |= {f"{table.stage}.{table.asset}": table for table in found if table.in_database}
-            except NotMaterialized as error:  # it matters only if another table refers to one of these
-                missing |= {f"{call.stage.name}.{asset}": error for asset in call.assets}
-        listed = [InputTable(name, table.name, table.column_types) for name, table in tables.items()]
-        listed += map(InputTable, missing)
-        spec = sample_spec(instance.config, listed, declared_relations(flow))
-        numbers = {stage: version.number for stage, version in inputs.source_pins.items()}
-        return Sampler(
-            instance, instance.source, tables, spec, numbers=numbers, missing=missing, remember=inputs.is_pinned
-        )
+        inputs = self._inputs
+        return flow_sampler(inputs.instance, [inputs.stage.flow], inputs.source_pins, remember=inputs.is_pinned)

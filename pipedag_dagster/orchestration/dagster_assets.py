@@ -3,22 +3,21 @@
 # no postponed annotations: Dagster reads the annotations of a step as objects
 import difflib
 import graphlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
-from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import NotMaterialized, WiringError, did_you_mean
+from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.execution.write_one_table import CopiedRows, NewTable, Slice, write_table
 from pipedag_dagster.names import TableRef
 from pipedag_dagster.orchestration.io_manager import stage_and_table, table_metadata
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
+from pipedag_dagster.sampling.flow_samples import flow_sampler
 from pipedag_dagster.sampling.sampler import Sampler
-from pipedag_dagster.sampling.spec import InputTable, sample_spec
 
 INPUT = "pipedag/input"
 """Metadata of an asset that brings data in from outside: `metadata={"pipedag/input": True}`."""
@@ -164,7 +163,8 @@ def _copying(
         # All at once, so that this run copies one version of the source even if it commits meanwhile.
         versions = source.store.table_store.pin(run_id, stages, {table.stage for table in copied})
         instance.store.table_store.prepare(sorted(versions))
-        sampler = _sampler(instance, source, versions, copied)
+        plain = [(table.stage, table.name) for table in copied]
+        sampler = flow_sampler(instance, [], versions, plain, remember=True)
         for spec in specs:
             if spec.key in context.selected_asset_keys:
                 part = None
@@ -174,28 +174,6 @@ def _copying(
                 yield _copy(instance, sampler, spec.key, run_id, part)
 
     return copy
-
-
-def _sampler(
-    instance: ConfigContext,
-    source: ConfigContext,
-    versions: Mapping[str, StageVersion],
-    copied: Sequence[TableRef],
-) -> Sampler:
-    tables: dict[str, TableVersion] = {}
-    missing: dict[str, NotMaterialized] = {}
-    for ref in copied:
-        if ref.name in versions[ref.stage].tables:
-            tables[str(ref)] = versions[ref.stage].tables[ref.name]
-        else:
-            missing[str(ref)] = NotMaterialized(
-                f"Instance {instance.config.name!r} copies its inputs from {source.config.name!r}, which has no table "
-                f"{ref} yet. Materialize {_key(source, ref.stage, ref.name).to_user_string()} first."
-            )
-    listed = [InputTable(name, table.name, table.column_types) for name, table in tables.items()]
-    listed += map(InputTable, missing)
-    numbers = {stage: version.number for stage, version in versions.items()}
-    return Sampler(instance, source, tables, sample_spec(instance.config, listed), numbers=numbers, missing=missing)
 
 
 def _copy(

@@ -19,6 +19,7 @@ from dagster.components.definitions import LazyDefinitions
 from pipedag_dagster.config import yaml_file
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, EmptySelection, PipedagError, Problem, UnknownInstance, did_you_mean
+from pipedag_dagster.orchestration.dagster_assets import INPUT
 from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.table_names import find_table
 
@@ -41,6 +42,13 @@ class Location:
         """The keys of all tables of the instance, stage by stage, without the tables of its `copy_source`."""
         own = (assets for assets in self.definitions.assets or () if isinstance(assets, dg.AssetsDefinition))
         return [key for assets in own for key in sorted(assets.keys)]
+
+    def plain_inputs(self) -> list[tuple[str, str]]:
+        """Stage and name of the input tables that plain assets make."""
+        own = (assets for assets in self.definitions.assets or () if isinstance(assets, dg.AssetsDefinition))
+        return [
+            (spec.key.path[1], spec.key.path[2]) for assets in own for spec in assets.specs if spec.metadata.get(INPUT)
+        ]
 
     def select(self, text: str | None) -> list[dg.AssetKey]:
         """The assets of a selection: a stage, `stage.table` (see `table_names`), or Dagster's own syntax (`group:raw`,

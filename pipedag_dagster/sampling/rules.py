@@ -77,6 +77,33 @@ class Choose:
 Rule: TypeAlias = All | Nothing | Parents | Rows | Fraction | Where | ChildrenOf | Choose
 
 
+def rule_text(rule: Rule) -> str:
+    """A rule as it is written in YAML.
+
+    >>> rule_text(ChildrenOf(("raw.planes",), 200))
+    'children_of: raw.planes, per_parent: 200'
+    """
+    match rule:
+        case All():
+            return "all"
+        case Nothing():
+            return "none"
+        case Parents():
+            return "parents"
+        case Rows():
+            values = ", ".join(f"{column}: {count}" for column, count in rule.per_value.items())
+            return f"rows: {rule.count}" + (f", per_value: {{{values}}}" if values else "")
+        case Fraction():
+            return f"fraction: {rule.share}" + (f", key: {', '.join(rule.key)}" if rule.key else "")
+        case Where():
+            return f"where: {rule.condition}"
+        case ChildrenOf():
+            capped = "" if rule.per_parent is None else f", per_parent: {rule.per_parent}"
+            return f"children_of: {', '.join(rule.parents)}{capped}"
+        case Choose():
+            return f"choose: {rule.function}"
+
+
 @dataclass(frozen=True)
 class Relation:
     """Rows of `child` refer to rows of `parent`. Tables are named `stage.table`.

@@ -181,6 +181,11 @@ class Sampler:
         is_few = few(rows.rows, rows.source_rows)
         return SourceRows(store.database, physical, table.columns, handles, is_few, rows.content)
 
+    def is_whole(self, name: str) -> bool:
+        """Whether all rows of a table, and of those that are sampled with it, are copied: nothing is to be chosen."""
+        names = self.related(name)
+        return self._is_whole(self._spec_of(names), names)
+
     def groups(self) -> list[list[str]]:
         """All tables: those that are sampled together, together."""
         groups: list[list[str]] = []
@@ -309,6 +314,14 @@ class Sampler:
         schema = self.source.store.table_store.schemas(table.stage).versions
         is_view = table.kind is OutputKind.view
         return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view)
+
+    def refusal(self, chosen: Chosen) -> list[str]:
+        """Why a run would refuse a sample; empty when it would copy it."""
+        try:
+            self._refuse(chosen.spec, chosen)
+        except SampleError as error:
+            return [str(error)]
+        return []
 
     def _refuse(self, spec: SampleSpec, chosen: Chosen) -> None:
         """
