@@ -98,8 +98,3 @@ class InstanceConfig(Settings):
     def default_rows(self) -> int | None:
         """How many rows of an input table are copied that `sample.tables` does not name; None for all."""
         return self.attrs.get("copy_filter_cnt") if self.sample.rows is None else self.sample.rows
-
-    def sample_rows(self, *table: str) -> int | None:
-        """How many rows of an input table are copied; None for all. The table may be called by several names."""
-        rows = self.sample.rows_of(*table)
-        return self.attrs.get("copy_filter_cnt") if rows is None else rows

@@ -152,10 +152,7 @@ class ConfigFiles:
             ConfigError: something in the instance is wrong, or its url, role or instance id is not valid once its
                 placeholders are filled in.
         """
-        strict = self._sections.shared.data.get("strict_instance_lookup", True)
-        known = self._names(flow)
-        if name != ANY and strict and name not in known:
-            raise UnknownInstance(f"{self.path} has no instance {name!r}.{did_you_mean(name, known)}")
+        self._refuse_unknown(name, flow)
         if problems := self._mistakes(name, flow):
             raise ConfigError(in_order(problems))
         draft, _ = self._nested(name, flow)
@@ -174,8 +171,7 @@ class ConfigFiles:
         base_path = fill(BASE_PATH, section.blob_store.args.base_path or "", known_values)
         if fill.problems:
             raise MissingVariable(fill.problems)
-        if role:
-            _check(names.role_name, role, partial(draft.problem, ROLE))
+        _check_role(draft, role)
         return InstanceConfig(
             **{setting: getattr(section, setting) for setting in Settings.model_fields},
             pipeline=self.name,
@@ -203,6 +199,12 @@ class ConfigFiles:
             file=draft.layers[-1].source.file,
             problem=draft.problem,
         )
+
+    def _refuse_unknown(self, name: str, flow: str | None) -> None:
+        strict = self._sections.shared.data.get("strict_instance_lookup", True)
+        known = self._names(flow)
+        if name != ANY and strict and name not in known:
+            raise UnknownInstance(f"{self.path} has no instance {name!r}.{did_you_mean(name, known)}")
 
     def _instance_id(self, draft: Draft, fill: Filler, per_user: bool) -> str:
         instance_id = fill(("instance_id",), draft.section.instance_id or self._default_id(draft))
@@ -244,6 +246,11 @@ def _check(rule: Callable[[str], str], name: str, problem: Callable[[str], Probl
         rule(name)
     except InvalidName as error:
         raise ConfigError(problem(str(error))) from None
+
+
+def _check_role(draft: Draft, role: str) -> None:
+    if role:
+        _check(names.role_name, role, partial(draft.problem, ROLE))
 
 
 def _url(draft: Draft, url: str) -> DatabaseUrl:

@@ -171,6 +171,8 @@ def _sentence(mistake: ErrorDetails, model: type[BaseModel]) -> str:
             return f"unknown key.{did_you_mean(str(loc[-1]), _keys_at(model, loc[:-1]))}"
         case "value_error":
             return str(context["error"])
+        case "missing":
+            return "is missing."
         case "list_type" | "tuple_type":
             return "must be a list."
         case "dict_type" | "model_type":

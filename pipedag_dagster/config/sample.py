@@ -179,9 +179,3 @@ class Sample(Keys):
     edge_cases: EdgeCaseCounts = EdgeCaseCounts()
     max_rows: _Count | None = None
     within: str | None = None
-
-    def rows_of(self, *names: str) -> int | None:
-        """How many rows of a table are copied. A table may be called by several names; None for all rows."""
-        tables = {name.lower(): table.rows for name, table in self.tables.items()}
-        rows = (tables.get(name.lower()) for name in names)
-        return next((number for number in rows if number is not None), self.rows)

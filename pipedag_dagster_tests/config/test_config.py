@@ -88,7 +88,7 @@ def test_seed_needs_only_the_variables_of_the_chosen_instance(passwords: Path) -
 def test_seed_small_instances_copy_from_full(passwords: Path, name: str, rows: int) -> None:
     small = ConfigFiles(SEED).instance(name)
     assert small.schema_prefix == f"{name}_"
-    assert (small.copy_source, small.copy_per_user, small.sample_rows("dfA")) == ("full", False, rows)
+    assert (small.copy_source, small.copy_per_user, small.default_rows) == ("full", False, rows)
 
 
 def test_seed_says_what_is_not_needed(passwords: Path) -> None:
@@ -103,11 +103,6 @@ def test_user_modules_are_names_of_modules(folder: Any) -> None:
         "my_pipeline",
         "shared.helpers",
     )
-
-
-def test_sample_tables_are_known_in_any_case(folder: Any) -> None:
-    config = ConfigFiles(folder("sample: {rows: 3, tables: {Orders: {rows: 7}}}\n")).instance("full")
-    assert [config.sample_rows(*names) for names in (("ORDERS",), ("load", "orders"), ("items",))] == [7, 7, 3]
 
 
 def test_an_instance_shows_no_secret(folder: Any) -> None:
@@ -131,7 +126,7 @@ def test_an_empty_file_is_an_instance_with_the_defaults(folder: Any) -> None:
     assert (config.schedule, config.refresh, config.poll) == (None, None, None)
     assert config.pipeline == "pipeline"
     assert config.attrs == {}
-    assert config.sample_rows("orders") is None
+    assert config.default_rows is None
 
 
 def test_a_folder_has_one_file_an_instance(folder: Any) -> None:
@@ -189,14 +184,16 @@ def test_project_is_the_nearest_marked_folder(folder: Any, tmp_path: Path, mark:
     assert ConfigFiles(path).instance("full").project == tmp_path / project
 
 
-def test_sample_rows_by_table_then_for_all_then_as_in_the_seed(folder: Any) -> None:
-    path = folder(
-        midi="sample: {rows: 100, tables: {Customers: {rows: 7}, orders: }}\nattrs: {copy_filter_cnt: 3}",
-        mini="attrs: {copy_filter_cnt: 3}",
-    )
-    midi, mini = (ConfigFiles(path).instance(name) for name in ("midi", "mini"))
-    assert [midi.sample_rows(t) for t in ("CUSTOMERS", "orders", "x")] == [7, 100, 100]
-    assert mini.sample_rows("orders") == 3
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("attrs: {copy_filter_cnt: 3}", 3),
+        ("sample: {rows: 100}\nattrs: {copy_filter_cnt: 3}", 100),
+        ("sample: {tables: {customers: {rows: 7}, orders: }}", None),
+    ],
+)
+def test_the_rows_of_a_table_that_no_rule_names(folder: Any, text: str, rows: int | None) -> None:
+    assert ConfigFiles(folder(midi=text)).instance("midi").default_rows == rows
 
 
 def test_per_user_makes_an_instance_of_ones_own(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,13 +428,6 @@ def test_an_unknown_instance(folder: Any, name: str, hint: str) -> None:
         ("auto_table: pandas.DataFrame", "auto_table: must be a list."),
         ("user_modules: my_package", "user_modules: must be a list."),
         ("user_modules: [src/my_package]", "user_modules[0]: 'src/my_package' is not the name of a module."),
-        ("sample: {rws: 5}", "sample.rws: unknown key. Did you mean 'rows'?"),
-        ("sample: {tables: {orders: {row: 5}}}", "sample.tables.orders.row: unknown key. Did you mean 'rows'?"),
-        ("sample: {tables: {orders: 5}}", "sample.tables.orders: must be a mapping of keys to values."),
-        (
-            "sample: {tables: {orders: {rows: 5}, Orders: {rows: 6}}}",
-            "sample.tables: 'orders' and 'Orders' are the same table, because case does not matter. Keep one.",
-        ),
         (
             "auto_table: [pandas.DataFrame, pandas.Dataframe]",
             "auto_table[1]: unknown class 'pandas.Dataframe'. Did you mean 'pandas.DataFrame'?",

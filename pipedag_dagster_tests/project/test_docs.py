@@ -117,6 +117,7 @@ def test_every_key_of_the_configuration_is_documented() -> None:
         "project",
         "file",
         "sample",
+        "wider",
         "problem",
     }
     assert {key for key in own if f"`{key}" not in text and f".{key}`" not in text} <= set()
