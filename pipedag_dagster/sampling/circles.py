@@ -34,7 +34,7 @@ class Circles:
         for edge in self.edges:
             if not self._has_index(edge):
                 table, keys = self._table(edge), ", ".join(self._keys(edge, of_target=True))
-                query = f"SELECT handle, {keys} FROM ({self.work.scan(edge.target)}) AS t LIMIT 0"
+                query = f"SELECT handle, {keys} FROM ({self.work.scan(edge.target, 'false')}) AS t"
                 self.work.execute(f"CREATE TEMP TABLE {table} ON COMMIT DROP AS {query}")
                 self.work.execute(f"CREATE INDEX ON {table} ({keys})")
 

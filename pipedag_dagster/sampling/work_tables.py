@@ -67,7 +67,7 @@ class WorkTables:
         if source.is_view:
             self.execute(f"CREATE TEMP TABLE {self.source(name)} ON COMMIT DROP AS SELECT * FROM {source.sql}")
             self.execute(f"ANALYZE {self.source(name)}")
-        query = f"SELECT s.*, 0::smallint AS why FROM ({self.scan(name)}) AS s LIMIT 0"
+        query = f"SELECT s.*, 0::smallint AS why FROM ({self.scan(name, 'false')}) AS s"
         self.execute(f"CREATE TEMP TABLE {self.handles(name)} ON COMMIT DROP AS {query}")
         self.execute(f"ALTER TABLE {self.handles(name)} ADD PRIMARY KEY (handle)")
 

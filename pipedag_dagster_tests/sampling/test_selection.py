@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -18,7 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipedag_dagster.catalog.catalog import Column
-from pipedag_dagster.sampling.rules import ChildrenOf, Nothing, Relation, Rows, SampleSpec, Where
+from pipedag_dagster.sampling.row_order import key_hash
+from pipedag_dagster.sampling.rules import (
+    ChildrenOf,
+    Fraction,
+    Nothing,
+    Parents,
+    Relation,
+    Rows,
+    Rule,
+    SampleSpec,
+    Where,
+)
 from pipedag_dagster.sampling.selection import Selection, Why
 from pipedag_dagster.sampling.source_tables import SourceTable
 from pipedag_dagster_tests.sampling.random_tables import COLUMNS, Data, Row, data, load, sample, two_sizes
@@ -154,3 +166,92 @@ def test_a_view_is_sampled_from_a_copy_of_its_rows(connection: psycopg.Connectio
         source, handles = selection.source("raw.numbers"), selection.handles("raw.numbers")
         query = f"SELECT sum(id) FROM {source} WHERE ctid IN (SELECT handle FROM {handles})"
         assert connection.execute(query.encode()).fetchone() == (sum(range(10, 1001, 10)),)
+
+
+def shop(orphans: int) -> Data:
+    """1,000 customers, with 4 orders each; every order has 2 items, each of one of 100 products."""
+    rows: dict[str, list[Row]] = {
+        "raw.t0": [(number, 0, None, None) for number in range(1000)],
+        "raw.t1": [(number, 0, number % 1000, None) for number in range(4000)],
+        "raw.t2": [(number, 0, number % (4000 + orphans), number % 100) for number in range(8000)],
+        "raw.t3": [(number, 0, None, None) for number in range(100)],
+    }
+    relations = (
+        Relation("raw.t1", ("a",), "raw.t0", ("id",)),
+        Relation("raw.t2", ("a",), "raw.t1", ("id",)),
+        Relation("raw.t2", ("b",), "raw.t3", ("id",)),
+    )
+    return Data(rows, dict.fromkeys(rows, True), relations)
+
+
+@pytest.mark.parametrize("orphans", [0, 500])
+def test_no_source_table_is_read_more_than_twice(connection: psycopg.Connection[Any], orphans: int) -> None:
+    source = shop(orphans)
+    rules: dict[str, Rule] = {
+        "raw.t0": Rows(10),
+        "raw.t1": ChildrenOf(("raw.t0",)),
+        "raw.t2": ChildrenOf(("raw.t1",)),
+        "raw.t3": Parents(),
+    }
+    with connection.transaction(force_rollback=True):
+        tables = load(connection, source)
+        tables = {name: replace(table, rows=len(source.rows[name])) for name, table in tables.items()}
+        before = scans(connection, tables)
+        Selection(connection, tables, SampleSpec(rules, source.relations)).run()
+        assert max((scans(connection, tables) - before).values()) <= 2
+
+
+def scans(connection: psycopg.Connection[Any], tables: Mapping[str, SourceTable]) -> Counter[str]:
+    """How often each source table was read from its beginning to its end. Indexes were built like that, too."""
+    schemas = [table.schema for table in tables.values()]
+    query = "SELECT relname, seq_scan FROM pg_stat_xact_user_tables WHERE schemaname = ANY (%s)"
+    return Counter(dict(connection.execute(query, [schemas]).fetchall()))
+
+
+@pytest.mark.parametrize(("share", "children"), [(0.5, 1000), (0.0, 0)])
+def test_children_of_an_empty_table_come_at_the_share_that_its_rule_asks_for(
+    connection: psycopg.Connection[Any], share: float, children: int
+) -> None:
+    rows: dict[str, list[Row]] = {"raw.t0": [], "raw.t1": [(number, 0, number, None) for number in range(2000)]}
+    relation = Relation("raw.t1", ("a",), "raw.t0", ("id",))
+    spec = SampleSpec({"raw.t0": Fraction(share), "raw.t1": ChildrenOf(("raw.t0",))}, (relation,))
+    chosen = sample(connection, Data(rows, {"raw.t0": True, "raw.t1": True}, (relation,)), spec)["raw.t1"]
+    assert abs(chosen.total() - children) <= 4 * (2000 * share * (1 - share)) ** 0.5
+
+
+def test_rows_of_a_kind_that_refers_to_nothing_come_at_the_rate_of_the_others(
+    connection: psycopg.Connection[Any],
+) -> None:
+    parents: list[Row] = [(number, 0, None, None) for number in range(100)]
+    children: list[Row] = [(number, number % 4, number % 100, None) for number in range(8000)]
+    relations = tuple(
+        Relation("raw.t2", ("a",), parent, ("id",), f"kind = {kind}") for kind, parent in ((1, "raw.t0"), (2, "raw.t1"))
+    )
+    source = Data(
+        {"raw.t0": parents, "raw.t1": parents, "raw.t2": children},
+        {"raw.t0": True, "raw.t1": True, "raw.t2": True},
+        relations,
+    )
+    rules: dict[str, Rule] = {"raw.t0": Rows(10), "raw.t1": Rows(10), "raw.t2": ChildrenOf(("raw.t0", "raw.t1"))}
+    chosen = sample(connection, source, SampleSpec(rules, relations))["raw.t2"]
+    unattached = sum(1 for row in chosen if row[1] in (0, 3))
+    assert abs(unattached - 400) <= 4 * (4000 * 0.1 * 0.9) ** 0.5
+
+
+def test_keys_that_are_folded_by_the_hash_of_postgresql_are_told_apart(connection: psycopg.Connection[Any]) -> None:
+    key = key_hash([("n", "bigint")], "raw.t0", 0)
+    query = f"SELECT count(DISTINCT {key}) FROM (VALUES (1), (4294967296)) AS t (n)"
+    assert connection.execute(query.encode()).fetchone() == (2,)
+
+
+def test_a_condition_cannot_write_when_the_work_tables_are_made_first(connection: psycopg.Connection[Any]) -> None:
+    source = Data({"raw.t0": [(1, 0, None, None)]}, {"raw.t0": True}, ())
+    with connection.transaction(force_rollback=True), connection.transaction(force_rollback=True):
+        connection.execute("CREATE TABLE public.log (id int)")
+        body = "INSERT INTO public.log VALUES (1) RETURNING true"
+        connection.execute(f"CREATE FUNCTION pg_temp.log() RETURNS bool LANGUAGE sql AS '{body}'".encode())
+        selection = Selection(connection, load(connection, source), SampleSpec({"raw.t0": Where("pg_temp.log()")}))
+        selection.create()
+        connection.execute("SET TRANSACTION READ ONLY")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            selection.run()
