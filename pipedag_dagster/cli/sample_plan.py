@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipedag_dagster.catalog.catalog import SampledRows
-from pipedag_dagster.cli.options import count, where
+from pipedag_dagster.cli.options import where
 from pipedag_dagster.errors import ConfigError, NotMaterialized, did_you_mean
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.sampling.copies import copied_calls
@@ -69,7 +69,8 @@ def why(instance: str, table: str, condition: str, module: str | None, workspace
             click.echo(f"{'  ' * depth}{link.row}  {click.style(link.because, dim=True)}")
     missing = sum(not chain for chain in found)
     if missing:
-        rows = "This row is" if len(found) == 1 else f"{count(missing, 'row')} of these {len(found)} are"
+        verb = "is" if missing == 1 else "are"
+        rows = "This row is" if len(found) == 1 else f"{missing} of these {len(found)} rows {verb}"
         click.echo(f"{rows} not in the sample of {instance}. To have such rows in every sample, type:")
         click.echo(f'  pipedag-dagster keep {name} "{condition}"')
 

@@ -69,6 +69,9 @@ def is_in_order(table: TableVersion) -> bool:
     return table.query is None or is_ordered(table.query)
 
 
+_LARGE = 10_000
+"""A sample that has all of so many rows is a mistake. Of fewer, small instances may well have all."""
+
 # A pooled connection would keep the work tables.
 _CLEAN = "DISCARD TEMP"
 
@@ -326,7 +329,7 @@ class Sampler:
     def _refuse(self, spec: SampleSpec, chosen: Chosen) -> None:
         """
         Raises:
-            SampleError: the sample has no rows, or more than `max_rows`.
+            SampleError: the sample has no rows, all rows of large tables, or more than `max_rows`.
         """
         rows = chosen.rows
         who, names = f"Instance {self.instance.config.name!r}", ", ".join(rows)
@@ -335,6 +338,11 @@ class Sampler:
             raise SampleError(
                 f"{who}: the sample of {names} has no rows, and its source has {total:,}. Give one of them a rule that "
                 "chooses rows (rows, fraction, where, all) under sample.tables."
+            )
+        if count == total >= _LARGE:
+            raise SampleError(
+                f"{who}: the sample of {names} has all of their {total:,} rows, although its rules ask for less. Ask "
+                f"for fewer rows, or give each of these tables the rule `all` under sample.tables.{chosen.most()}"
             )
         if spec.max_rows is not None and count > spec.max_rows:
             each = ", ".join(f"{name} {one.rows:,}" for name, one in rows.items())
