@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipedag_dagster.cli.options import where
 from pipedag_dagster.graph.flow import FlowGraph
+from pipedag_dagster.orchestration.assets import link_report
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.sampling.committed import report_of, weights_of
 from pipedag_dagster.sampling.comparison import ColumnComparison
@@ -29,7 +32,7 @@ _SHOWN = 3
 @where
 def report(instance: str, html: Path | None, columns: bool, module: str | None, workspace: Path) -> None:
     """Compare the input tables of INSTANCE with those of its source: rows and why they are in the sample, references,
-    and the distribution of each column. Nothing is written but FILE."""
+    and the distribution of each column. Nothing is written but FILE. With DAGSTER_HOME, Dagster shows where it is."""
     found = of_instance(locations(module, workspace), instance)
     chosen = found[0].instance
     tables = report_of(chosen, _flows(found))
@@ -44,6 +47,9 @@ def report(instance: str, html: Path | None, columns: bool, module: str | None, 
     if html is not None:
         html.write_text(page(chosen.config.name, str(chosen.config.copy_source), tables), encoding="utf-8")
         click.echo(f"Written: {html}")
+        if os.environ.get("DAGSTER_HOME"):
+            with dg.DagsterInstance.get() as dagster_instance:
+                link_report(dagster_instance, chosen, [table.name for table in tables], html)
 
 
 @click.command(short_help="Print a query for the rows of a sample with their weights.")

@@ -1,6 +1,8 @@
 """A stage as Dagster assets: one subsettable multi-asset, so one step, so one transaction."""
 
-from collections.abc import Iterator  # no postponed annotations: Dagster reads the annotations of a step as objects
+# No postponed annotations: Dagster reads the annotations of a step as objects.
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import dagster as dg
 
@@ -128,3 +130,14 @@ def report(
             key = asset_key(instance.instance_id, after.stage, asset)
             tags = {"dagster/data_version": table.data_version}
             dagster_instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=known[asset], tags=tags))
+
+
+def link_report(
+    dagster_instance: dg.DagsterInstance, instance: ConfigContext, tables: Iterable[str], file: Path
+) -> None:
+    """Show with each of the tables (`stage.asset`) where the report on their sample is."""
+    for name in tables:
+        stage, _, asset = name.partition(".")
+        shown = {"pipedag/sample_report": dg.MetadataValue.path(str(file.resolve()))}
+        observation = dg.AssetObservation(asset_key(instance.instance_id, stage, asset), metadata=shown)
+        dagster_instance.report_runless_asset_event(observation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from pipedag_dagster_tests.helpers import Query
@@ -40,6 +41,18 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(midi: Command, tm
     assert "<svg" in text
     assert "raw.orders.customer -&gt; raw.customers.id" in text
     assert not re.search(r"<script|<link|src=|url\(|https?:", text)
+
+
+def test_dagster_shows_where_the_page_is(midi: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    file = tmp_path / "midi.html"
+    assert midi("sample", "report", "midi", "--html", str(file)).code == 0
+    with dg.DagsterInstance.get() as dagster:
+        (record,) = dagster.fetch_observations(dg.AssetKey(["midi", "raw", "orders"]), limit=1).records
+    assert record.asset_observation is not None
+    assert record.asset_observation.metadata["pipedag/sample_report"].value == str(file)
 
 
 def test_an_instance_that_copies_nothing_has_no_report(midi: Command) -> None:
