@@ -9,7 +9,7 @@ from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_p
 from pipedag_dagster.errors import PipedagError
 from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
-from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
+from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
 from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
 from pipedag_dagster.logs import setup_logging
 from pipedag_dagster.orchestration.component import PipelineComponent
@@ -35,6 +35,8 @@ __all__ = [
     "PipelineComponent",
     "RawSql",
     "Result",
+    "SortCol",
+    "SortOrder",
     "Stage",
     "StageLockContext",
     "Table",

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
@@ -104,12 +105,19 @@ class TaskRunner:
             with around():
                 returned = call.task.fn(*args, **kwargs)  # the user's function
             config = self.instance.config
-            result = unpack(call, returned, config.auto_table, config.auto_blob, config.unlogged)
+            result = unpack(
+                call, returned, config.auto_table, config.auto_blob, config.unlogged, partial(self._token, call)
+            )
         if covered is not None and observation is not None:
             result = replace(result, observed=observed.of_call(call, observation, covered))
         scripts = any(isinstance(output, ScriptOutput) for output in result.outputs)
         names = arguments.physical_names() if scripts else {}
         return replace(result, outputs=[_filled(output, names) for output in result.outputs])
+
+    def _token(self, call: TaskCall) -> str:
+        """A hash of what a call takes: its arguments and the tables that it reads."""
+        inputs = {name: table.data_version for name, table in self.inputs.of(call).items()}
+        return digest(repr(sorted((cache_key.argument_hashes(call) | inputs | self.inputs.around(call)).items())))[:8]
 
     def _key_of_task(self, call: TaskCall) -> KeyedCall:
         inputs = self.inputs.of(call)

@@ -47,7 +47,7 @@ class QueryTable(TaskOutput):
     query: str
 
     def identity(self, labels: Mapping[str, str]) -> str:
-        return digest(self.name, _labelled(self.query, labels), repr(self.constraints))
+        return digest(self.name, _labelled(self.query, labels), self.constraints.identity)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class FrameTable(TaskOutput):
 
     def identity(self, labels: Mapping[str, str]) -> str:
         if not self.is_plan:
-            return digest(self.name, self.content.version, repr(self.constraints))
+            return digest(self.name, self.content.version, self.constraints.identity)
         plan = polars_plans.serialized(self.frame) or b""
         for physical, label in labels.items():
             plan = plan.replace(physical.encode(), label.encode())
-        return digest(self.name, hashlib.sha256(plan).hexdigest(), repr(self.constraints))
+        return digest(self.name, hashlib.sha256(plan).hexdigest(), self.constraints.identity)
 
 
 @dataclass(frozen=True)

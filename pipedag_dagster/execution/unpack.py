@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,18 +43,20 @@ def unpack(
     auto_table: tuple[str, ...],
     auto_blob: tuple[str, ...] = (),
     unlogged: Mapping[str, bool] | None = None,
+    token: Callable[[], str] = str,
 ) -> TaskOutputs:
     """The outputs in what `call` returned.
 
     Args:
         auto_table, auto_blob: the classes whose objects become tables and blobs without `Table(…)` and `Blob(…)`.
         unlogged: whether tables are unlogged, by their label of materialization details.
+        token: a hash of the inputs of the call, which stands for `%%` in the names of tables.
 
     Raises:
         UnstorableResult: they are not as many as declared, not named as declared, or not storable; or two of them
             have the same name.
     """
-    unpacking = _Unpacking(call, auto_table, {slot.path: slot for slot in call.slots}, auto_blob, unlogged or {})
+    unpacking = _Unpacking(call, auto_table, {slot.path: slot for slot in call.slots}, auto_blob, unlogged or {}, token)
     try:
         value, unpacking.positions = _declared(call, value)
         shape = unpacking.node(value, ())
@@ -173,6 +175,7 @@ class _Unpacking:
     slots: Mapping[Path, Slot]
     auto_blob: tuple[str, ...] = ()
     unlogged: Mapping[str, bool] = field(default_factory=dict)
+    token: Callable[[], str] = str
     positions: Mapping[int | str, int] = field(default_factory=dict)
     outputs: list[TaskOutput] = field(default_factory=list)
 
@@ -214,7 +217,10 @@ class _Unpacking:
             return None
         if isinstance(view, RawSql):
             return ScriptOutput(Slot("", path), view.name or self.call.name, view.scripts)
-        slot = asset_of(self.call, path, value.name if isinstance(value, Table | Blob | View) else None)
+        own_name = value.name if isinstance(value, Table | Blob | View) else None
+        if own_name is not None and "%%" in own_name:
+            own_name = own_name.replace("%%", "").strip("_") or None  # Dagster's asset is the same for all inputs
+        slot = asset_of(self.call, path, own_name)
         if isinstance(value, Blob):
             data, content, classes = _pickled(value, f"{self.call.stage.name}.{slot.asset}")
             return BlobOutput(slot, self._name(value, slot), data, content, classes)
@@ -239,13 +245,16 @@ class _Unpacking:
                 f"{self.call}: the configuration has no materialization_details {label!r}.{did_you_mean(label, known)}"
             )
         unlogged = self.unlogged.get(label, False)
-        return Constraints(table.primary_key, table.indexes, table.non_nullable, unlogged)
+        return Constraints(
+            table.primary_key, table.indexes, table.non_nullable, unlogged, table.nullable, table.column_types
+        )
 
     def _view(self, value: Any, view: View, slot: Slot) -> ViewOutput:
         what = f"{self.call} returned View(…) for {self.call.stage.name}.{slot.asset}"
-        if isinstance(value, Table) and (value.primary_key or value.indexes or value.non_nullable):
+        if isinstance(value, Table) and value.has_constraints:
             raise UnstorableResult(
-                f"{what} with a primary_key, indexes or non_nullable, which a view cannot have. Return a Table(…)."
+                f"{what} with a primary_key, indexes, types or columns that may not be NULL, which a view cannot have. "
+                "Return a Table(…)."
             )
         try:
             query = view.query
@@ -264,8 +273,11 @@ class _Unpacking:
             )
         return value
 
+    def _token(self, name: str) -> str:
+        return self.token() if "%%" in name else ""
+
     def _name(self, value: Any, slot: Slot) -> str:
-        name = slot.asset if value.name is None else table_name(value.name)
+        name = slot.asset if value.name is None else table_name(value.name.replace("%%", self._token(value.name)))
         if self.call.task.outputs is not None and slot in self.call.slots and name != slot.asset:
             kind = type(value).__name__
             raise UnstorableResult(

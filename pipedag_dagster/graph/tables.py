@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.util import ClauseAdapter
 
 from pipedag_dagster.errors import WiringError
@@ -18,11 +22,14 @@ class Table:
     Args:
         obj: a DataFrame (pandas, polars, pyarrow.Table), or a query (`sa.select(...)`, `sa.text(...)`, a
             `sa.Table` or an alias of one), or a `View`.
-        name: the table's name, case-insensitive, stored lower-case. Without it the table is named after
+        name: the table's name, case-insensitive, stored lower-case. `%%` in it stands for a hash of what the task
+            takes. Without it the table is named after
             its asset: the task's `outputs=`, else the task.
         primary_key: column or columns; checked and enforced by the database.
         indexes: a column, or a list of columns, for each index; made after the data is loaded.
         non_nullable: columns that must not be NULL; checked and enforced by the database.
+        nullable: the columns that may be NULL; no other column may.
+        type_map: the types of SQLAlchemy (or names of types) that columns are stored as: `{"id": sa.SmallInteger}`.
         materialization_details: a label of `table_store.args.materialization_details` in the configuration, which says
             whether the table is unlogged.
 
@@ -43,22 +50,51 @@ class Table:
         primary_key: str | Sequence[str] | None = None,
         indexes: Sequence[str | Sequence[str]] = (),
         non_nullable: str | Sequence[str] = (),
+        nullable: str | Sequence[str] | None = None,
+        type_map: Mapping[str, Any] | None = None,
         materialization_details: str | None = None,
+        annotation: None = None,
     ) -> None:
+        if annotation is not None:
+            raise WiringError(
+                "Table(…): annotation= is not supported. Write conditions that the table must meet as checks: "
+                "@materialize(checks=[…])."
+            )
         self.obj = obj
         self.name = name
         self.primary_key = _column_names("primary_key", () if primary_key is None else primary_key)
         listed = (indexes,) if isinstance(indexes, str) else indexes
         self.indexes = tuple(_column_names("indexes", columns) for columns in listed)
         self.non_nullable = _column_names("non_nullable", non_nullable)
+        self.nullable = None if nullable is None else _column_names("nullable", nullable)
+        self.column_types = tuple((name, _ddl(name, kind)) for name, kind in (type_map or {}).items())
         self.materialization_details = materialization_details
 
+    @property
+    def has_constraints(self) -> bool:
+        """Whether the database is to enforce, index or convert something."""
+        columns = (self.primary_key, self.indexes, self.non_nullable, self.column_types)
+        return any(columns) or self.nullable is not None
+
     def content_for_hash(self) -> tuple[Any, ...]:
-        return (self.obj, self.name, self.primary_key, self.indexes, self.non_nullable)
+        constraints = (self.primary_key, self.indexes, self.non_nullable, self.nullable, self.column_types)
+        return (self.obj, self.name, *constraints)
 
     def __repr__(self) -> str:
         key = f", primary_key={self.primary_key}" if self.primary_key else ""
         return f"Table({type(self.obj).__name__}, name={self.name!r}{key})"
+
+
+def _ddl(column: str, kind: Any) -> str:
+    """A type as PostgreSQL writes it."""
+    instance = kind() if isinstance(kind, type) and issubclass(kind, sa.types.TypeEngine) else kind
+    if isinstance(instance, sa.types.TypeEngine):
+        return str(instance.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+    if isinstance(kind, str) and re.fullmatch(r"[A-Za-z][\w ]*(\(\d+( *, *\d+)?\))?[\w ]*(\[\])?", kind):
+        return kind
+    raise WiringError(
+        f"Table(…): type_map: {column!r}: {kind!r} is not a type. Write one of SQLAlchemy: sa.BigInteger."
+    )
 
 
 def _column_names(option: str, columns: str | Sequence[str]) -> tuple[str, ...]:
@@ -204,6 +240,39 @@ def _selectable(source: Any) -> sa.FromClause:
     )
 
 
+class SortOrder(enum.Enum):
+    """The direction in which a column is sorted."""
+
+    ASC = 0
+    DESC = 1
+
+
+@dataclass(frozen=True)
+class SortCol:
+    """A column to sort a `View` by.
+
+    Args:
+        col: its name.
+        order: `SortOrder.ASC` or `SortOrder.DESC`.
+        nulls_first: whether NULLs come first; None for the order of the database.
+
+    Example:
+        View(orders, sort_by=[SortCol("id", SortOrder.DESC, nulls_first=True)])
+    """
+
+    col: str
+    order: SortOrder = SortOrder.ASC
+    nulls_first: bool | None = None
+
+    def of(self, rows: sa.FromClause) -> Any:
+        """The expression to sort `rows` by."""
+        column = rows.c[self.col]
+        key = column.desc() if self.order is SortOrder.DESC else column.asc()
+        return key if self.nulls_first is None else key.nulls_first() if self.nulls_first else key.nulls_last()
+
+
 def _column(rows: sa.FromClause, column: Any) -> Any:
+    if isinstance(column, SortCol):
+        return column.of(rows)
     # Expressions name columns of the sources; the SELECT reads from their union.
     return rows.c[column] if isinstance(column, str) else ClauseAdapter(rows).traverse(column)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import sqlalchemy as sa
+
 from pipedag_dagster.catalog.catalog import Catalog, StageVersion, TableVersion
 from pipedag_dagster.config.instances import InstanceConfig
 from pipedag_dagster.data.blobs import BlobStore
@@ -74,6 +76,40 @@ class TableStore:
         """The schema of a stage by its name, as in pydiverse.pipedag: `get_schema(stage.name).get()`. For
         `stage.current_name` it is what a script writes to."""
         return Schema(stage if stage == SCRIPT_SCHEMA else self.schemas(stage).current)
+
+    @property
+    def schema_prefix(self) -> str:
+        """What the names of all schemas begin with."""
+        return self.config.schema_prefix
+
+    @property
+    def schema_suffix(self) -> str:
+        """What the names of all schemas end with."""
+        return self.config.schema_suffix
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The SQLAlchemy engine of the database, for queries of your own in cache functions."""
+        return self.database.engine
+
+    @contextmanager
+    def engine_connect(self) -> Iterator[sa.Connection]:
+        """A connection for queries of your own. Changes need `connection.commit()`."""
+        with self.database.engine.connect() as connection:
+            yield connection
+
+    def execute(self, query: sa.Executable | str, *, conn: sa.Connection | None = None) -> sa.Result[Any]:
+        """Run a statement: in a transaction of its own, or on `conn`.
+
+        Returns:
+            The rows, which can be read after the connection is closed.
+        """
+        statement = sa.text(query) if isinstance(query, str) else query
+        if conn is not None:
+            return conn.execute(statement)
+        with self.database.engine.begin() as connection:
+            result = connection.execute(statement)
+            return result.freeze()() if result.returns_rows else result
 
     def owner(self, stage: str) -> Owner:
         return self.instance_schemas.owner(stage)

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import Column, OutputKind
 from pipedag_dagster.data import frames
-from pipedag_dagster.errors import DatabaseError, UnstorableResult
+from pipedag_dagster.digest import digest
+from pipedag_dagster.errors import DatabaseError, UnstorableResult, did_you_mean
 from pipedag_dagster.names import Label, quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
@@ -41,13 +42,23 @@ class Constraints:
     """What the database is to enforce and to index, and how it keeps the table.
 
     An `unlogged` table is written faster, and empty after a crash of the server. Its rows are the same, so `unlogged`
-    is not part of the identity of a result, which is made of the `repr`.
+    is not part of the `identity`.
     """
 
     primary_key: tuple[str, ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
     non_nullable: tuple[str, ...] = ()
     unlogged: bool = field(default=False, repr=False)
+    nullable: tuple[str, ...] | None = field(default=None, repr=False)
+    """The columns that may be NULL, and no others; None when that is not said."""
+    types: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Columns that are stored as another type than their values have."""
+
+    @property
+    def identity(self) -> str:
+        """A text that is equal when the stored table would be equal."""
+        more = [repr(part) for part in (self.nullable, self.types) if part not in (None, ())]
+        return " ".join([repr(self), *more])
 
     @property
     def create(self) -> str:
@@ -92,7 +103,9 @@ def from_frame(
         ) from None
     with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
         columns, size = finish(connection, schema, name, constraints, what)
-    return PhysicalTable(name, columns, rows, size, content.version)
+    # The values that others read are of the types that were declared.
+    version = digest(content.version, repr(constraints.types)) if constraints.types else content.version
+    return PhysicalTable(name, columns, rows, size, version)
 
 
 @contextmanager
@@ -201,7 +214,12 @@ def finish(
 ) -> tuple[tuple[Column, ...], int]:
     """Constraints, indexes and statistics; returns columns and size in bytes."""
     table = quote(schema, name)
-    changes = [f"ALTER COLUMN {quote(column)} SET NOT NULL" for column in constraints.non_nullable]
+    _refuse_changed_values(connection, table, constraints, name, what)
+    changes = [
+        f"ALTER COLUMN {quote(column)} TYPE {kind} USING {quote(column)}::{kind}" for column, kind in constraints.types
+    ]
+    not_null = [*constraints.non_nullable, *_not_nullable(connection, table, constraints, what)]
+    changes += [f"ALTER COLUMN {quote(column)} SET NOT NULL" for column in dict.fromkeys(not_null)]
     if constraints.primary_key:
         changes.append(f"ADD PRIMARY KEY ({', '.join(map(quote, constraints.primary_key))})")
     statements = [f"ALTER TABLE {table} {', '.join(changes)}"] if changes else []
@@ -213,6 +231,35 @@ def finish(
     size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
     assert size is not None
     return columns_of(connection, table), size[0]
+
+
+def _refuse_changed_values(
+    connection: Connection, table: str, constraints: Constraints, physical: str, what: Label
+) -> None:
+    """Refuse types of `type_map` in which a value would be another one: 1.5 as an integer."""
+    before = {column.name: column.type for column in columns_of(connection, table)} if constraints.types else {}
+    for name, kind in constraints.types:
+        if name not in before:
+            raise UnstorableResult(f"{what}: type_map names the column {name!r}.{did_you_mean(name, before)}")
+        column = quote(name)
+        back = (
+            f"SELECT {column}::text FROM {table} WHERE {column}::{kind}::{before[name]}::text <> {column}::text LIMIT 1"
+        )
+        with explained(what, physical):
+            row = connection.execute(query.encode()).fetchone()
+        if row is not None:
+            raise UnstorableResult(f"{what}: column {name!r} holds {row[0]}, which {kind} of its type_map cannot hold.")
+
+
+def _not_nullable(connection: Connection, table: str, constraints: Constraints, what: Label) -> list[str]:
+    """The columns that must not be NULL, because they are not among those that may be."""
+    if constraints.nullable is None:
+        return []
+    columns = [column.name for column in columns_of(connection, table)]
+    for name in constraints.nullable:
+        if name not in columns:
+            raise UnstorableResult(f"{what}: nullable names the column {name!r}.{did_you_mean(name, columns)}")
+    return [name for name in columns if name not in constraints.nullable]
 
 
 def columns_of(connection: Connection, relation: str) -> tuple[Column, ...]:
@@ -243,7 +290,7 @@ def explained(what: Label, physical: str, query: str | None = None) -> Iterator[
     except psycopg.errors.NotNullViolation as error:
         raise UnstorableResult(
             f"{what}: column {error.diag.column_name!r} has NULLs, but is declared as primary_key or non_nullable in "
-            "Table(…). Fix the task or the declaration."
+            "Table(…), or is not among its nullable columns. Fix the task or the declaration."
         ) from error
     except psycopg.Error as error:
         if is_about_the_database(error):

@@ -101,6 +101,8 @@ def test_the_public_api_is_what_init_lists() -> None:
         "PipelineComponent",
         "RawSql",
         "Result",
+        "SortCol",
+        "SortOrder",
         "Stage",
         "StageLockContext",
         "Table",
