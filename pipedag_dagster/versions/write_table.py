@@ -242,9 +242,8 @@ def _refuse_changed_values(
         if name not in before:
             raise UnstorableResult(f"{what}: type_map names the column {name!r}.{did_you_mean(name, before)}")
         column = quote(name)
-        back = (
-            f"SELECT {column}::text FROM {table} WHERE {column}::{kind}::{before[name]}::text <> {column}::text LIMIT 1"
-        )
+        changed = f"{column}::{kind}::{before[name]}::text <> {column}::text"
+        query = f"SELECT {column}::text FROM {table} WHERE {changed} LIMIT 1"
         with explained(what, physical):
             row = connection.execute(query.encode()).fetchone()
         if row is not None:
