@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
 from pipedag_dagster.config.keys import AnyFile, FlowSection, Section, SingleFile
+from pipedag_dagster.config.sample import WORDS, TableSample
 from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES
 
 FOLDER = Path(__file__).parent / "schemas"
@@ -30,6 +31,7 @@ _SHORT: dict[type[BaseModel], list[dict[str, Any]]] = {
     Refresh: [{"type": "string"}, {"const": False}],
     Poll: [{"type": "integer", "minimum": 1}, {"const": False}],
     Executor: [{"enum": [name for name in Executor.model_fields if name != "name"]}],
+    TableSample: [{"enum": list(WORDS)}],
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from pipedag_dagster.config.section import Keys, one_of
 from pipedag_dagster.sql_condition import condition
@@ -41,7 +41,12 @@ def _listed(value: Any) -> Any:
 
 
 _Condition: TypeAlias = Annotated[str, AfterValidator(_condition)]
-_Texts: TypeAlias = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed)]
+_Texts: TypeAlias = Annotated[
+    tuple[str, ...],
+    Field(strict=False),
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 """A text, or a list of texts."""
 
 

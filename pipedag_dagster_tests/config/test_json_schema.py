@@ -44,6 +44,8 @@ def test_the_files_of_our_folder_are_valid(file: Path) -> None:
         "instances: {full: {schedule: false, table_store: {class: other.Store, args: {any: thing}}}}",
         "instances: {full: {table_store: {args: {url: 'duckdb:///x', any: thing}}}}",
         "flows: {shop: {instances: {full: {attrs: {x: 1}}}}}",
+        "instances: {midi: {sample: {tables: {a: all, b: {children_of: a}, c: {children_of: [a, b]}, d: }}}}",
+        "instances: {midi: {sample: {tables: {a: {fraction: 0.1, key: id}}, keep: [{table: a, where: id = 1}]}}}",
     ],
 )
 def test_other_valid_files(content: str) -> None:
@@ -57,6 +59,8 @@ def test_other_valid_files(content: str) -> None:
         "instances: {full: {fail_fast: 1}}",
         "instances: {full: {keep_versions: 0}}",
         "instances: {full: {table_store: {args: {urll: x}}}}",
+        "instances: {midi: {sample: {tables: {a: parent}}}}",
+        "instances: {midi: {sample: {keep: [{table: a}]}}}",
         "instnaces: {}",
         "flows: {shop: {instances: {full: {fail_fsat: true}}}}",
     ],
