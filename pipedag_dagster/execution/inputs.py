@@ -79,6 +79,9 @@ class Inputs:
         Raises:
             NotMaterialized: one of them was never committed.
         """
+        if call.compares_versions:
+            staged = {f"staged: {name}": table for name, table in self.staged_tables().items()}
+            return staged | {f"committed: {name}": table for name, table in self.committed_tables(call).items()}
         if call.source is not None:
             return {
                 f"{call.source.config.name}: {table.stage}.{name}": table
@@ -106,6 +109,16 @@ class Inputs:
             NotMaterialized: the source has not committed one of them yet.
         """
         return source_outputs(self.instance, source, call, self.source_pins[call.stage.name])
+
+    def staged_tables(self) -> dict[str, TableVersion]:
+        """The tables of the stage that this run has made so far, or found unchanged, by name."""
+        tables = [table for made in list(self.made.values()) for table in made.values()]
+        return {table.name: table for table in tables if table.in_database and table.stage == self.stage.name}
+
+    def committed_tables(self, call: TaskCall) -> dict[str, TableVersion]:
+        """The committed tables of the stage by name, without those of a call itself."""
+        tables = (table for table in self.base.tables.values() if table.task != call.name)
+        return {table.name: table for table in tables if table.in_database}
 
     def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
         """For a task under @input_stage_versions: the tables of the source, without those of other tasks here."""
@@ -178,7 +191,7 @@ class Arguments:
     def of_task(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """For the task itself."""
         self._aliases.clear()
-        if self.call.source is not None:
+        if self.call.task.from_source:
             return self._of_source(), {name: self.call.arguments[name] for name in self.call.task.pass_args}
         bound = self.call.task.signature.bind_partial()
         bound.arguments.update({name: self._read(value) for name, value in self.call.arguments.items()})
@@ -187,19 +200,17 @@ class Arguments:
     def of_cache_function(self, names: Collection[str] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """For the cache function, which takes the arguments `names`; all of them without it."""
         self._aliases.clear()
-        if self.call.source is not None:
+        if self.call.task.from_source:
             return self.of_task()
         arguments = self.call.arguments.items()
         return (), {name: self._read(value) for name, value in arguments if names is None or name in names}
 
     def _of_source(self) -> tuple[Any, ...]:
         inputs, call = self.inputs, self.call
-        staged = {
-            table.name: self._table(inputs.store, table)
-            for tables in list(inputs.made.values())
-            for table in tables.values()
-            if table.in_database
-        }
+        staged = {name: self._table(inputs.store, table) for name, table in inputs.staged_tables().items()}
+        if call.compares_versions:
+            committed = inputs.committed_tables(call).items()
+            return staged, {name: self._table(inputs.store, table) for name, table in committed}
         source = call.source.store.table_store
         tables = {name: self._table(source, table) for name, table in inputs.source_tables(call).items()}
         return staged, tables, call.source

@@ -50,6 +50,8 @@ class TaskCall:
     arguments: dict[str, Any]
     source: Any = None
     source_stage: StageCalls | None = None
+    compares_versions: bool = False
+    """Whether it takes the tables that the run has made before it, beside those that are committed."""
     slots: tuple[Slot, ...] = ()
     after: list[TaskCall] = field(default_factory=list)
     """Calls of the stage that come first, although nothing of them is read (`ordering_barrier`)."""

@@ -143,10 +143,19 @@ class Stage(StageCalls, _Wired):
     def _bind_source(self, call: TaskCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The arguments of a task under `@input_stage_versions`."""
         task = call.task
+        if not args and "stage" not in kwargs:
+            call.compares_versions = True
+            missing = set(task.pass_args) ^ set(kwargs)
+            if missing:
+                raise WiringError(
+                    f"{call}: pass_args is {list(task.pass_args)}, but it is called with {sorted(kwargs)}."
+                )
+            call.arguments = {name: kwargs[name] for name in task.pass_args}
+            return
         if len(args) != 1 or not isinstance(args[0], Instance):
             raise WiringError(
                 f"{call}: call it as {task.name}(source_cfg, stage=stage, …). The instance to copy from is its only "
-                "positional argument."
+                f"positional argument. Or call {task.name}() to compare this run with the committed version."
             )
         call.source = args[0]
         call.source_stage = kwargs.get("stage", self)
@@ -314,7 +323,7 @@ def _name_outputs(stage: Stage) -> None:
     for call in stage.calls:
         if call.slots:
             continue
-        if call.task.from_source:
+        if call.task.from_source and not call.compares_versions:
             raise WiringError(
                 f"{call}: nobody knows before it runs which tables it copies. "
                 'Declare them with outputs=[…], or ask for them: tbls["orders"].'

@@ -72,7 +72,7 @@ def order_calls(calls: list[TaskCall]) -> None:
     """Fill in `after` of the calls of one stage: what barriers put before them."""
     for number, call in enumerate(calls):
         for other in calls[:number]:
-            if _is_barrier(call, other) or _is_barrier(other, call):
+            if call.compares_versions or _is_barrier(call, other) or _is_barrier(other, call):
                 call.after.append(other)
 
 

@@ -234,6 +234,10 @@ def input_stage_versions(**options: Unpack[CopyOptions]) -> Callable[[Callable[.
       other tasks of this stage make. They are pinned: they all come from one stage version, even if the source
       commits meanwhile.
 
+    Called as `task(**kwargs)`, without another instance, it compares: `fn(tbls, committed, **…)` gets the tables that
+    this run has staged before it, and those of the committed version of the stage (none in the first run). It may raise
+    an error, so that the stage is not committed, and return anything that a task may return.
+
     It returns a dict of tables. Ask the handle for the tables that later tasks need: `tbls["orders"]`.
 
     Args:
