@@ -3,6 +3,11 @@
 This is the whole public API. What a user does about an error is in `pipedag_dagster.errors`.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pipedag_dagster.cache_functions import environment, file_content, table_content
 from pipedag_dagster.config.instances import CacheMode as CacheValidationMode
 from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
@@ -12,13 +17,15 @@ from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
 from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
 from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
 from pipedag_dagster.logs import setup_logging
-from pipedag_dagster.orchestration.component import PipelineComponent
-from pipedag_dagster.orchestration.definitions import build_definitions
-from pipedag_dagster.orchestration.io_manager import TableIOManager
-from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.result import FinalTaskState, Result
 from pipedag_dagster.orchestration.run import Flow, StageLockContext
-from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps
+
+if TYPE_CHECKING:
+    from pipedag_dagster.orchestration.component import PipelineComponent
+    from pipedag_dagster.orchestration.definitions import build_definitions
+    from pipedag_dagster.orchestration.io_manager import TableIOManager
+    from pipedag_dagster.orchestration.resources import InstanceResource
+    from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps
 
 __all__ = [
     "AUTO_VERSION",
@@ -53,3 +60,24 @@ __all__ = [
     "setup_logging",
     "table_content",
 ]
+
+_WITH_DAGSTER = {
+    "InstanceResource": "pipedag_dagster.orchestration.resources",
+    "PipedagTranslator": "pipedag_dagster.orchestration.translator",
+    "PipelineComponent": "pipedag_dagster.orchestration.component",
+    "TableIOManager": "pipedag_dagster.orchestration.io_manager",
+    "TableProps": "pipedag_dagster.orchestration.translator",
+    "build_definitions": "pipedag_dagster.orchestration.definitions",
+}
+"""Names that are imported when they are first used, with their modules: importing Dagster takes more than a second."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_DAGSTER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_WITH_DAGSTER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WITH_DAGSTER})

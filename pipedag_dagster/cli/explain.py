@@ -18,8 +18,8 @@ from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.execution.plan import Action, PlannedTable
 from pipedag_dagster.execution.plan import plan as what_would_run
 from pipedag_dagster.execution.run_log import SUSPICION, is_suspicious
+from pipedag_dagster.execution.run_validation import validation
 from pipedag_dagster.fingerprint.code_text import difference
-from pipedag_dagster.orchestration.resources import validation
 from pipedag_dagster.orchestration.table_names import find_table, label
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.versions.table_store import TableStore

@@ -86,24 +86,39 @@ class TaskCode:
 
 _versions: WeakKeyDictionary[TaskCall, str] = WeakKeyDictionary()
 _codes: WeakKeyDictionary[TaskCall, TaskCode] = WeakKeyDictionary()
+_first: WeakKeyDictionary[TaskCall, TaskCall] = WeakKeyDictionary()
+"""For a call whose code was read with that of another call of the same task: that other call."""
 _told: set[tuple[str, str, int]] = set()
 
 
-def task_code_version(call: TaskCall, *, again: bool = False) -> str:
-    """The code version of a call's task: `version=`, else a fingerprint. Also Dagster's `code_version`.
-
-    It is computed when definitions are made (`again`), and kept: a task that changes constants of its module while it
-    runs does not change the code. At that time, warnings about the code are given, once for each task.
-    """
-    if again or call not in _versions:
+def read_code(calls: Iterable[TaskCall]) -> None:
+    """Read the code of these calls, of each task once. This is done when definitions are made, or when a run begins: a
+    task that changes constants of its module while it runs does not change the code. Warnings about the code are given
+    now."""
+    first_of: dict[int, TaskCall] = {}
+    for call in calls:
+        first = first_of.setdefault(id(call.task), call)
+        _first.pop(call, None)
+        if first is not call:
+            _first[call] = first
+            continue
+        _codes.pop(call, None)
         _tell_of_salt(call)
         _versions[call] = call.task.version or _fingerprint(call)
+
+
+def task_code_version(call: TaskCall) -> str:
+    """The code version of a call's task: `version=`, else a fingerprint. Also Dagster's `code_version`."""
+    call = _first.get(call, call)
+    if call not in _versions:
+        read_code([call])
     return _versions[call]
 
 
 def task_code(call: TaskCall) -> TaskCode:
     """The code that a call runs. Of a task with a version it is read when it is needed first, and without its data:
     the version may be there because a fingerprint is expensive, or not possible."""
+    call = _first.get(call, call)
     task_code_version(call)
     if call not in _codes:
         try:

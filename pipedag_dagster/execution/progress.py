@@ -41,3 +41,24 @@ class LoggedProgress:
 
     def warning(self, text: str) -> None:
         log.warning("%s", text)
+
+
+class FollowedProgress(LoggedProgress):
+    """The same, and tells somebody who follows the run."""
+
+    def __init__(self, follower: Progress) -> None:
+        self._follower = follower
+
+    def started(self, call: TaskCall) -> None:
+        self._follower.started(call)
+
+    def finished(self, outcome: Outcome) -> None:
+        self._follower.finished(outcome)
+
+    def message(self, text: str) -> None:
+        super().message(text)
+        self._follower.message(text)
+
+    def warning(self, text: str) -> None:
+        super().warning(text)
+        self._follower.warning(text)

@@ -8,15 +8,14 @@ import dagster as dg
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.checks import References
-from pipedag_dagster.errors import WiringError, did_you_mean
+from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.execution.check_result import CheckResult
 from pipedag_dagster.execution.query_text import with_view_names
 from pipedag_dagster.execution.sample_checks import SampleReferences
-from pipedag_dagster.graph.calls import StageCalls
-from pipedag_dagster.graph.flow import FlowGraph, Stage
+from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.orchestration.metadata import Metadata, Value, as_text, markdown, of_relations, sql
-from pipedag_dagster.orchestration.translator import TableProps
+from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -82,53 +81,28 @@ def check_result(
     )
 
 
-def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
-    """
-    Raises:
-        WiringError: a check refers to a table that does not exist, or that is made later; or it says how samples follow
-            it, but the tables are not sampled.
-    """
-    stages = [stage for flow in flows for stage in flow.stages]
-    tables = {f"{stage.name}.{asset}" for stage in stages for call in stage.calls for asset in call.assets}
-    inputs = {
-        f"{stage.name}.{asset}"
-        for stage in stages
-        for call in stage.calls
-        if call.task.input or call.task.from_source
-        for asset in call.assets
-    }
-    for stage in stages:
-        before = _before(stage)
-        for call in stage.calls:
-            for asset in call.assets:
-                for check in call.task.about.checks_of(asset):
-                    if not isinstance(check, References):
-                        continue
-                    target, subject = f"{check.stage}.{check.table}", f"{stage.name}.{asset}: check {check.name!r}"
-                    if target not in tables:
-                        raise WiringError(
-                            f"{subject} refers to {target}, but there is no such table.{did_you_mean(target, tables)}"
-                        )
-                    computed = [each for each in (f"{stage.name}.{asset}", target) if each not in inputs]
-                    if check.sample == "both" and computed:
-                        raise WiringError(
-                            f"{subject}: sample='both' has no effect, because {computed[0]} is computed, not sampled. "
-                            "Remove it."
-                        )
-                    if check.stage not in before:
-                        raise WiringError(
-                            f"{subject} refers to {target}, but stage {check.stage!r} does not have to run before "
-                            f"{stage.name!r}. The check could see an old version. Move it to a stage that reads both."
-                        )
-
-
-def _before(stage: Stage) -> set[str]:
-    """The names of the stage and of all stages that it reads, directly or not."""
-    names: set[str] = set()
-    waiting: list[StageCalls] = [stage]
-    while waiting:
-        current = waiting.pop()
-        if current.name not in names:
-            names.add(current.name)
-            waiting += [needed.call.stage for call in current.calls for needed in call.inputs]
-    return names
+def evaluations(
+    instance: ConfigContext,
+    stages: Iterable[Stage],
+    checks: Iterable[tuple[CheckResult, Iterable[TableVersion] | None]],
+) -> list[dg.AssetCheckEvaluation]:
+    """The results of checks of a run without Dagster, in the form that they have with it."""
+    specs = (spec for stage in stages for spec in asset_specs(instance, stage, PipedagTranslator()))
+    props = {(each.stage, each.table): each for each, _ in specs}
+    found = []
+    for check, shown in checks:
+        result = check_result(props[check.stage, check.asset], check, instance.store.table_store, shown)
+        assert result.asset_key is not None
+        assert result.check_name is not None
+        found.append(
+            dg.AssetCheckEvaluation(
+                asset_key=result.asset_key,
+                check_name=result.check_name,
+                passed=result.passed,
+                metadata=result.metadata,
+                severity=result.severity,
+                description=result.description,
+                blocking=check.check.blocking,
+            )
+        )
+    return found

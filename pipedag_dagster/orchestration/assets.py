@@ -9,6 +9,7 @@ import dagster as dg
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ChecksFailed
+from pipedag_dagster.execution.cache_key import read_code
 from pipedag_dagster.execution.check_result import CheckResult
 from pipedag_dagster.execution.sample_checks import sample_checks
 from pipedag_dagster.execution.stage_result import StageResult
@@ -21,6 +22,7 @@ from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.step_progress import StepProgress
 from pipedag_dagster.orchestration.tags import run_tags
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
+from pipedag_dagster.sampling.copies import copied_from
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
@@ -31,6 +33,7 @@ def stage_assets(instance: ConfigContext, stage: Stage, translator: PipedagTrans
     Raises:
         WiringError: Dagster does not allow the description of a table.
     """
+    read_code(call for call in stage.calls if copied_from(instance, call) is None)
     specs = list(asset_specs(instance, stage, translator))
     tables = {props.table: props for props, _ in specs}
     of_samples = sample_checks(instance, stage.flow)

@@ -10,14 +10,14 @@ from typing import Any
 import dagster as dg
 
 from pipedag_dagster.context import ConfigContext, PipedagConfig, find_config
-from pipedag_dagster.errors import ConfigError, WiringError
+from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.options import known_options
-from pipedag_dagster.orchestration.asset_checks import refuse_wrong_references
 from pipedag_dagster.orchestration.assets import stage_assets
 from pipedag_dagster.orchestration.attrs import Build, built
 from pipedag_dagster.orchestration.dagster_assets import input_tables, instance_assets, refuse_circles
 from pipedag_dagster.orchestration.executors import executor
+from pipedag_dagster.orchestration.flow_checks import refuse_unusable
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.keys import identifier
 from pipedag_dagster.orchestration.resources import bound_resource
@@ -115,15 +115,7 @@ def define(
     """
     stages = [stage for flow in flows for stage in flow.stages]
     names = [stage.name for stage in stages]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise WiringError(f"Two flows have a stage {twice[0]!r}. Stages of one instance need different names.")
-    if not stages and not assets:
-        raise WiringError(f"Flow {flows[0].name if flows else ''!r} has no stage.")
-    store = instance.store.table_store
-    for name in names:
-        store.schemas(name)  # names that are too long are refused now
-    refuse_wrong_references(flows)
+    refuse_unusable(instance, flows, may_be_empty=bool(assets))
     translator = translator or PipedagTranslator()
     resource = bound_resource(instance, stages, build)
     tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]

@@ -16,7 +16,7 @@ import dagster as dg
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, DatabaseError
-from pipedag_dagster.orchestration.resources import release
+from pipedag_dagster.execution.run_pins import release
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
 
 _EXTRAS = {

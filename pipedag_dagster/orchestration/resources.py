@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,14 +14,13 @@ from pydantic import Field, create_model
 
 from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext, PipedagConfig
-from pipedag_dagster.errors import ConfigError, DatabaseError
+from pipedag_dagster.errors import ConfigError
+from pipedag_dagster.execution.run_pins import release
+from pipedag_dagster.execution.run_validation import validation
 from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.options import caller, refuse_unknown
 from pipedag_dagster.orchestration.attrs import Build, chosen_attrs, rewired, typed
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
-from pipedag_dagster.versions.table_store import take_pinned
-
-log = logging.getLogger(__name__)
 
 caller_releases: ContextVar[bool] = ContextVar("caller_releases", default=False)
 """Set around a run in this process whose caller reads its results: its pins stay until the caller removes them."""
@@ -157,44 +155,3 @@ def bound_resource(
     model.stages = tuple(stages)
     model.build = staticmethod(build) if build is not None else None
     return model(**bound)
-
-
-def validation(
-    own: CacheValidation,
-    cache_validation_mode: str | None = None,
-    disable_cache_function: bool | None = None,
-    ignore_task_version: bool | None = None,
-) -> CacheValidation:
-    """The cache validation of one run: the instance's own, with the changes that are given.
-
-    Raises:
-        ConfigError: there is no mode of this name.
-    """
-    return CacheValidation(
-        mode=own.mode if cache_validation_mode is None else cache_mode(cache_validation_mode),
-        disable_cache_function=own.disable_cache_function if disable_cache_function is None else disable_cache_function,
-        ignore_task_version=own.ignore_task_version if ignore_task_version is None else ignore_task_version,
-    )
-
-
-def cache_mode(name: str) -> CacheMode:
-    """The cache mode of this name.
-
-    Raises:
-        ConfigError: there is no such mode; a close one is named.
-    """
-    try:
-        return CacheMode.of(name)
-    except ValueError as error:
-        raise ConfigError(f"cache_validation_mode: {error}") from None
-
-
-def release(instance: ConfigContext, run_id: str) -> None:
-    """Remove the pins of a run: in its own instance, in the one that it copies from, and in every other store that it
-    has read in this process."""
-    known = [each.store.table_store for each in (instance, instance.source) if each is not None]
-    for store in dict.fromkeys([*known, *take_pinned(run_id)]):
-        try:
-            store.unpin(run_id)
-        except DatabaseError as error:  # the run has already failed for the same reason; pins expire by themselves
-            log.debug("pins of run %s stay: %s", run_id, error)

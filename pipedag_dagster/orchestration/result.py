@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import Any
-
-import dagster as dg
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 class FinalTaskState(enum.Enum):
@@ -46,7 +48,7 @@ class Result:
         successful: whether the run succeeded.
         error: the error of a run that failed, else None. `exception` is the same.
         flow: the flow that was run.
-        run_id: the id of the Dagster run.
+        run_id: the id of the run: that of the Dagster run, if it went through Dagster.
         checks: Dagster's results of the checks that were evaluated: `.asset_key`, `.check_name`, `.passed`,
             `.severity`, `.description`, `.metadata`.
     """
@@ -56,13 +58,18 @@ class Result:
         instance: ConfigContext,
         run_id: str,
         error: BaseException | None,
-        checks: Sequence[dg.AssetCheckEvaluation] = (),
+        checks: Callable[[], Sequence[dg.AssetCheckEvaluation]] = tuple,
     ) -> None:
         self.instance = instance
         self.run_id = run_id
         self.error = error
-        self.checks = tuple(checks)
+        self._evaluations = checks
         self.flow: FlowGraph | None = None
+
+    @cached_property
+    def checks(self) -> tuple[dg.AssetCheckEvaluation, ...]:
+        """Dagster's results of the checks. Only looking at them imports Dagster."""
+        return tuple(self._evaluations())
 
     @property
     def successful(self) -> bool:

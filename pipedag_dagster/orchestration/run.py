@@ -1,32 +1,37 @@
-"""Running a flow from Python, through Dagster, in this process."""
+"""Running a flow in this process: directly, or through Dagster when it keeps a history (DAGSTER_HOME)."""
 
 from __future__ import annotations
 
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any, Self
-
-import dagster as dg
+from typing import TYPE_CHECKING, Any, Self
 
 from pipedag_dagster.catalog.catalog import StageVersion
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext, PipedagConfig
-from pipedag_dagster.errors import ConfigError, NoInstance, NotMaterialized, PipedagError, SeveralFailed
+from pipedag_dagster.errors import NoInstance, NotMaterialized, PipedagError, SeveralFailed
+from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.call_outputs import CallOutputs
-from pipedag_dagster.execution.progress import Progress
+from pipedag_dagster.execution.progress import FollowedProgress, LoggedProgress, Progress
+from pipedag_dagster.execution.run_pins import release
+from pipedag_dagster.execution.run_validation import cache_mode, validation
+from pipedag_dagster.execution.stage_loop import run_stages
 from pipedag_dagster.graph.calls import committed_reader
 from pipedag_dagster.graph.flow import FlowGraph, Output, Stage, TaskCall
 from pipedag_dagster.graph.group_node import GroupNode
 from pipedag_dagster.options import known_options
-from pipedag_dagster.orchestration.assets import report
-from pipedag_dagster.orchestration.definitions import define, job_name
-from pipedag_dagster.orchestration.resources import cache_mode, caller_releases, release
+from pipedag_dagster.orchestration.flow_checks import refuse_unusable
 from pipedag_dagster.orchestration.result import Result
-from pipedag_dagster.orchestration.step_progress import observer
+from pipedag_dagster.orchestration.table_names import check_sample
+from pipedag_dagster.sampling.copies import copied_from
 from pipedag_dagster.versions import history
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
 
@@ -73,9 +78,10 @@ class Flow(FlowGraph):
         fail_fast: bool | None = None,
         **accepted: Any,
     ) -> Result:
-        """Run all stages on one instance: through Dagster, in this process.
+        """Run all stages on one instance, in this process.
 
-        Without DAGSTER_HOME, Dagster keeps no history of the run. With it, the UI shows the run.
+        With DAGSTER_HOME the run goes through Dagster, which keeps its history: the UI shows the run. Without it the
+        stages run directly, and Dagster is not imported.
 
         Args:
             components: what to run, instead of everything: stages, groups, outputs of tasks, or their names. What they
@@ -108,15 +114,34 @@ class Flow(FlowGraph):
             "ignore_task_version": ignore_task_version,
         }
         calls = self.chosen_calls(parts) if parts else None
-        definitions = define(instance, [self])
-        selection = None if calls is None else _keys(instance, calls)
         if fail_fast is not None and fail_fast != instance.config.fail_fast:
             instance = instance.evolve(fail_fast=fail_fast)
-        result = execute(definitions, instance, overrides, selection=selection)
+        result = self._run(instance, overrides, calls)
         result.flow = self
         if result.error is not None and instance.config.fail_fast:
             raise result.error
         return result
+
+    def _run(self, instance: ConfigContext, overrides: dict[str, Any], calls: list[TaskCall] | None) -> Result:
+        if has_history():
+            from pipedag_dagster.orchestration.definitions import define  # noqa: PLC0415
+
+            selection = None if calls is None else _keys(instance, calls)
+            return execute(define(instance, [self]), instance, overrides, selection=selection)
+        self._check(instance)
+        assets: dict[str, set[str]] | None = None
+        if calls is not None:
+            assets = {stage.name: set() for stage in self.stages}
+            for call in calls:
+                assets[call.stage.name] |= set(call.assets)
+        return _run_stages(instance, self.stages, overrides, assets=assets)
+
+    def _check(self, instance: ConfigContext) -> None:
+        """What `define` does for Dagster: refuse what cannot run, and read the code of the tasks."""
+        refuse_unusable(instance, [self])
+        check_sample(instance, [self])
+        calls = (call for stage in self.stages for call in stage.calls)
+        cache_key.read_code(call for call in calls if copied_from(instance, call) is None)
 
     def get_subflow(self, *components: Stage | GroupNode | Output | TaskCall | str) -> Subflow:
         """Some stages, groups or tasks of the flow, to be run without the others.
@@ -152,6 +177,8 @@ def _current_instance(flow: str) -> ConfigContext:
 
 
 def _keys(instance: ConfigContext, calls: Iterable[TaskCall]) -> list[dg.AssetKey]:
+    import dagster as dg  # noqa: PLC0415
+
     return [dg.AssetKey([instance.instance_id, call.stage.name, asset]) for call in calls for asset in call.assets]
 
 
@@ -174,8 +201,6 @@ def _read_committed(output: Output, as_type: type | None) -> Any:
 
 committed_reader.append(_read_committed)
 
-_INTERRUPTIONS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")  # by us, and by a task
-
 
 def execute(
     definitions: dg.Definitions,
@@ -186,67 +211,105 @@ def execute(
     log_level: int = logging.WARNING,
     progress: Progress | None = None,
 ) -> Result:
-    """Run the definitions of one instance, or some of its assets, in this process.
+    """Run the definitions of one instance, or some of its assets, in this process: through Dagster if it keeps a
+    history, or if the run needs something that only Dagster does.
 
     Args:
         overrides: fields of the instance resource, for this run.
         log_level: of Dagster's own log on the console.
         progress: is told what happens while it runs.
     """
-    run_id = str(uuid.uuid4())
     chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
-    run_config = {
-        "resources": {"instance": {"config": chosen}},
-        "loggers": {"console": {"config": {"log_level": logging.getLevelName(log_level)}}},
-    }
-    errors: list[BaseException] = []
-    job = definitions.resolve_job_def(job_name(instance)).with_hooks({_collect(errors)})
-    with _dagster_instance() as dagster_instance:
-        token, observed = caller_releases.set(True), observer.set(progress)
+    stages = None if has_history() or "attrs" in chosen else _stages_alone(definitions, selection)
+    if stages is not None:
+        assets: dict[str, set[str]] | None = None
+        if selection is not None:
+            assets = {stage.name: set() for stage in stages}
+            for key in selection:
+                assets[key.path[1]].add(key.path[2])
+        return _run_stages(instance, stages, chosen, assets=assets, progress=progress)
+
+    from pipedag_dagster.orchestration.dagster_run import run_job  # noqa: PLC0415
+
+    run_id = str(uuid.uuid4())
+    with _released(instance, run_id):
+        errors, checks = run_job(
+            definitions, instance, run_id, chosen, selection=selection, log_level=log_level, progress=progress
+        )
+    return _result(instance, run_id, errors, lambda: checks)
+
+
+def has_history() -> bool:
+    """Whether Dagster keeps a history here, in which a run should be."""
+    return bool(os.environ.get("DAGSTER_HOME"))
+
+
+def _stages_alone(definitions: dg.Definitions, selection: list[dg.AssetKey] | None) -> tuple[Stage, ...] | None:
+    """The stages of definitions; None when a plain asset of Dagster is to be run, too."""
+    stages: tuple[Stage, ...] = (definitions.resources or {})["instance"].stages
+    ours = {(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets}
+    if selection is None:
+        selection = [key for assets in definitions.assets or () for key in getattr(assets, "keys", [None])]
+    return stages if all(key is not None and tuple(key.path[1:]) in ours for key in selection) else None
+
+
+def _run_stages(
+    instance: ConfigContext,
+    stages: Sequence[Stage],
+    overrides: Mapping[str, Any],
+    *,
+    assets: Mapping[str, Collection[str]] | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run stages directly. Dagster is not imported."""
+    run_id = str(uuid.uuid4())
+    with _released(instance, run_id):
         try:
-            # After a failed stage, stages that do not need it still run.
-            done = job.execute_in_process(
-                run_config=run_config,
-                instance=dagster_instance,
-                run_id=run_id,
-                asset_selection=selection,
-                raise_on_error=instance.config.fail_fast,
+            done = run_stages(
+                instance,
+                stages,
+                run_id,
+                assets=assets,
+                validation=validation(instance.config.cache_validation, **overrides),
+                progress=LoggedProgress() if progress is None else FollowedProgress(progress),
             )
-            if not done.success and not errors:
-                # After Ctrl-C, Dagster reports a failed step, and calls no hook.
-                failed = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
-                if any(error and error.cls_name in _INTERRUPTIONS for error in failed):
-                    raise KeyboardInterrupt
-                raise PipedagError(f"Run {run_id} failed before its first step. Dagster's log says why.")
-        except PipedagError as failure:
-            errors.append(failure)
-        except dg.DagsterInvalidConfigError as error:
-            errors.append(ConfigError("\n".join(each.message for each in error.errors)))
-        finally:
-            checks = _checks(dagster_instance, run_id)
-            caller_releases.reset(token)
-            observer.reset(observed)
-            held = _held.get()
-            if held is None:
-                release(instance, run_id)
-            else:
-                held.append((instance, run_id))
+        except PipedagError as error:
+            return _result(instance, run_id, [error], tuple)
+
+    def checks() -> Sequence[dg.AssetCheckEvaluation]:
+        if not done.checks:
+            return ()
+        from pipedag_dagster.orchestration.asset_checks import evaluations  # noqa: PLC0415
+
+        return evaluations(instance, stages, done.checks)
+
+    return _result(instance, run_id, done.errors, checks)
+
+
+@contextmanager
+def _released(instance: ConfigContext, run_id: str) -> Iterator[None]:
+    """Remove the pins of a run at its end, or at the end of the `StageLockContext` around it."""
+    try:
+        yield
+    finally:
+        held = _held.get()
+        if held is None:
+            release(instance, run_id)
+        else:
+            held.append((instance, run_id))
+
+
+def _result(
+    instance: ConfigContext,
+    run_id: str,
+    errors: Sequence[BaseException],
+    checks: Callable[[], Sequence[dg.AssetCheckEvaluation]],
+) -> Result:
     unexpected = next((error for error in errors if not isinstance(error, PipedagError)), None)
     if unexpected is not None:
         raise unexpected
     different = {str(error): error for error in errors}
     return Result(instance, run_id, _error(list(different.values())), checks)
-
-
-def _dagster_instance() -> dg.DagsterInstance:
-    return dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
-
-
-def _checks(dagster_instance: dg.DagsterInstance, run_id: str) -> list[dg.AssetCheckEvaluation]:
-    """The results of the checks of a run, even if the run failed."""
-    records = dagster_instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
-    events = (record.event_log_entry.dagster_event for record in records)
-    return [event.asset_check_evaluation_data for event in events if event is not None]
 
 
 def rollback(instance: ConfigContext, stage: str, to: int | None = None) -> StageVersion:
@@ -263,19 +326,11 @@ def rollback(instance: ConfigContext, stage: str, to: int | None = None) -> Stag
         NotMaterialized: there is no such version any more, or there never was.
     """
     before, after = history.rollback(instance.store.table_store, stage, to, str(uuid.uuid4()))
-    if os.environ.get("DAGSTER_HOME"):
-        with dg.DagsterInstance.get() as dagster_instance:
-            report(dagster_instance, instance, before, after)
+    if has_history():
+        from pipedag_dagster.orchestration.dagster_run import report_rollback  # noqa: PLC0415
+
+        report_rollback(instance, before, after)
     return after
-
-
-def _collect(errors: list[BaseException]) -> dg.HookDefinition:
-    @dg.failure_hook
-    def collect(context: dg.HookContext) -> None:
-        if context.op_exception is not None:
-            errors.append(context.op_exception)
-
-    return collect
 
 
 def _error(errors: list[BaseException]) -> BaseException | None:

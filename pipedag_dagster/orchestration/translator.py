@@ -111,7 +111,7 @@ def _props(instance: ConfigContext, call: TaskCall, asset: str) -> TableProps:
         deps = [asset_key(source.instance_id, source_stage, asset)]
     else:
         deps = [asset_key(instance.instance_id, *pair) for pair in dict.fromkeys(_needed(call.inputs))]
-    version = "copy" if copied else task_code_version(call, again=True)
+    version = "copy" if copied else task_code_version(call)
     return TableProps(instance, stage, asset, call.task, copied, tuple(deps), version)
 
 
