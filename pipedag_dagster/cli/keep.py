@@ -137,6 +137,8 @@ def _count(source: ConfigContext, table: TableVersion, rows: Condition) -> int:
 
 def _shared_file(path: Path) -> tuple[Path, tuple[str, ...]]:
     """The file that all instances share, and where the kept rows are in it."""
+    if not path.exists():
+        raise ConfigError("keep: the configuration is a dict in a program, not a file. Add to its sample.keep there.")
     if not path.is_dir():
         return path, ("instances", "__any__", "sample", "keep")
     other = path / "__any__.yml"

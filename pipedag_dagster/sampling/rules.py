@@ -180,6 +180,12 @@ class SampleSpec:
         default = All() if self.default_rows is None else Rows(self.default_rows)
         return self.rules.get(table, default)
 
+    def conditions(self) -> list[str]:
+        """All SQL conditions in it."""
+        rules = [rule.condition for rule in self.rules.values() if isinstance(rule, Where)]
+        relations = [relation.when for relation in self.relations if relation.when is not None]
+        return [*rules, *relations, *(kept.where for kept in self.keep)]
+
     def digest(self) -> str:
         """A hash of everything that the choice of rows depends on, apart from the tables."""
         rules = sorted((table, _text(rule)) for table, rule in self.rules.items())

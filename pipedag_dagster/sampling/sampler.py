@@ -23,6 +23,7 @@ from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock, temporary_tables
 from pipedag_dagster.postgres.sql_text import is_ordered
 from pipedag_dagster.sampling import choose
+from pipedag_dagster.sampling.changing_functions import changing_functions
 from pipedag_dagster.sampling.edge_cases import EdgeCase, edge_case_handles, relations_of
 from pipedag_dagster.sampling.keep_sample import keep_here, keep_there
 from pipedag_dagster.sampling.profiles import Profiles
@@ -264,6 +265,11 @@ class Sampler:
 
     def _chosen(self, connection: Connection, spec: SampleSpec, names: Sequence[str]) -> Chosen:
         temporary_tables.require(connection, "Choosing a sample")
+        if changing := changing_functions(connection, spec.conditions()):
+            raise SampleError(
+                f"{changing[0]}() in a condition may have another result every time, and so would the sample. "
+                "Write the condition without it, or declare the function IMMUTABLE if it is."
+            )
         tables = {name: self._source_table(name) for name in names}
         try:
             conditions = choose.as_conditions(spec, self.source, self.tables)

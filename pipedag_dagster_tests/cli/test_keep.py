@@ -42,6 +42,35 @@ def test_kept_rows_are_written_for_all_instances_and_it_says_what_to_type(comman
     assert (kept.table, kept.where, kept.because) == ("raw.orders", "customer = 2", WHY)
 
 
+def test_kept_rows_and_what_they_refer_to_are_in_the_smallest_instance(
+    command: Command, project: Path, connection: psycopg.Connection[Any]
+) -> None:
+    shared(project).write_text(
+        shared(project).read_text() + "sample: {tables: {orders: {rows: 1}, customers: parents}, "
+        "relations: [orders.customer -> customers.id]}\n"
+    )
+    command("run", "full")
+    kept = "amount IN (5, 9)"  # of both customers
+    assert command("keep", "orders", kept).code == 0
+    done = command("run", "mini")
+    assert done.code == 0, done.err
+    orders = connection.execute("SELECT amount FROM mini_raw.orders").fetchall()
+    assert {5, 9} <= {amount for (amount,) in orders}
+    assert connection.execute("SELECT id FROM mini_raw.customers ORDER BY id").fetchall() == [(1,), (2,)]
+
+
+def test_a_run_refuses_functions_that_may_change(
+    command: Command, project: Path, connection: psycopg.Connection[Any]
+) -> None:
+    connection.execute("CREATE FUNCTION lucky(bigint) RETURNS boolean LANGUAGE SQL AS 'SELECT $1 = 5'")
+    section = "sample: {tables: {orders: {where: lucky(amount)}}}\n"
+    shared(project).write_text(shared(project).read_text() + section)
+    command("run", "full")
+    done = command("run", "midi")
+    assert done.code == 1
+    assert "lucky() in a condition may have another result every time" in done.err
+
+
 @pytest.mark.parametrize(("table", "rows"), [("orders", "customer = 2"), ("RAW.orders", "(CUSTOMER = 2)")])
 def test_the_same_rows_are_kept_once(command: Command, project: Path, table: str, rows: str) -> None:
     command("run", "full")
