@@ -322,7 +322,8 @@ class Sampler:
         table = self.tables[name]
         schema = self.source.store.table_store.schemas(table.stage).versions
         is_view = table.kind is OutputKind.view
-        return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view)
+        rows = None if is_view else table.rows
+        return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view, rows)
 
     def refusal(self, chosen: Chosen) -> list[str]:
         """Why a run would refuse a sample; empty when it would copy it."""

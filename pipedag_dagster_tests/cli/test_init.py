@@ -45,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_what_it_says_to_type_next_works(project: Path) -> None:
     change, install, full, mini, tests, dev = next_steps(Path("web-shop"))
     assert (change, install) == ("cd web-shop", "pip install -e '.[dev]'")
-    assert "3 of 3 tables ran" in type_in(project, full)
+    assert "4 of 4 tables ran" in type_in(project, full)
     assert "orders" in type_in(project, mini)
     assert "2 passed" in type_in(project, tests)
     # `dagster dev` does not end; what it would load is loaded.

@@ -6,13 +6,20 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster import ConfigContext, Flow, Stage, Table, materialize
+from pipedag_dagster.checks import references
 
 
-@materialize(input=True, outputs=["orders"], version="1.0")
-def load() -> Table:
-    """Read the source. Small instances do not run this: they copy a sample from full."""
-    orders = pd.DataFrame({"id": range(1000), "customer": [i % 7 for i in range(1000)], "amount": 9.5})
-    return Table(orders, primary_key="id")
+@materialize(
+    input=True,
+    outputs=["customers", "orders"],
+    version="1.0",
+    checks={"orders": [references("customer", "raw.customers.id")]},  # samples follow it
+)
+def load() -> tuple[Table, Table]:
+    """Read the sources. Small instances do not run this: they copy a sample from full."""
+    customers = pd.DataFrame({"id": range(100), "name": [f"customer {i}" for i in range(100)]})
+    orders = pd.DataFrame({"id": range(1000), "customer": [i * 7 % 100 for i in range(1000)], "amount": 9.5})
+    return Table(customers, primary_key="id"), Table(orders, primary_key="id")
 
 
 @materialize(lazy=True, input_type=sa.Table)
@@ -31,7 +38,7 @@ def build(instance: ConfigContext) -> Flow:
     """The same wiring for every instance. If it must differ, use `instance.attrs`."""
     with Flow("my_pipeline") as flow:
         with Stage("raw"):
-            orders = load()
+            _, orders = load()
         with Stage("report"):
             ranking(revenue(orders))
     return flow
