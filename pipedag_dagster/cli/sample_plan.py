@@ -114,7 +114,7 @@ def _chosen(sampler: Sampler) -> tuple[dict[str, SampledRows], Counter[str], lis
         with sampler.looking(group) as chosen:
             rows |= chosen.rows
             brought += chosen.selection.brought
-            refused += sampler.refusal(chosen)
+            refused += filter(None, [chosen.refusal(sampler.instance.config.name)])
     return rows, brought, refused
 
 

@@ -7,7 +7,8 @@ import threading
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.sampling.flow_samples import flow_sampler
-from pipedag_dagster.sampling.sampler import Sample, Sampler
+from pipedag_dagster.sampling.sample import Sample
+from pipedag_dagster.sampling.sampler import Sampler
 from pipedag_dagster.versions.copy_rows import SourceRows
 
 

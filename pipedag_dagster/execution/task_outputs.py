@@ -18,7 +18,7 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.graph.flow import Slot
 from pipedag_dagster.names import TableRef
-from pipedag_dagster.sampling.sampler import Sample
+from pipedag_dagster.sampling.sample import Sample
 from pipedag_dagster.versions.copy_rows import SourceRows
 from pipedag_dagster.versions.write_table import Constraints
 

@@ -10,9 +10,9 @@ import psycopg
 
 from pipedag_dagster.errors import SampleError
 from pipedag_dagster.names import literal, quote
+from pipedag_dagster.sampling.chosen import Chosen
 from pipedag_dagster.sampling.edges import Edge
 from pipedag_dagster.sampling.rules import SampleSpec, rule_text
-from pipedag_dagster.sampling.sampler import Chosen
 from pipedag_dagster.sampling.work_tables import Why
 
 _SHOWN_COLUMNS = 4

@@ -7,96 +7,34 @@ each sample by its rules and the physical tables, so that only one run chooses, 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import psycopg
 
 from pipedag_dagster.catalog.catalog import OutputKind, SampledRows, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import NotMaterialized, SampleError, SampleSplit
+from pipedag_dagster.errors import NotMaterialized, SampleError
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock, temporary_tables
-from pipedag_dagster.postgres.sql_text import is_ordered
 from pipedag_dagster.sampling import choose
 from pipedag_dagster.sampling.changing_functions import changing_functions
+from pipedag_dagster.sampling.chosen import Chosen
 from pipedag_dagster.sampling.edge_cases import EdgeCase, edge_case_handles, relations_of
 from pipedag_dagster.sampling.keep_sample import keep_here, keep_there
 from pipedag_dagster.sampling.profiles import Profiles
 from pipedag_dagster.sampling.rules import All, EdgeCases, Nothing, Rows, Rule, SampleSpec
+from pipedag_dagster.sampling.sample import Sample, is_in_order
 from pipedag_dagster.sampling.selection import SETTINGS, Selection, Why
 from pipedag_dagster.sampling.source_tables import Connection, SourceTable
+from pipedag_dagster.sampling.split import refuse_split
 from pipedag_dagster.versions import content_hash
 from pipedag_dagster.versions.copy_rows import SourceRows, few
-from pipedag_dagster.versions.write_table import Constraints
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a small instance gets of one table of its source.
-
-    Attributes:
-        table: the table version of the source.
-        rules: a hash of everything that the rules say about the table and those that it is sampled with.
-        rows: what is in the sample.
-        key: under which the catalog remembers the handles. None when all rows are copied, or nothing is remembered.
-    """
-
-    table: TableVersion
-    rules: str
-    rows: SampledRows
-    key: str | None
-
-    def as_part(self) -> dict[str, Any]:
-        """What the catalog keeps with the copy."""
-        return {"key": self.key, **asdict(self.rows), "ordered": is_in_order(self.table)}
-
-    @property
-    def constraints(self) -> Constraints:
-        """The constraints of the table, for its copy."""
-        non_nullable = tuple(column.name for column in self.table.columns if not column.nullable)
-        return Constraints(self.table.primary_key, self.table.indexes, non_nullable)
-
-
-def is_in_order(table: TableVersion) -> bool:
-    """Whether the rows of a table have an order that counts: that of a DataFrame, or of an ORDER BY."""
-    copied = table.parts.get("sample")
-    if copied is not None:
-        return bool(copied["ordered"])
-    return table.query is None or is_ordered(table.query)
-
-
-_LARGE = 10_000
-"""A sample that has all of so many rows is a mistake. Of fewer, small instances may well have all."""
 
 # A pooled connection would keep the work tables.
 _CLEAN = "DISCARD TEMP"
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A sample, in the transaction that has chosen it.
-
-    Attributes:
-        spec: what was asked for.
-        edge_cases: the rare rows that are in it, by table.
-        rows: what it has of each table.
-    """
-
-    connection: Connection
-    spec: SampleSpec
-    selection: Selection
-    edge_cases: Mapping[str, Sequence[EdgeCase]]
-    rows: dict[str, SampledRows]
-
-    def most(self) -> str:
-        """A sentence about the relation that brings most rows; empty when none brings any."""
-        brought = Counter(self.selection.brought).most_common(1)
-        return "".join(f" {count:,} of them come along by {relation}." for relation, count in brought if count)
 
 
 class Sampler:
@@ -202,7 +140,7 @@ class Sampler:
     def looking(self, names: Sequence[str]) -> Iterator[Chosen]:
         """Choose the sample of related tables, for looking at it within the transaction. Nothing is left behind, and
         too large a sample is not refused."""
-        self._refuse_split({self.tables[name].stage for name in names})
+        self._refuse_split(names)
         with self.source.store.table_store.database.transaction() as connection:
             yield self._chosen(connection, self._spec_of(names), names)
             connection.execute(_CLEAN)
@@ -213,7 +151,7 @@ class Sampler:
         spec = self._spec_of(names)
         if self._is_whole(spec, names):
             return {name: self._whole(spec, name) for name in names}
-        self._refuse_split({self.tables[name].stage for name in names})
+        self._refuse_split(names)
         key, rules = self._key(spec, names), self._rules(spec)
         rows = self._before(key)
         if rows is None:
@@ -260,7 +198,9 @@ class Sampler:
 
     def _accepted(self, connection: Connection, spec: SampleSpec, names: Sequence[str]) -> Chosen:
         chosen = self._chosen(connection, spec, names)
-        self._refuse(spec, chosen)
+        refusal = chosen.refusal(self.instance.config.name)
+        if refusal is not None:
+            raise SampleError(refusal)
         return chosen
 
     def _chosen(self, connection: Connection, spec: SampleSpec, names: Sequence[str]) -> Chosen:
@@ -325,58 +265,9 @@ class Sampler:
         rows = None if is_view else table.rows
         return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view, rows)
 
-    def refusal(self, chosen: Chosen) -> list[str]:
-        """Why a run would refuse a sample; empty when it would copy it."""
-        try:
-            self._refuse(chosen.spec, chosen)
-        except SampleError as error:
-            return [str(error)]
-        return []
-
-    def _refuse(self, spec: SampleSpec, chosen: Chosen) -> None:
-        """
-        Raises:
-            SampleError: the sample has no rows, all rows of large tables, or more than `max_rows`.
-        """
-        rows = chosen.rows
-        who, names = f"Instance {self.instance.config.name!r}", ", ".join(rows)
-        count, total = (sum(getattr(one, field) for one in rows.values()) for field in ("rows", "source_rows"))
-        if not count and total:
-            raise SampleError(
-                f"{who}: the sample of {names} has no rows, and its source has {total:,}. Give one of them a rule that "
-                "chooses rows (rows, fraction, where, all) under sample.tables."
-            )
-        if count == total >= _LARGE:
-            raise SampleError(
-                f"{who}: the sample of {names} has all of their {total:,} rows, although its rules ask for less. Ask "
-                f"for fewer rows, or give each of these tables the rule `all` under sample.tables.{chosen.most()}"
-            )
-        if spec.max_rows is not None and count > spec.max_rows:
-            each = ", ".join(f"{name} {one.rows:,}" for name, one in rows.items())
-            raise SampleError(
-                f"{who}: the sample would have {count:,} rows ({each}), and sample.max_rows is {spec.max_rows:,}. "
-                f"Nothing was written.{chosen.most()} See what brings them: "
-                f"pipedag-dagster sample plan {self.instance.config.name}"
-            )
-
-    def _refuse_split(self, stages: Collection[str]) -> None:
-        """
-        Raises:
-            SampleSplit: the stages are not of one state of the source.
-        """
-        if len(stages) < 2:
-            return
-        store, source = self.source.store.table_store, self.source.config.name
-        with store.database.read() as connection:
-            split = store.catalog.out_of_step(connection, {stage: self._numbers[stage] for stage in stages})
-        if split is not None:
-            newer, older, run_id = split
-            raise SampleSplit(
-                f"Instance {self.instance.config.name!r} samples stages {newer!r} and {older!r} of {source!r} "
-                f"together, because their tables refer to each other. But {newer!r} was changed by run {run_id}, and "
-                f"{older!r} was not brought up to date since. If that run still goes on, wait for it. If not, type: "
-                f"pipedag-dagster run {source}"
-            )
+    def _refuse_split(self, names: Iterable[str]) -> None:
+        stages = {self.tables[name].stage for name in names}
+        refuse_split(self.instance, self.source, {stage: self._numbers[stage] for stage in stages})
 
     # Rules
 
