@@ -7,7 +7,6 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -25,6 +24,7 @@ from pipedag_dagster.sampling.profile import FirstLook, rare_rows
 from pipedag_dagster.sampling.rules import EdgeCases, Relation, SampleSpec
 from pipedag_dagster.sampling.selection import SETTINGS
 from pipedag_dagster.sampling.source_tables import Connection, SourceTable
+from pipedag_dagster_tests.helpers.profiles import Remembered
 
 CASES = 5_000 if os.environ.get("PIPEDAG_TORTURE") == "long" else 60
 NAME = "raw.things"
@@ -40,19 +40,6 @@ COLUMNS = {
 }
 ROOM = "room text DEFAULT repeat('x', 1500)"
 """Makes rows long, so that a few of them fill several pages."""
-
-
-@dataclass
-class Remembered:
-    """A store of profiles in memory."""
-
-    bodies: dict[tuple[str, str, str], Any] = field(default_factory=dict)
-
-    def profile(self, table: SourceTable, key: str) -> Any:
-        return self.bodies.get((table.schema, table.physical, key))
-
-    def add_profile(self, table: SourceTable, key: str, body: Any) -> None:
-        self.bodies[table.schema, table.physical, key] = body
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.sampling.report import CommittedSample, TableReport, report, summary
 from pipedag_dagster.sampling.rules import ChildrenOf, Relation, Rows, Rule, SampleSpec
 from pipedag_dagster.sampling.source_tables import Connection, SourceTable
-from pipedag_dagster_tests.sampling.test_edge_cases import Remembered
+from pipedag_dagster_tests.helpers.profiles import Remembered
 
 COLUMNS = {"id": "integer", "plane": "integer", "carrier": "text", "delay": "numeric", "note": "text", "data": "json"}
 PLANES = {"number": "integer"}
