@@ -28,7 +28,7 @@ test-wheel: $(READY) ## build the wheel, install it into an empty environment, m
 	PIPEDAG_TEST_WHEEL=1 $(BIN)/python -m pytest pipedag_dagster_tests/project/test_wheel.py
 
 torture: $(READY) ## the long form of the tests that break things on purpose; prints a table
-	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture
+	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture pipedag_dagster_tests/sampling
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
