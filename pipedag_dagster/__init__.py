@@ -12,6 +12,7 @@ from pipedag_dagster.cache_functions import environment, file_content, table_con
 from pipedag_dagster.config.instances import CacheMode as CacheValidationMode
 from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
 from pipedag_dagster.errors import PipedagError
+from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
 from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
@@ -32,6 +33,7 @@ __all__ = [
     "Blob",
     "CacheValidationMode",
     "ConfigContext",
+    "ExternalTableReference",
     "FinalTaskState",
     "Flow",
     "GroupNode",

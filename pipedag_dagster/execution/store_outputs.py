@@ -107,7 +107,7 @@ class OutputWriter:
             case ViewOutput():
                 self._print(output.name, output.query, is_sql=True)
                 view = self.held.write_view(output.name, output.query)
-                view = replace(view, content=output.identity(self.keyed.labels(versions=True)))
+                view = replace(view, content=self._content_of_view(output))
                 self._add_table(output, view, Constraints(), output.query)
             case ScriptOutput():
                 self._run_script(number, output)
@@ -115,6 +115,12 @@ class OutputWriter:
                 file = self.held.write_blob(output.pickle)
                 holds = {"holds": list(output.classes)} if output.classes else {}
                 self._add(output, OutputKind.blob, output.content, bytes=len(output.pickle), file=file, parts=holds)
+
+    def _content_of_view(self, output: ViewOutput) -> str:
+        """What a view reads that is not an input may change without its query: cache function and version tell so."""
+        identity = output.identity(self.keyed.labels(versions=True))
+        told = (self.keyed.key.parts.get("cache"), self.call.task.version)
+        return identity if told == (None, None) else digest(identity, *map(str, told))
 
     def _run_script(self, number: int, script: ScriptOutput) -> None:
         """Run a script, and add the tables and views that it makes."""

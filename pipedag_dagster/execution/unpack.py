@@ -25,6 +25,7 @@ from pipedag_dagster.execution.task_outputs import (
 )
 from pipedag_dagster.fingerprint.fingerprint import content_hash
 from pipedag_dagster.frame_types import is_named, types_of
+from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import Path, Slot, TaskCall
 from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
 from pipedag_dagster.names import table_name
@@ -215,6 +216,8 @@ class _Unpacking:
         view = value.obj if isinstance(value, Table) else value
         if not _is_output(value):
             return None
+        if isinstance(view, ExternalTableReference):
+            view = View(view)
         if isinstance(view, RawSql):
             return ScriptOutput(Slot("", path), view.name or self.call.name, view.scripts)
         own_name = value.name if isinstance(value, Table | Blob | View) else None
@@ -262,7 +265,7 @@ class _Unpacking:
             raise UnstorableResult(f"{what}, but: {error}") from error
         if not isinstance(query, sa.ClauseElement):
             raise UnstorableResult(f"{what} of {type(query).__name__}. Give it a query, or tables (sa.Table).")
-        named = view if view.name is not None else value
+        named = view if view.name is not None or isinstance(value, ExternalTableReference) else value
         return ViewOutput(slot, self._name(named, slot), sql_text.render(query, f"{self.call.stage.name}.{slot.asset}"))
 
     def _allowed(self, value: Any, slot: Slot) -> Any:
@@ -333,4 +336,4 @@ def storable(value: Any, what: str, origin: str = "got") -> Table:
 
 
 def _is_output(value: Any) -> bool:
-    return isinstance(value, Table | Blob | RawSql | View) or bool(types_of(value))
+    return isinstance(value, Table | Blob | RawSql | View | ExternalTableReference) or bool(types_of(value))

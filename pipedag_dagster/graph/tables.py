@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.util import ClauseAdapter
 
 from pipedag_dagster.errors import WiringError
+from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.options import known_options
 
 
@@ -21,7 +22,7 @@ class Table:
 
     Args:
         obj: a DataFrame (pandas, polars, pyarrow.Table), or a query (`sa.select(...)`, `sa.text(...)`, a
-            `sa.Table` or an alias of one), or a `View`.
+            `sa.Table` or an alias of one), a `View`, or an `ExternalTableReference`.
         name: the table's name, case-insensitive, stored lower-case. `%%` in it stands for a hash of what the task
             takes. Without it the table is named after
             its asset: the task's `outputs=`, else the task.
@@ -169,8 +170,8 @@ class View:
     view is.
 
     Args:
-        src: a query, or a table that the task takes as `sa.Table`. Of a list of them, the view has all rows
-            (`UNION ALL`).
+        src: a query, a table that the task takes as `sa.Table`, or an `ExternalTableReference`. Of a list of them, the
+            view has all rows (`UNION ALL`).
         name: as for `Table`.
         columns: only these columns; a dict renames them: `{"new": "old"}`.
         sort_by: one or more columns to sort by: names, or expressions like `t.c.id.desc()`.
@@ -205,11 +206,14 @@ class View:
         """The query as one SELECT. A text is returned unchanged if there are no columns, sorting or limit to apply."""
         sources = list(self.src) if isinstance(self.src, list | tuple) else [self.src]
         if len(sources) == 1 and self.columns is None and self.sort_by is None and self.limit is None:
-            query: sa.ClauseElement = sources[0]
+            only = sources[0]
+            query: sa.ClauseElement = only.rows if isinstance(only, ExternalTableReference) else only
             return query
         parts = [_selectable(source) for source in sources]
-        rows = parts[0] if len(parts) == 1 else sa.union_all(*(sa.select(part) for part in parts)).subquery("rows")
-        query = sa.select(*self._columns(rows))
+        external = any(isinstance(source, ExternalTableReference) for source in sources)
+        selects = [sa.select(sa.literal_column("*") if external else part).select_from(part) for part in parts]
+        rows = parts[0] if len(parts) == 1 else sa.union_all(*selects).subquery("rows")
+        query = sa.select(*self._columns(rows)).select_from(rows)
         for key in () if self.sort_by is None else _listed(self.sort_by):
             query = query.order_by(_column(rows, key))
         return query if self.limit is None else query.limit(self.limit)
@@ -230,6 +234,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _selectable(source: Any) -> sa.FromClause:
+    if isinstance(source, ExternalTableReference):
+        return source.rows.subquery(source.name)
     if isinstance(source, sa.FromClause) and not isinstance(source, sa.SelectBase):
         return source
     if isinstance(source, sa.SelectBase):
@@ -266,7 +272,7 @@ class SortCol:
 
     def of(self, rows: sa.FromClause) -> Any:
         """The expression to sort `rows` by."""
-        column = rows.c[self.col]
+        column = _named(rows, self.col)
         key = column.desc() if self.order is SortOrder.DESC else column.asc()
         return key if self.nulls_first is None else key.nulls_first() if self.nulls_first else key.nulls_last()
 
@@ -275,4 +281,9 @@ def _column(rows: sa.FromClause, column: Any) -> Any:
     if isinstance(column, SortCol):
         return column.of(rows)
     # Expressions name columns of the sources; the SELECT reads from their union.
-    return rows.c[column] if isinstance(column, str) else ClauseAdapter(rows).traverse(column)
+    return _named(rows, column) if isinstance(column, str) else ClauseAdapter(rows).traverse(column)
+
+
+def _named(rows: sa.FromClause, column: str) -> sa.ColumnElement[Any]:
+    """A column by its name. The columns of an external table are known to the database only."""
+    return sa.column(column) if "*" in rows.c else rows.c[column]

@@ -44,11 +44,23 @@ def claim(connection: sa.Connection, schema: str, owner: Owner) -> bool:
         execute(connection, f"COMMENT ON SCHEMA {quote(schema)} IS {literal(_MARK + json.dumps(asdict(owner)))}")
         return True
     role = connection.scalar(sa.text(_ROLE), {"schema": quote(schema)})
+    if found is None and _is_of_pydiverse(connection, schema, owner):
+        raise NotOwned(
+            f"Schema {schema!r} is needed for {owner}, but pydiverse.pipedag has filled it. Nothing was changed. "
+            "Choose another schema_prefix, and both can run side by side. Or, once nobody needs its tables, drop them: "
+            f"DROP SCHEMA {quote(schema)} CASCADE. The next run makes them again."
+        )
     whose = f"{found} owns it" if found else f"it was there before and has no mark of ours (role {role!r} made it)"
     raise NotOwned(
         f"Schema {schema!r} is needed for {owner}, but {whose}. Nothing was changed. "
         "Choose another schema_prefix or stage name" + ("." if found else ", or drop the schema if nobody needs it.")
     )
+
+
+def _is_of_pydiverse(connection: sa.Connection, schema: str, owner: Owner) -> bool:
+    """Whether pydiverse.pipedag has made the schema of a stage: it keeps its metadata in a schema beside it."""
+    prefix, stage, suffix = schema.partition(owner.stage)
+    return bool(stage) and _exists(connection, f"{prefix}pipedag_metadata{suffix}")
 
 
 def _refuse_forged(connection: sa.Connection, schema: str, owner: Owner) -> None:

@@ -89,6 +89,7 @@ def test_the_public_api_is_what_init_lists() -> None:
         "Blob",
         "CacheValidationMode",
         "ConfigContext",
+        "ExternalTableReference",
         "FinalTaskState",
         "Flow",
         "GroupNode",
