@@ -18,8 +18,10 @@ from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.cache_key import is_arrow_backed
 from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.frame_types import FrameType, data_type, is_sql
+from pipedag_dagster.graph import nested
+from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
-from pipedag_dagster.graph.tables import Table
+from pipedag_dagster.graph.tables import Table, bare_references
 from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.sampling.copies import copied_from
 from pipedag_dagster.sampling.flow_samples import outputs_of, source_outputs
@@ -248,7 +250,7 @@ class Arguments:
 
     def physical_names(self) -> dict[str, str]:
         """The tables in the arguments, quoted, by the name of the argument: `orders`, `tables.orders`, `tables.0`."""
-        return dict(self._named(self.call.arguments, ""))
+        return dict(self._named(bare_references(self.call.arguments), ""))
 
     def _named(self, value: Any, name: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Output):
@@ -256,6 +258,8 @@ class Arguments:
             value = outputs.read(value, lambda table: table)
         if isinstance(value, TableVersion) and value.in_database:
             yield name, quote(self.inputs.store.schemas(value.stage).versions, value.physical)
+        elif isinstance(value, ExternalTableReference):
+            yield name, quote(value.schema, value.name)
         elif isinstance(value, dict):
             for key, part in value.items():
                 yield from self._named(part, f"{name}.{key}" if name else str(key))
@@ -272,4 +276,9 @@ class Arguments:
         def read(output: Output) -> Any:
             return self.inputs.outputs_of(output).read(output, lambda table: self._table(self.inputs.store, table))
 
-        return map_outputs(value, read)
+        return map_outputs(nested.replace(bare_references(value), ExternalTableReference, self._external), read)
+
+    def _external(self, reference: ExternalTableReference) -> Any:
+        """The table that a reference in the arguments names."""
+        table = self.inputs.store.reader.read_external(reference, self.call.task.input_type)
+        return self._with_alias_of_its_own(table) if isinstance(table, sa.Alias) else table

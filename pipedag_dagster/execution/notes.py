@@ -11,7 +11,10 @@ from collections.abc import Iterable, Iterator
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.keyed_call import KeyedCall
+from pipedag_dagster.graph import nested
+from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import TaskCall
+from pipedag_dagster.graph.tables import bare_references
 from pipedag_dagster.postgres.query_reads import query_reads
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -43,6 +46,18 @@ def query_notes(keyed: KeyedCall, store: TableStore, asset: str, query: str | No
             f"Write @materialize(cache=table_content({arguments})), or pass the table to the task."
         )
     return notes
+
+
+def external_notes(call: TaskCall) -> Iterator[str]:
+    """What to say of a task that takes tables of somebody else, when nothing tells that they have changed."""
+    if call.task.cache is not None or call.task.version is not None:
+        return
+    for reference in nested.find(bare_references(call.arguments), ExternalTableReference):
+        name = f"{reference.schema}.{reference.name}"
+        yield (
+            f"{call} takes {name}, which no task makes, so its change will not be noticed. "
+            f"Write @materialize(cache=table_content({json.dumps(name)}))."
+        )
 
 
 _BY_POSITION = re.compile(

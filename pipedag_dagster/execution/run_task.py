@@ -27,7 +27,7 @@ from pipedag_dagster.execution import cache_key, observed
 from pipedag_dagster.execution.cache_key import Key
 from pipedag_dagster.execution.inputs import Arguments, Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall, labels
-from pipedag_dagster.execution.notes import order_notes
+from pipedag_dagster.execution.notes import external_notes, order_notes
 from pipedag_dagster.execution.observed import Reads
 from pipedag_dagster.execution.samples import Samples
 from pipedag_dagster.execution.task_outputs import (
@@ -94,7 +94,7 @@ class TaskRunner:
         if keyed.outputs is not None:
             return keyed.outputs
         result = self._call(keyed.call, Arguments(self.inputs, keyed.call), keyed.covered)
-        notes = (*result.observed.notes, *order_notes(keyed.call, keyed.inputs.values()))
+        notes = (*result.observed.notes, *external_notes(keyed.call), *order_notes(keyed.call, keyed.inputs.values()))
         return replace(result, observed=replace(result.observed, notes=notes))
 
     def _call(self, call: TaskCall, arguments: Arguments, covered: Reads | None = None) -> TaskOutputs:

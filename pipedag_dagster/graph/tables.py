@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.util import ClauseAdapter
 
 from pipedag_dagster.errors import WiringError
+from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.options import known_options
 
@@ -42,10 +43,13 @@ class Table:
         Table(list, name='Orders', primary_key=('id',))
     """
 
+    stage: Any = None
+    """For `retrieve_table_obj`: the stage of a table that is committed already, or its name."""
+
     @known_options()
     def __init__(
         self,
-        obj: Any,
+        obj: Any = None,
         name: str | None = None,
         *,
         primary_key: str | Sequence[str] | None = None,
@@ -84,6 +88,11 @@ class Table:
     def __repr__(self) -> str:
         key = f", primary_key={self.primary_key}" if self.primary_key else ""
         return f"Table({type(self.obj).__name__}, name={self.name!r}{key})"
+
+
+def bare_references(value: Any) -> Any:
+    """`value` with each `Table(ExternalTableReference(…))` in it replaced by the reference."""
+    return nested.replace(value, Table, lambda t: t.obj if isinstance(t.obj, ExternalTableReference) else t)
 
 
 def _ddl(column: str, kind: Any) -> str:

@@ -15,6 +15,7 @@ from pipedag_dagster.data import frames, json_values, polars_plans
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.data.sql_types import sql_type
 from pipedag_dagster.errors import NotMaterialized
+from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.names import TableRef, quote
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
@@ -66,6 +67,30 @@ class TableReader:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table) from None
             raise
+
+    def read_external(self, reference: ExternalTableReference, kind: type | None = None) -> Any:
+        """A table that somebody else owns, as it is now.
+
+        Args:
+            kind: as for `read`.
+
+        Raises:
+            NotMaterialized: it does not exist.
+            TaskFailed: a column cannot be read as it is.
+        """
+        name, schema = reference.name, reference.schema
+        with self.database.read() as connection:
+            try:
+                table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection)
+            except sa.exc.NoSuchTableError:
+                raise NotMaterialized(
+                    f"There is no table {quote(schema, name)} in the database of instance "
+                    f"{self.schemas.config.name!r}. Create it, or fix ExternalTableReference(name, schema)."
+                ) from None
+        if kind is not None and issubclass(kind, sa.FromClause):
+            return table.alias(name)
+        with self.database.told():
+            return frames.read_table(self.database.uri, quote(schema, name), kind or pd.DataFrame, f"{schema}.{name}")
 
     def refuse_lost(self, table: TableVersion) -> None:
         """

@@ -13,9 +13,10 @@ from pipedag_dagster.catalog.catalog import Catalog, StageVersion, TableVersion
 from pipedag_dagster.config.instances import InstanceConfig
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import DatabaseError
-from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
-from pipedag_dagster.names import StageSchemas
+from pipedag_dagster.errors import DatabaseError, NotMaterialized, WiringError, did_you_mean
+from pipedag_dagster.graph.external_table import ExternalTableReference
+from pipedag_dagster.graph.tables import SCRIPT_SCHEMA, Table
+from pipedag_dagster.names import StageSchemas, table_name
 from pipedag_dagster.postgres.advisory_lock import StageLock, hold, take_in_transaction
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import ownership
@@ -203,6 +204,34 @@ class TableStore:
     def read(self, table: TableVersion, kind: type | None = None, *, where: str | None = None) -> Any:
         """A table version as `kind` (see `TableReader.read`)."""
         return self.reader.read(table, kind, where=where)
+
+    def retrieve_table_obj(self, table: Table | ExternalTableReference, as_type: type | None = None) -> Any:
+        """A table by its name, for cache functions and for checks of a source. It is read as it is now: a task that
+        calls this does not run again when the table changes.
+
+        Args:
+            table: `Table(name="orders")` with `table.stage = stage` for a table that is committed, or an
+                `ExternalTableReference`, alone or in `Table(…)`.
+            as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table`.
+
+        Raises:
+            NotMaterialized: there is no such table.
+        """
+        reference = table.obj if isinstance(table, Table) else table
+        if isinstance(reference, ExternalTableReference):
+            return self.reader.read_external(reference, as_type)
+        if not isinstance(table, Table) or table.name is None or table.stage is None:
+            raise WiringError(
+                'retrieve_table_obj: a table is found by its name and its stage. Write table = Table(name="orders") '
+                "and table.stage = stage, or Table(ExternalTableReference(name, schema))."
+            )
+        stage, name = str(getattr(table.stage, "name", table.stage)), table_name(table.name)
+        tables = {version.name: version for version in self.current([stage])[stage].tables.values()}
+        if name not in tables:
+            raise NotMaterialized(
+                f"Instance {self.config.name!r} has not committed {stage}.{name}.{did_you_mean(name, tables)}"
+            )
+        return self.read(tables[name], as_type)
 
     # Writing
 

@@ -21,7 +21,7 @@ from pipedag_dagster import (
     View,
     materialize,
 )
-from pipedag_dagster.errors import TaskFailed, UnstorableResult, WiringError
+from pipedag_dagster.errors import NotMaterialized, TaskFailed, UnstorableResult, WiringError
 from pipedag_dagster_tests.helpers import Query
 
 CUSTOMERS = ExternalTableReference("Customers", schema="crm", shared_lock_allowed=True)
@@ -107,3 +107,81 @@ def test_constraints_of_an_external_table_are_refused(full: ConfigContext) -> No
 def test_a_reference_needs_a_name_and_a_schema(name: Any, schema: Any) -> None:
     with pytest.raises(WiringError, match="is not a name"):
         ExternalTableReference(name, schema)
+
+
+def test_a_task_takes_external_tables_as_arguments(full: ConfigContext) -> None:
+    def joined(left: Any, right: list[Any]) -> Any:
+        return sa.select(left.c.city).join_from(left, right[0], left.c.id == right[0].c.id + 1)
+
+    with Flow() as flow, Stage("raw"):
+        result = materialize(joined, input_type=sa.Table, version="1")(CUSTOMERS, [Table(CUSTOMERS)])
+    assert flow.run().get(result)["city"].to_list() == ["Rome"]
+
+
+def test_a_script_names_external_tables_among_its_arguments(full: ConfigContext) -> None:
+    with Flow() as flow, Stage("raw"):
+        script = materialize(lambda t: RawSql("CREATE TABLE copy AS SELECT * FROM {t}"), name="s", version="1")(
+            CUSTOMERS
+        )
+    assert len(flow.run().get(script["copy"])) == 2
+
+
+def test_the_cache_function_of_a_task_tells_that_an_argument_has_changed(full: ConfigContext) -> None:
+    store = full.store.table_store
+
+    def rows(table: pd.DataFrame) -> int:
+        return len(table)
+
+    def count(table: pd.DataFrame) -> int:
+        return len(table)
+
+    counts = []
+    for _ in range(2):
+        with Flow() as flow, Stage("raw"):
+            result = materialize(count, cache=rows, input_type=pd.DataFrame)(CUSTOMERS)
+        counts.append(flow.run().get(result))
+        store.execute("INSERT INTO crm.\"Customers\" VALUES (3, 'Bonn')")
+    assert counts == [2, 3]
+
+
+def test_a_run_says_when_nothing_tells_of_changes(full: ConfigContext, caplog: pytest.LogCaptureFixture) -> None:
+    with Flow() as flow, Stage("raw"):
+        materialize(len, name="count", input_type=pd.DataFrame)(CUSTOMERS)
+    flow.run()
+    assert "raw.count takes crm.Customers, which no task makes, so its change will not be noticed." in caplog.text
+
+
+# ---- reading by name -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", [CUSTOMERS, Table(CUSTOMERS)], ids=["alone", "Table"])
+def test_the_store_reads_external_tables(full: ConfigContext, table: Any) -> None:
+    store = full.store.table_store
+    assert store.retrieve_table_obj(table, as_type=pd.DataFrame)["city"].to_list() == ["Oslo", "Rome"]
+    assert [*store.retrieve_table_obj(table, as_type=sa.Table).c.keys()] == ["id", "city"]
+
+
+def test_the_store_reads_committed_tables_by_name(full: ConfigContext) -> None:
+    run(CUSTOMERS, version="1")
+    table = Table(name="customers")
+    table.stage = "raw"
+    assert len(full.store.table_store.retrieve_table_obj(table, as_type=pd.DataFrame)) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (ExternalTableReference("orders", "crm"), "There is no table crm.orders in the database of instance 'full'"),
+        (Table(name="orders"), "found by its name and its stage"),
+    ],
+)
+def test_the_store_names_what_it_cannot_find(full: ConfigContext, table: Any, says: str) -> None:
+    with pytest.raises((NotMaterialized, WiringError), match=says):
+        full.store.table_store.retrieve_table_obj(table)
+
+
+def test_the_store_names_a_table_that_is_not_committed(full: ConfigContext) -> None:
+    table = Table(name="orders")
+    table.stage = Stage("raw")
+    with pytest.raises(NotMaterialized, match=r"has not committed raw\.orders"):
+        full.store.table_store.retrieve_table_obj(table)
