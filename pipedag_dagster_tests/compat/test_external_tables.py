@@ -14,6 +14,7 @@ from pipedag_dagster import (
     ExternalTableReference,
     Flow,
     PipedagConfig,
+    RawSql,
     SortCol,
     SortOrder,
     Stage,
@@ -120,9 +121,8 @@ def test_a_task_takes_external_tables_as_arguments(full: ConfigContext) -> None:
 
 def test_a_script_names_external_tables_among_its_arguments(full: ConfigContext) -> None:
     with Flow() as flow, Stage("raw"):
-        script = materialize(lambda t: RawSql("CREATE TABLE copy AS SELECT * FROM {t}"), name="s", version="1")(
-            CUSTOMERS
-        )
+        copy = RawSql("CREATE TABLE copy AS SELECT * FROM {table}")
+        script = materialize(lambda table: copy, name="script", version="1")(CUSTOMERS)
     assert len(flow.run().get(script["copy"])) == 2
 
 
@@ -171,7 +171,7 @@ def test_the_store_reads_committed_tables_by_name(full: ConfigContext) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        (ExternalTableReference("orders", "crm"), "There is no table crm.orders in the database of instance 'full'"),
+        (ExternalTableReference("orders", "crm"), 'There is no table "crm"."orders" in the database'),
         (Table(name="orders"), "found by its name and its stage"),
     ],
 )

@@ -9,7 +9,18 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, SortCol, SortOrder, Stage, Table, View, materialize
+from pipedag_dagster import (
+    ConfigContext,
+    Flow,
+    PipedagConfig,
+    RawSql,
+    SortCol,
+    SortOrder,
+    Stage,
+    Table,
+    View,
+    materialize,
+)
 from pipedag_dagster.errors import NotOwned, TaskFailed, WiringError
 from pipedag_dagster_tests.helpers import Query
 
@@ -126,6 +137,22 @@ def test_two_inputs_with_one_name_can_be_joined(full: ConfigContext) -> None:
         with Stage("report"):
             both = materialize(joined, lazy=True, input_type=sa.Table)(left, right)
     assert len(flow.run().get(both)) == 2
+
+
+def test_a_task_takes_the_tables_of_a_script_by_their_names(full: ConfigContext) -> None:
+    script = RawSql("CREATE TABLE one AS SELECT 1 AS x; CREATE TABLE two AS SELECT 2 AS x")
+
+    def both(raw: Any) -> Any:
+        assert sorted(raw) == ["one", "two"]
+        return sa.select(raw["one"].c.x.label("a"), raw["two"].c.x.label("b"))
+
+    with Flow() as flow, Stage("raw"):
+        raw = materialize(lambda: script, name="script")()
+        whole = materialize(both, input_type=sa.Table)(raw)
+        part = materialize(lambda table: len(table), name="part", input_type=pd.DataFrame)(raw["two"])
+    result = flow.run()
+    assert result.get(whole).to_numpy().tolist() == [[1, 2]]
+    assert result.get(part) == 1
 
 
 # ---- the store -----------------------------------------------------------------------------------------------

@@ -396,7 +396,10 @@ def test_a_failed_run_leaves_no_view_behind(full: ConfigContext, query: Query) -
 
 def test_what_a_view_cannot_be_is_refused(full: ConfigContext) -> None:
     for make, message in (
-        (lambda orders: Table(View(orders), primary_key="id"), "primary_key, indexes or non_nullable"),
+        (
+            lambda orders: Table(View(orders), primary_key="id"),
+            "primary_key, indexes, types or columns",
+        ),
         (lambda orders: View(pd.DataFrame({"x": [1]})), r"View\(…\) for work\.make of DataFrame"),
         (lambda orders: View([orders, "x"]), "str cannot be combined"),
         (lambda orders: View(orders, columns=["nothing"]), "nothing"),
