@@ -279,6 +279,9 @@ class SortCol:
     order: SortOrder = SortOrder.ASC
     nulls_first: bool | None = None
 
+    def content_for_hash(self) -> tuple[Any, ...]:
+        return (self.col, self.order.name, self.nulls_first)
+
     def of(self, rows: sa.FromClause) -> Any:
         """The expression to sort `rows` by."""
         column = _named(rows, self.col)

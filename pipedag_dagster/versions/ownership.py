@@ -59,8 +59,10 @@ def claim(connection: sa.Connection, schema: str, owner: Owner) -> bool:
 
 def _is_of_pydiverse(connection: sa.Connection, schema: str, owner: Owner) -> bool:
     """Whether pydiverse.pipedag has made the schema of a stage: it keeps its metadata in a schema beside it."""
-    prefix, stage, suffix = schema.partition(owner.stage)
-    return bool(stage) and _exists(connection, f"{prefix}pipedag_metadata{suffix}")
+    if not owner.stage:
+        return False
+    prefix, _, suffix = schema.partition(owner.stage)
+    return _exists(connection, f"{prefix}pipedag_metadata{suffix}")
 
 
 def _refuse_forged(connection: sa.Connection, schema: str, owner: Owner) -> None:
