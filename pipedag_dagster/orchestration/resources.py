@@ -26,9 +26,15 @@ caller_releases: ContextVar[bool] = ContextVar("caller_releases", default=False)
 """Set around a run in this process whose caller reads its results: its pins stay until the caller removes them."""
 
 
-@functools.cache
-def _load(config: str, instance: str, flow: str | None, per_user: bool) -> ConfigContext:
+@functools.lru_cache(maxsize=128)
+def _load(config: str, instance: str, flow: str | None, per_user: bool, stamp: tuple[object, ...]) -> ConfigContext:
     return PipedagConfig(config).get(instance, flow, per_user)
+
+
+def _stamp(config: Path) -> tuple[object, ...]:
+    """Changes when a file of the configuration does."""
+    files = sorted(config.rglob("*.y*ml")) if config.is_dir() else [config] if config.exists() else []
+    return tuple((str(file), status.st_mtime_ns, status.st_size) for file in files for status in [file.stat()])
 
 
 class InstanceResource(dg.ConfigurableResource[Any]):
@@ -68,7 +74,8 @@ class InstanceResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigError: the configuration is wrong.
         """
-        return _load(str(Path(self.config_path).absolute()), self.instance, self.flow, self.per_user)
+        path = Path(self.config_path).absolute()
+        return _load(str(path), self.instance, self.flow, self.per_user, _stamp(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the fields that say which instance it is; nothing of this process is in it. (Dagster's own
