@@ -14,6 +14,10 @@ def setup_logging(level: int | str = logging.INFO) -> None:
     Args:
         level: of this package's messages; everything else is shown from WARNING on.
     """
-    handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="[%X]", handlers=[handler])
+    console = Console(stderr=True)
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, markup=False)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="[%X]", handlers=[handler])
+    else:  # a file or a pipe: one line for each message, however long
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)-8s %(message)s", datefmt="%X")
     logging.getLogger("pipedag_dagster").setLevel(level)

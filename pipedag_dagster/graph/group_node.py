@@ -70,10 +70,14 @@ class VisualizationStyle:
 
 def order_calls(calls: list[TaskCall]) -> None:
     """Fill in `after` of the calls of one stage: what barriers put before them."""
+    barriers: list[TaskCall] = []  # few, mostly: all others are compared with these only
     for number, call in enumerate(calls):
-        for other in calls[:number]:
+        is_barrier = call.task.ordering_barrier or any(group.ordering_barrier for group in call.groups)
+        for other in calls[:number] if is_barrier or call.compares_versions else barriers:
             if call.compares_versions or _is_barrier(call, other) or _is_barrier(other, call):
                 call.after.append(other)
+        if is_barrier:
+            barriers.append(call)
 
 
 def _is_barrier(call: TaskCall, other: TaskCall) -> bool:

@@ -462,7 +462,7 @@ def test_without_fail_fast_tasks_that_need_a_failed_one_do_not_run_and_are_not_b
 
 
 def test_with_fail_fast_no_task_starts_after_a_failure(instances: Instances, tmp_path: Path) -> None:
-    config = instances(any="fail_fast: true\nmax_concurrent: 1\n").get("full")
+    config = instances(any="max_concurrent: 1\n").get("full")
     trace = str(tmp_path / "started")
 
     def wrong() -> None:
@@ -472,7 +472,8 @@ def test_with_fail_fast_no_task_starts_after_a_failure(instances: Instances, tmp
         Path(trace).write_text("yes")
         return pd.DataFrame({"id": [1]})
 
-    error_of(flow_of(raw=[wrong, later]), config, TaskFailed)
+    with pytest.raises(TaskFailed, match="too wrong"):
+        flow_of(raw=[wrong, later]).run(config=config, fail_fast=True)
     assert not Path(trace).exists()
 
 
