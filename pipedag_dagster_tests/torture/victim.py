@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from pipedag_dagster import Flow, PipedagConfig, Result, Stage, Table, materialize
 from pipedag_dagster.catalog.catalog import Catalog
 from pipedag_dagster.data import frames
-from pipedag_dagster.orchestration import assets
+from pipedag_dagster.execution import stage_loop
 from pipedag_dagster.versions import cleanup, commit, write_table
 from pipedag_dagster.versions.locked_stage import LockedStage
 
@@ -96,7 +96,7 @@ STEPS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "after the commit": (commit, "commit", _after),
     "during the clean-up": (Catalog, "forget", _after),
     "after the clean-up": (cleanup, "clean_up", _after),
-    "after the commit, before Dagster's events": (assets, "_results", _before),
+    "after the stage": (stage_loop, "run_stage", _after),
 }
 """Where a run can be killed: what is patched, in the victim's process only."""
 
