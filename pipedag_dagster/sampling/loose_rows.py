@@ -76,12 +76,11 @@ def _share_of_none(spec: SampleSpec, name: str, seen: frozenset[str]) -> float:
 def _applies(spec: SampleSpec, relation: Relation) -> str:
     """An SQL condition on rows of the child: if they refer to nothing, it is by this relation.
 
-    Rows for which no `when` of the relations of the rule holds would be lost otherwise.
+    Rows for which no `when` of the relations of the child holds would be lost otherwise. Which parents the rule names
+    makes no difference: a rule with fewer of them must not take rows that one with more does not.
     """
     if relation.when is None:
         return "true"
-    ours = [one for one in spec.relations if one.child == relation.child and Edge(one, True).is_chosen_by(spec)]
-    if any(other.when is None for other in ours):
-        return f"({relation.when}) IS TRUE"
-    holds = " OR ".join(f"({other.when})" for other in ours)
+    conditions = [one.when for one in spec.relations if one.child == relation.child and one.when is not None]
+    holds = " OR ".join(f"({condition})" for condition in conditions)
     return f"(({relation.when}) IS TRUE OR ({holds}) IS NOT TRUE)"

@@ -255,3 +255,22 @@ def test_a_condition_cannot_write_when_the_work_tables_are_made_first(connection
         connection.execute("SET TRANSACTION READ ONLY")
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             selection.run()
+
+
+def test_a_rule_with_fewer_parents_takes_no_row_that_one_with_more_does_not(
+    connection: psycopg.Connection[Any],
+) -> None:
+    """Rows for which the `when` of a relation does not hold: the other parent changes nothing about them."""
+    own = Relation("raw.t0", ("a",), "raw.t0", ("id",))
+    other = Relation("raw.t0", ("b",), "raw.t1", ("id",), "kind = 1")
+    lonely: list[Row] = [(100 + number, None, 1, 18) for number in range(50)]
+    source = Data(
+        {"raw.t0": lonely, "raw.t1": [(number, None, None, None) for number in range(10)]},
+        {"raw.t0": True, "raw.t1": True},
+        (own, other),
+    )
+    less = SampleSpec({"raw.t0": ChildrenOf(("raw.t1",)), "raw.t1": Rows(5)}, (own, other))
+    more = SampleSpec({"raw.t0": ChildrenOf(("raw.t0", "raw.t1")), "raw.t1": Rows(5)}, (own, other))
+    small, large = (sample(connection, source, Asked(spec)) for spec in (less, more))
+    assert small["raw.t0"]
+    assert small["raw.t0"] <= large["raw.t0"]
