@@ -8,24 +8,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipedag_dagster.cache_functions import environment, file_content, table_content
-from pipedag_dagster.config.instances import CacheMode as CacheValidationMode
-from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
-from pipedag_dagster.errors import PipedagError
-from pipedag_dagster.graph.external_table import ExternalTableReference
-from pipedag_dagster.graph.flow import Stage
-from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
-from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
-from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
-from pipedag_dagster.logs import setup_logging
-from pipedag_dagster.orchestration.result import FinalTaskState, Result
-from pipedag_dagster.orchestration.run import Flow, StageLockContext
-
 if TYPE_CHECKING:
+    from pipedag_dagster.cache_functions import environment, file_content, table_content
+    from pipedag_dagster.config.instances import CacheMode as CacheValidationMode
+    from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
+    from pipedag_dagster.errors import PipedagError
+    from pipedag_dagster.graph.external_table import ExternalTableReference
+    from pipedag_dagster.graph.flow import Stage
+    from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
+    from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
+    from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
+    from pipedag_dagster.logs import setup_logging
     from pipedag_dagster.orchestration.component import PipelineComponent
     from pipedag_dagster.orchestration.definitions import build_definitions
     from pipedag_dagster.orchestration.io_manager import TableIOManager
     from pipedag_dagster.orchestration.resources import InstanceResource
+    from pipedag_dagster.orchestration.result import FinalTaskState, Result
+    from pipedag_dagster.orchestration.run import Flow, StageLockContext
     from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps
 
 __all__ = [
@@ -63,23 +62,54 @@ __all__ = [
     "table_content",
 ]
 
-_WITH_DAGSTER = {
-    "InstanceResource": "pipedag_dagster.orchestration.resources",
-    "PipedagTranslator": "pipedag_dagster.orchestration.translator",
-    "PipelineComponent": "pipedag_dagster.orchestration.component",
-    "TableIOManager": "pipedag_dagster.orchestration.io_manager",
-    "TableProps": "pipedag_dagster.orchestration.translator",
-    "build_definitions": "pipedag_dagster.orchestration.definitions",
+_MODULES = {
+    "AUTO_VERSION": "graph.task",
+    "Blob": "graph.tables",
+    "CacheValidationMode": "config.instances",
+    "ConfigContext": "context",
+    "ExternalTableReference": "graph.external_table",
+    "FinalTaskState": "orchestration.result",
+    "Flow": "orchestration.run",
+    "GroupNode": "graph.group_node",
+    "InstanceResource": "orchestration.resources",
+    "PipedagConfig": "context",
+    "PipedagError": "errors",
+    "PipedagTranslator": "orchestration.translator",
+    "PipelineComponent": "orchestration.component",
+    "RawSql": "graph.tables",
+    "Result": "orchestration.result",
+    "SortCol": "graph.tables",
+    "SortOrder": "graph.tables",
+    "Stage": "graph.flow",
+    "StageLockContext": "orchestration.run",
+    "Table": "graph.tables",
+    "TableIOManager": "orchestration.io_manager",
+    "TableProps": "orchestration.translator",
+    "View": "graph.tables",
+    "VisualizationStyle": "graph.group_node",
+    "build_definitions": "orchestration.definitions",
+    "create_basic_pipedag_config": "context",
+    "environment": "cache_functions",
+    "file_content": "cache_functions",
+    "input_stage_versions": "graph.task",
+    "materialize": "graph.task",
+    "setup_logging": "logs",
+    "table_content": "cache_functions",
 }
-"""Names that are imported when they are first used, with their modules: importing Dagster takes more than a second."""
+"""Names that are imported when they are first used, with their modules: `pipedag-dagster --help` needs none of them."""
+
+_NAMES = {"CacheValidationMode": "CacheMode"}
+"""Names that are different in their modules."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WITH_DAGSTER:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_WITH_DAGSTER[name]), name)
+    value = globals()[name] = getattr(
+        importlib.import_module(f"pipedag_dagster.{_MODULES[name]}"), _NAMES.get(name, name)
+    )
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WITH_DAGSTER})
+    return sorted({*globals(), *_MODULES})

@@ -12,7 +12,7 @@ from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.postgres.roles import statements
 
 
-@click.command()
+@click.command(short_help="Print the SQL that makes the roles of all instances.")
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 def roles(config: Path | None) -> None:
     """Print the SQL that makes the roles of all instances with `role:` in their configuration. Nothing is run.
