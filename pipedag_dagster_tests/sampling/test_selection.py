@@ -33,7 +33,7 @@ from pipedag_dagster.sampling.rules import (
 )
 from pipedag_dagster.sampling.selection import Selection, Why
 from pipedag_dagster.sampling.source_tables import SourceTable
-from pipedag_dagster_tests.sampling.random_tables import COLUMNS, Data, Row, data, load, sample, two_sizes
+from pipedag_dagster_tests.sampling.random_tables import COLUMNS, Asked, Data, Row, data, load, sample, two_sizes
 
 CASES = 10_000 if os.environ.get("PIPEDAG_TORTURE") == "long" else 200
 CASES = int(os.environ.get("PIPEDAG_SAMPLING_CASES", CASES))
@@ -271,6 +271,6 @@ def test_a_rule_with_fewer_parents_takes_no_row_that_one_with_more_does_not(
     )
     less = SampleSpec({"raw.t0": ChildrenOf(("raw.t1",)), "raw.t1": Rows(5)}, (own, other))
     more = SampleSpec({"raw.t0": ChildrenOf(("raw.t0", "raw.t1")), "raw.t1": Rows(5)}, (own, other))
-    small, large = (sample(connection, source, Asked(spec)) for spec in (less, more))
+    small, large = (sample(connection, source, Asked(spec, {})) for spec in (less, more))
     assert small["raw.t0"]
     assert small["raw.t0"] <= large["raw.t0"]
