@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
+from pipedag_dagster.cli.lazy_group import COMMANDS
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster_tests.helpers import SECRET
 from pipedag_dagster_tests.helpers.command_line import Command
@@ -263,7 +264,7 @@ def test_check_of_the_seed_says_what_is_not_needed(
 # The command as a whole
 
 
-@pytest.mark.parametrize("name", [None, *cli.commands])
+@pytest.mark.parametrize("name", [None, *COMMANDS])
 def test_every_command_has_help(name: str | None) -> None:
     done = CliRunner().invoke(cli, [*filter(None, [name]), "--help"])
     assert done.exit_code == 0

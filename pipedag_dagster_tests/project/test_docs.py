@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipedag_dagster import PipedagConfig
-from pipedag_dagster.cli.main import cli
+from pipedag_dagster.cli.lazy_group import COMMANDS
 from pipedag_dagster.config.instances import InstanceConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_every_command_of_the_docs_is_there(page: Path) -> None:
     for words in re.findall(r"(?:`|^)make ((?:[a-z-]+ ?)+)", text, re.MULTILINE):
         assert set(words.split()) <= set(targets), words
     for command in re.findall(r"(?:`|^)pipedag-dagster ([a-z]+)", text, re.MULTILINE):
-        assert command in cli.commands, command
+        assert command in COMMANDS, command
 
 
 @pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").glob("*.md")), ids=lambda page: page.name)
