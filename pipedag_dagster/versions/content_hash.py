@@ -88,25 +88,6 @@ def content(
     return digest("bytes", str(ordered), rows, *shape, *(part for row in collations for part in row))
 
 
-# What `row_hash` takes as it is. It hashes all others as text: some have no hash function, and that of an enum
-# depends on the server's own numbers.
-_HASHABLE = re.compile(
-    r"(smallint|integer|bigint|real|double precision|numeric|boolean|text|character|date|time|timestamp|interval|uuid"
-    r"|bytea)\b"
-)
-
-
-def row_hash(columns: Sequence[Column], table: str = "t") -> str:
-    """An SQL expression by which rows are chosen at random: a bigint, the same for equal rows on every server.
-
-    It stays as it is, or samples would consist of other rows. Rows that are not the same may have the same one.
-    """
-    values = ", ".join(
-        quote(table, column.name) + ("" if _HASHABLE.match(column.type) else "::text") for column in columns
-    )
-    return f"hash_record_extended(ROW({values}), 0)"
-
-
 def _record_hash(columns: Sequence[Column], table: str) -> str:
     values = ", ".join(_exact(quote(table, column.name), column.type) for column in columns)
     return f"hash_record_extended(ROW({values}), 0)"
