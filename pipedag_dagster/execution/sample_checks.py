@@ -16,11 +16,11 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.execution.check_result import EVALUATED, REMEMBERED, CheckResult
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.graph.flow import FlowGraph
-from pipedag_dagster.sampling.committed import table_in
 from pipedag_dagster.sampling.copies import copied_calls
 from pipedag_dagster.sampling.profiles import Profiles
 from pipedag_dagster.sampling.report import CommittedSample, prepare, relation_report
 from pipedag_dagster.sampling.rules import Nothing, Relation
+from pipedag_dagster.sampling.source_tables import source_table
 from pipedag_dagster.sampling.spec import InputTable, declared_relations, sample_spec
 
 NAME = "sample_references"
@@ -89,7 +89,7 @@ def evaluate(
     if found is None:
         how = EVALUATED
         tables = {
-            name: CommittedSample(table_in(ours, sample), table_in(theirs, original), {})
+            name: CommittedSample(source_table(ours, sample), source_table(theirs, original), {})
             for name, (sample, original) in pairs.items()
         }
         profiles = Profiles(inputs.instance, source, {name: pair[1] for name, pair in pairs.items()}, remember=True)

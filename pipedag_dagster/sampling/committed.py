@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
+from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, NotMaterialized
 from pipedag_dagster.graph.flow import FlowGraph
@@ -13,10 +13,9 @@ from pipedag_dagster.sampling.copies import copied_calls
 from pipedag_dagster.sampling.profiles import Profiles
 from pipedag_dagster.sampling.report import CommittedSample, TableReport, prepare, report
 from pipedag_dagster.sampling.rules import SampleSpec
-from pipedag_dagster.sampling.source_tables import Connection, SourceTable
+from pipedag_dagster.sampling.source_tables import Connection, SourceTable, source_table
 from pipedag_dagster.sampling.spec import InputTable, declared_relations, sample_spec
 from pipedag_dagster.sampling.weights import table_weight
-from pipedag_dagster.versions.table_store import TableStore
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _committed(instance: ConfigContext, flows: Sequence[FlowGraph]) -> _Committe
     spec = sample_spec(instance.config, listed, relations)
     ours, theirs = instance.store.table_store, source.store.table_store
     tables = {
-        name: CommittedSample(table_in(ours, pair.sample), table_in(theirs, pair.source), _reasons(pair.sample))
+        name: CommittedSample(source_table(ours, pair.sample), source_table(theirs, pair.source), _reasons(pair.sample))
         for name, pair in pairs.items()
     }
     return _Committed(source, pairs, tables, spec)
@@ -164,13 +163,6 @@ def _source_tables(instance: ConfigContext, source: ConfigContext, stage: str) -
             if tables:
                 return tables
         return theirs.catalog.current(connection, [stage])[stage].tables
-
-
-def table_in(store: TableStore, table: TableVersion) -> SourceTable:
-    """A committed table, as the sampling code sees it."""
-    schema, is_view = store.schemas(table.stage).versions, table.kind is OutputKind.view
-    name = f"{table.stage}.{table.asset}"
-    return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view)
 
 
 def _reasons(table: TableVersion) -> dict[str, int]:

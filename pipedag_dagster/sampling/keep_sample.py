@@ -12,20 +12,7 @@ from pipedag_dagster.sampling.source_tables import Connection
 from pipedag_dagster.versions import write_table
 
 
-def keep_here(
-    connection: Connection, catalog: Catalog, key: str, selection: Selection, rows: Mapping[str, SampledRows]
-) -> None:
-    """Keep a sample of tables in the same database."""
-    target = quote(catalog.schema, catalog.sample_rows.name)
-    for name, table in rows.items():
-        if table.rows_of_view is not None:
-            kept = quote(catalog.schema, table.rows_of_view)
-            connection.execute(f"CREATE TABLE {kept} AS {_rows(name, selection)}".encode())
-        elif not table.is_whole:
-            connection.execute(f"INSERT INTO {target} {_handles(key, name, selection)}".encode())
-
-
-def keep_there(
+def keep(
     reader: Connection,
     writer: Connection,
     catalog: Catalog,
@@ -33,19 +20,27 @@ def keep_there(
     selection: Selection,
     rows: Mapping[str, SampledRows],
 ) -> None:
-    """Keep a sample of tables in another database.
+    """Keep a sample.
 
     Args:
         reader: leads to the source.
-        writer: leads to the catalog.
+        writer: leads to the catalog. It is the same connection where both are one database: then nothing is sent.
     """
+    is_here = reader is writer
     target = quote(catalog.schema, catalog.sample_rows.name)
     for name, table in rows.items():
         if table.rows_of_view is not None:
-            kept = quote(catalog.schema, table.rows_of_view)
-            write_table.stream(reader, _rows(name, selection), writer, kept)
+            kept, query = quote(catalog.schema, table.rows_of_view), _rows(name, selection)
+            if is_here:
+                writer.execute(f"CREATE TABLE {kept} AS {query}".encode())
+            else:
+                write_table.stream(reader, query, writer, kept)
         elif not table.is_whole:
-            pipe(reader, _handles(key, name, selection), writer, target, binary=False)
+            query = _handles(key, name, selection)
+            if is_here:
+                writer.execute(f"INSERT INTO {target} {query}".encode())
+            else:
+                pipe(reader, query, writer, target, binary=False)
 
 
 def _handles(key: str, name: str, selection: Selection) -> str:

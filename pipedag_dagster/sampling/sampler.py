@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import psycopg
@@ -23,12 +23,12 @@ from pipedag_dagster.sampling import choose
 from pipedag_dagster.sampling.changing_functions import changing_functions
 from pipedag_dagster.sampling.chosen import Chosen
 from pipedag_dagster.sampling.edge_cases import EdgeCase, edge_case_handles, relations_of
-from pipedag_dagster.sampling.keep_sample import keep_here, keep_there
+from pipedag_dagster.sampling.keep_sample import keep
 from pipedag_dagster.sampling.profiles import Profiles
 from pipedag_dagster.sampling.rules import All, EdgeCases, Nothing, Rows, Rule, SampleSpec
 from pipedag_dagster.sampling.sample import Sample, is_in_order
 from pipedag_dagster.sampling.selection import SETTINGS, Selection, Why
-from pipedag_dagster.sampling.source_tables import Connection, SourceTable
+from pipedag_dagster.sampling.source_tables import Connection, SourceTable, source_table
 from pipedag_dagster.sampling.split import refuse_split
 from pipedag_dagster.versions import content_hash
 from pipedag_dagster.versions.copy_rows import SourceRows, few
@@ -86,7 +86,7 @@ class Sampler:
         spec = self._spec_of(names)
         if self._is_whole(spec, names):
             return self._whole(spec, name)
-        key = self._key(spec, names)
+        key = self._key(spec, choose.as_conditions(spec, self.source, self.tables))
         rows = self._before(key)
         return None if rows is None else Sample(self.tables[name], self._rules(spec), rows[name], key)
 
@@ -141,8 +141,10 @@ class Sampler:
         """Choose the sample of related tables, for looking at it within the transaction. Nothing is left behind, and
         too large a sample is not refused."""
         self._refuse_split(names)
+        spec = self._spec_of(names)
+        conditions = choose.as_conditions(spec, self.source, self.tables)
         with self.source.store.table_store.database.transaction() as connection:
-            yield self._chosen(connection, self._spec_of(names), names)
+            yield self._chosen(connection, spec, conditions)
             connection.execute(_CLEAN)
 
     # Choosing
@@ -152,67 +154,67 @@ class Sampler:
         if self._is_whole(spec, names):
             return {name: self._whole(spec, name) for name in names}
         self._refuse_split(names)
-        key, rules = self._key(spec, names), self._rules(spec)
+        conditions = choose.as_conditions(spec, self.source, self.tables)
+        key, rules = self._key(spec, conditions), self._rules(spec)
         rows = self._before(key)
         if rows is None:
-            rows = self._remembered(key, spec, names) if self._remember else self._tried(spec, names)
+            rows = self._remembered(key, spec, conditions) if self._remember else self._tried(spec, conditions)
         return {name: Sample(self.tables[name], rules, rows[name], key) for name in names}
 
-    def _remembered(self, key: str, spec: SampleSpec, names: Sequence[str]) -> dict[str, SampledRows]:
+    def _remembered(self, key: str, spec: SampleSpec, conditions: SampleSpec) -> dict[str, SampledRows]:
         """Choose: one run does, and others wait for it."""
         store = self.instance.store.table_store
         with store.database.begin() as connection:
             lock = f"pipedag:{store.catalog.schema}:sample:{key}"
-            advisory_lock.take_in_transaction(connection, lock, f"the sample of {', '.join(names)}")
+            advisory_lock.take_in_transaction(connection, lock, f"the sample of {', '.join(spec.rules)}")
             before = store.catalog.sample(connection, key)
             if before is not None:
                 return before
             source = self.source.store.table_store.database
             writer = connection.connection.driver_connection
             assert isinstance(writer, psycopg.Connection)
-            if store.database.same_as(source):
-                chosen = self._accepted(writer, spec, names)
+            with nullcontext(writer) if store.database.same_as(source) else source.transaction() as reader:
+                chosen = self._accepted(reader, spec, conditions)
                 rows = _with_rows_of_views(key, chosen.rows, self.tables)
                 store.catalog.add_sample(connection, key, rows)
-                keep_here(writer, store.catalog, key, chosen.selection, rows)
-                writer.execute(_CLEAN)
-            else:
-                with source.transaction() as reader:
-                    chosen = self._accepted(reader, spec, names)
-                    rows = _with_rows_of_views(key, chosen.rows, self.tables)
-                    store.catalog.add_sample(connection, key, rows)
-                    keep_there(reader, writer, store.catalog, key, chosen.selection, rows)
-                    reader.execute(_CLEAN)
+                keep(reader, writer, store.catalog, key, chosen.selection, rows)
+                reader.execute(_CLEAN)
             return rows
 
     def _before(self, key: str) -> dict[str, SampledRows] | None:
         store = self.instance.store.table_store
         return store.records.sample(key) if store.exists() else None
 
-    def _tried(self, spec: SampleSpec, names: Sequence[str]) -> dict[str, SampledRows]:
+    def _tried(self, spec: SampleSpec, conditions: SampleSpec) -> dict[str, SampledRows]:
         """Choose, and leave nothing behind."""
         with self.source.store.table_store.database.transaction() as connection:
-            chosen = self._accepted(connection, spec, names)
+            chosen = self._accepted(connection, spec, conditions)
             connection.execute(_CLEAN)
             return chosen.rows
 
-    def _accepted(self, connection: Connection, spec: SampleSpec, names: Sequence[str]) -> Chosen:
-        chosen = self._chosen(connection, spec, names)
+    def _accepted(self, connection: Connection, spec: SampleSpec, conditions: SampleSpec) -> Chosen:
+        chosen = self._chosen(connection, spec, conditions)
         refusal = chosen.refusal(self.instance.config.name)
         if refusal is not None:
             raise SampleError(refusal)
         return chosen
 
-    def _chosen(self, connection: Connection, spec: SampleSpec, names: Sequence[str]) -> Chosen:
+    def _chosen(self, connection: Connection, spec: SampleSpec, conditions: SampleSpec) -> Chosen:
+        """Choose.
+
+        Args:
+            spec: what is asked for.
+            conditions: the same, with a condition in place of each function.
+        """
         temporary_tables.require(connection, "Choosing a sample")
         if changing := changing_functions(connection, spec.conditions()):
             raise SampleError(
                 f"{changing[0]}() in a condition may have another result every time, and so would the sample. "
                 "Write the condition without it, or declare the function IMMUTABLE if it is."
             )
-        tables = {name: self._source_table(name) for name in names}
+        store = self.source.store.table_store
+        tables = {name: source_table(store, self.tables[name]) for name in spec.rules}
         try:
-            conditions = choose.as_conditions(spec, self.source, self.tables)
             cases = self._edge_cases(connection, tables, spec)
             handles = {name: [case.handle for case in found] for name, found in cases.items()}
             selection = Selection(connection, tables, conditions, handles)
@@ -220,10 +222,10 @@ class Sampler:
         except (psycopg.ProgrammingError, psycopg.DataError) as error:
             said = " ".join(filter(None, (error.diag.message_primary, error.diag.message_hint)))
             raise SampleError(
-                f"Instance {self.instance.config.name!r}: the sample of {', '.join(names)} cannot be chosen: {said}. "
+                f"Instance {self.instance.config.name!r}: the sample of {', '.join(tables)} cannot be chosen: {said}. "
                 "Fix the condition, or the relation, under `sample:`."
             ) from error
-        rows = {name: self._rows(connection, selection, name) for name in names}
+        rows = {name: self._rows(connection, selection, name) for name in tables}
         return Chosen(connection, spec, selection, cases, rows)
 
     def _edge_cases(
@@ -258,13 +260,6 @@ class Sampler:
         content = content_hash.content(connection, relation, table.columns, ordered=ordered, handles=handles)
         return SampledRows(content, rows, total, reasons)
 
-    def _source_table(self, name: str) -> SourceTable:
-        table = self.tables[name]
-        schema = self.source.store.table_store.schemas(table.stage).versions
-        is_view = table.kind is OutputKind.view
-        rows = None if is_view else table.rows
-        return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view, rows)
-
     def _refuse_split(self, names: Iterable[str]) -> None:
         stages = {self.tables[name].stage for name in names}
         refuse_split(self.instance, self.source, {stage: self._numbers[stage] for stage in stages})
@@ -292,10 +287,9 @@ class Sampler:
     def _rules(self, spec: SampleSpec) -> str:
         return "all rows" if self._is_whole(spec, spec.rules) else spec.digest()
 
-    def _key(self, spec: SampleSpec, names: Sequence[str]) -> str:
-        chosen = choose.as_conditions(spec, self.source, self.tables)
-        physical = (part for name in names for part in (name, self.tables[name].physical))
-        return digest(spec.digest(), chosen.digest(), *physical)
+    def _key(self, spec: SampleSpec, conditions: SampleSpec) -> str:
+        physical = (part for name in spec.rules for part in (name, self.tables[name].physical))
+        return digest(spec.digest(), conditions.digest(), *physical)
 
 
 def _effective(spec: SampleSpec, name: str, table: TableVersion) -> Rule:

@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 import psycopg
 
-from pipedag_dagster.catalog.catalog import Column
+from pipedag_dagster.catalog.catalog import Column, OutputKind, TableVersion
 from pipedag_dagster.names import quote
 from pipedag_dagster.sampling.row_order import is_integer, key_hash
 from pipedag_dagster.sampling.rules import Relation
+from pipedag_dagster.versions.table_store import TableStore
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -70,3 +71,10 @@ class SourceTable:
 
     def _domain(self, columns: tuple[str, ...]) -> str:
         return f"{self.name}({','.join(columns)})"
+
+
+def source_table(store: TableStore, table: TableVersion) -> SourceTable:
+    """A table version in a store, as the sampling code sees it. Nobody knows how many rows a view has."""
+    schema, is_view = store.schemas(table.stage).versions, table.kind is OutputKind.view
+    name, rows = f"{table.stage}.{table.asset}", None if is_view else table.rows
+    return SourceTable(name, schema, table.physical, table.columns, table.primary_key, is_view, rows)
