@@ -206,7 +206,7 @@ def _unknown_references(draft: Draft, sections: Sections) -> Iterator[Problem]:
     source, others = attrs.get("copy_source"), [name for name in sections.instance_names() if name != draft.name]
     # A source that an environment variable names is looked up when it is needed.
     if attrs.get("copy_filtered_input") is True and source not in others and "{$" not in str(source):
-        wrong = "has no value" if source is None else f"there is no other instance {source!r}"
+        wrong = "has no value" if source is None else f"no other instance is called {source!r}"
         message = f"{wrong}, but copy_filtered_input is true.{did_you_mean(str(source), others)}"
         yield draft.problem(("attrs", "copy_source"), message)
     for attr, message in misspelt_attrs(attrs):

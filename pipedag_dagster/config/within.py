@@ -53,7 +53,7 @@ def _mistakes(draft: Draft, drafts: Mapping[str, Draft], inner: tuple[str, ...])
         circle = " within ".join(map(repr, (*inner[inner.index(wider) :], name, wider)))
         yield draft.problem(path, f"the samples would be within each other in a circle: {circle}.")
     elif wider not in drafts:
-        yield draft.problem(path, f"there is no other instance {wider!r}.{did_you_mean(wider, others)}")
+        yield draft.problem(path, f"no other instance is called {wider!r}.{did_you_mean(wider, others)}")
     else:
         yield from _other_source(draft, drafts[wider])
 

@@ -84,7 +84,7 @@ class TableReader:
                 table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection)
             except sa.exc.NoSuchTableError:
                 raise NotMaterialized(
-                    f"There is no table {quote(schema, name)} in the database of instance "
+                    f"Table {quote(schema, name)} does not exist in the database of instance "
                     f"{self.schemas.config.name!r}. Create it, or fix ExternalTableReference(name, schema)."
                 ) from None
         if kind is not None and issubclass(kind, sa.FromClause):

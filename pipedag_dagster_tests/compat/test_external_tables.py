@@ -171,7 +171,7 @@ def test_the_store_reads_committed_tables_by_name(full: ConfigContext) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        (ExternalTableReference("orders", "crm"), 'There is no table "crm"."orders" in the database'),
+        (ExternalTableReference("orders", "crm"), 'Table "crm"."orders" does not exist in the database'),
         (Table(name="orders"), "found by its name and its stage"),
     ],
 )

@@ -487,9 +487,9 @@ def test_the_key_is_named_from_the_top_of_the_file(tmp_path: Path) -> None:
         "pipedag.yaml:3: table_store_connections.pg.args.urll: unknown key. Did you mean 'url'?",
         "pipedag.yaml:4: technical_setups.default.table_store.table_store_connection: "
         "there is no 'gp' in table_store_connections. Known: 'pg'.",
-        "pipedag.yaml:7: instances.midi.attrs.copy_source: there is no other instance 'fill', "
+        "pipedag.yaml:7: instances.midi.attrs.copy_source: no other instance is called 'fill', "
         "but copy_filtered_input is true. Did you mean 'full'?",
-        "pipedag.yaml:8: instances.mini.attrs.copy_source: there is no other instance 'mini', "
+        "pipedag.yaml:8: instances.mini.attrs.copy_source: no other instance is called 'mini', "
         "but copy_filtered_input is true. Did you mean 'midi'?",
         "pipedag.yaml:9: instances.empty.attrs.copy_source: has no value, but copy_filtered_input is true. "
         "Known: 'full', 'midi', 'mini'.",

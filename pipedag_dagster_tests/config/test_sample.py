@@ -92,7 +92,7 @@ def the_mistake(path: Path) -> str:
         ("relations: [a.x -> b.y when x =]", "'x =' is not a condition in SQL."),
         ("relations: [a.x -> b.y when random() < 1]", "random() has another result every time"),
         ("within: midi", "sample.within: the sample of 'midi' cannot be within itself."),
-        ("within: ful", "sample.within: there is no other instance 'ful'. Did you mean 'full'?"),
+        ("within: ful", "sample.within: no other instance is called 'ful'. Did you mean 'full'?"),
     ],
 )
 def test_a_mistake_in_plain_words(folder: Folder, section: str, said: str) -> None:
