@@ -8,7 +8,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any, Unpack, cast, overload
+from typing import Any, Generic, Unpack, cast, overload
+
+from typing_extensions import ParamSpec, TypeVar
 
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.frame_types import DTYPE_BACKENDS, READABLE, FrameType, data_type, is_readable
@@ -17,6 +19,9 @@ from pipedag_dagster.graph.description import DescriptionOptions, TableDescripti
 from pipedag_dagster.graph.nested import parts
 from pipedag_dagster.names import asset_name, table_name
 from pipedag_dagster.options import defined_at, refuse_unknown
+
+P = ParamSpec("P", default=...)
+R = TypeVar("R", default=Any)
 
 Wire = Callable[["Task", tuple[Any, ...], dict[str, Any]], Any]
 wiring: ContextVar[Wire | None] = ContextVar("wiring", default=None)
@@ -65,16 +70,16 @@ class CopyOptions(_Options, total=False):
     pass_args: Sequence[str]
 
 
-class Task:
+class Task(Generic[P, R]):
     """A function under `@materialize` or `@input_stage_versions`.
 
     Called inside `with Stage(...)` it is wired into the flow and returns a handle of its outputs; called
-    anywhere else it is the plain function, so it can be tested as one.
+    anywhere else it is the plain function, so it can be tested as one. Type checkers see the parameters of the
+    function. The result is `Any` to them, because a handle takes the place of data of any type; `task.fn` is the
+    function with its own result.
     """
 
-    def __init__(
-        self, fn: Callable[..., Any], options: TaskOptions | CopyOptions, *, from_source: bool = False
-    ) -> None:
+    def __init__(self, fn: Callable[P, R], options: TaskOptions | CopyOptions, *, from_source: bool = False) -> None:
         if not callable(fn):
             raise WiringError(f'@materialize takes a function, not {fn!r}. Write its options by name: version="1.0".')
         name: str = cast("Any", options).get("name") or getattr(fn, "__name__", type(fn).__name__)
@@ -82,7 +87,7 @@ class Task:
         refuse_unknown(f"Task {name!r} ({defined_at(fn)})", options, known)
         given = cast("dict[str, Any]", options)
         functools.update_wrapper(self, fn)
-        self.fn = fn
+        self.fn: Callable[P, R] = fn
         self.outputs: tuple[str, ...] | None = given.get("outputs")
         # Tables without a name of their own are named after the task.
         self.name = asset_name(name) if self.outputs is None else table_name(name)
@@ -144,7 +149,7 @@ class Task:
     def _error(self, message: str) -> WiringError:
         return WiringError(f"Task {self.name!r}: {message}")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         wire = wiring.get()
         if wire is not None:
             return wire(self, args, kwargs)
@@ -169,9 +174,9 @@ def _input_type(given: Any) -> tuple[type | None, str | None]:
 
 
 @overload
-def materialize(fn: Callable[..., Any], /) -> Task: ...
+def materialize(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def materialize(**options: Unpack[TaskOptions]) -> Callable[[Callable[..., Any]], Task]: ...
+def materialize(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]) -> Any:
     """Make a task of a function: what it returns is materialized as tables of its stage.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.context import ConfigContext
@@ -15,6 +17,8 @@ from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
 
 if TYPE_CHECKING:
     import dagster as dg
+
+Data = TypeVar("Data")
 
 
 class FinalTaskState(enum.Enum):
@@ -103,6 +107,12 @@ class Result:
         """Each table of the run, with what was done about it and why."""
         return self.instance.store.table_store.records.of_run(self.run_id)
 
+    @overload
+    def get(self, output: str, as_type: type[sa.Table]) -> sa.Alias: ...
+    @overload
+    def get(self, output: str, as_type: type[Data]) -> Data: ...
+    @overload
+    def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any: ...
     def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any:
         """Read the result of a task from the database.
 

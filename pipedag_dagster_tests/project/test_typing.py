@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 BIN = Path(sys.executable).parent
+Checker = Callable[[Path, Path], "subprocess.CompletedProcess[str]"]
 
 PROGRAM = """\
 from typing import Any
@@ -53,7 +56,8 @@ def main() -> str:
         result: Result = build(instance).run(config=instance)
     except PipedagError as error:
         return str(error)
-    return "done" if result.successful else str(result.error)
+    ranked: pd.DataFrame = result.get("report.ranking", pd.DataFrame)
+    return f"{len(ranked)} rows" if result.successful else str(result.error)
 
 
 full = build_definitions(build, "instances", instance="full")
@@ -72,29 +76,48 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mypy")
 
 
-def check(cache: Path, program: Path) -> subprocess.CompletedProcess[str]:
+def mypy(program: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     command = [BIN / "mypy", "--strict", "--cache-dir", cache, program]
     return subprocess.run(command, cwd=program.parent, capture_output=True, text=True)
 
 
-def test_mypy_accepts_the_program_of_a_user(cache: Path, program: Path) -> None:
-    done = check(cache, program)
-    assert done.returncode == 0, done.stdout
-
-
-def test_mypy_finds_a_mistake_in_it(cache: Path, program: Path) -> None:
-    program.write_text(PROGRAM.replace('config.get("full")', "config.get(7)"))
-    done = check(cache, program)
-    assert 'Argument 1 to "get" of "PipedagConfig" has incompatible type "int"' in done.stdout
-
-
-def test_pyright_accepts_the_program_of_a_user(program: Path) -> None:
+def pyright(program: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     try:
         ready = subprocess.run([BIN / "pyright", "--version"], capture_output=True, timeout=120).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         ready = False
     if not ready:
-        pytest.skip("pyright cannot run here: it needs Node.js, and the network once")
+        pytest.skip("pyright cannot run here: it needs the network once")
     command = [BIN / "pyright", "--pythonpath", sys.executable, program]
-    done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True)
+    return subprocess.run(command, cwd=program.parent, capture_output=True, text=True)
+
+
+MISTAKES = """\
+
+
+@materialize(lasy=True)  # wrong: no such option
+def copy(orders: pd.DataFrame) -> pd.DataFrame:
+    return orders
+
+
+def misuse(config: PipedagConfig, result: Result) -> None:
+    config.get(7)  # wrong: the type of an argument
+    ranking()  # wrong: an argument of a task is missing
+    ranking(revenues=revenue(None))  # wrong: the name of an argument of a task
+    text: str = result.get("report.ranking", pd.DataFrame)  # wrong: the type of a result
+    print(text)
+"""
+
+
+@pytest.mark.parametrize("checker", [mypy, pyright])
+def test_a_typed_program_passes(checker: Checker, program: Path, cache: Path) -> None:
+    done = checker(program, cache)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("checker", [mypy, pyright])
+def test_each_mistake_is_found_in_its_line(checker: Checker, program: Path, cache: Path) -> None:
+    program.write_text(PROGRAM + MISTAKES)
+    wrong = {number for number, line in enumerate(program.read_text().splitlines(), 1) if "# wrong:" in line}
+    lines = re.findall(rf"{program.name}:(\d+):.*error", checker(program, cache).stdout)
+    assert {int(line) for line in lines} == wrong
