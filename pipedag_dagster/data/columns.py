@@ -1,4 +1,4 @@
-"""One column: from pandas, polars or Arrow to its canonical Arrow type.
+"""One column: from any type of Arrow to its canonical one.
 
 Canonical means one Arrow type for each PostgreSQL type. Binary COPY checks nothing: a 32-bit integer sent to a
 BIGINT column would arrive as another number, so data and DDL must agree exactly.
@@ -8,23 +8,19 @@ A value that could not come back equal is refused with one of `REFUSALS`; `frame
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import math
-import uuid
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from pipedag_dagster.data import read_columns
-from pipedag_dagster.data.value_checks import Refusal, check_finite, check_times, json_values, refuse_where
+from pipedag_dagster.data.value_checks import Refusal, check_times, json_values, refuse_where
 
 _TIMESTAMP, _TIMESTAMPTZ, _INTERVAL = pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.duration("us")
 _JSON, _UUID = pa.json_(pa.string()), pa.uuid()
@@ -61,22 +57,8 @@ _WIDENED = {
     pa.binary(): _BYTES,
     pa.binary_view(): _BYTES,
 }
-# What Python types one column may hold together. The order matters: a bool is an int, a datetime is a date.
-_NESTED = (dict, list, tuple, np.ndarray)
-_ALIKE: tuple[tuple[type, ...], ...] = (
-    (bool, np.bool_),
-    (int, float, Decimal, np.integer, np.floating),
-    (str,),
-    (bytes, bytearray, memoryview),
-    (dt.datetime,),
-    (dt.date,),
-    (dt.time,),
-    (dt.timedelta,),
-    (uuid.UUID,),
-    _NESTED,
-)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-_ROUND = "PostgreSQL keeps microseconds: round it, for example with .dt.floor('us')."
+ROUND = "PostgreSQL keeps microseconds: round it, for example with .dt.floor('us')."
 
 
 def sql_type(kind: pa.DataType) -> sa.types.TypeEngine[Any]:
@@ -89,60 +71,23 @@ def sql_type(kind: pa.DataType) -> sa.types.TypeEngine[Any]:
 
 
 def canonical(column: Any) -> pa.ChunkedArray:
-    """A pandas Series, or whatever Arrow can import, as a canonical Arrow column.
+    """Whatever Arrow can import as a canonical Arrow column. (A Series of pandas: `pandas_frames.canonical`.)
 
-    >>> canonical(pd.Series(["a", "b"], dtype="category")).type
+    >>> canonical(pa.array(["a", "b"]).dictionary_encode()).type
     DataType(large_string)
     """
-    if isinstance(column, pd.Series):
-        column = _from_pandas(column)
     column = _decoded(pa.chunked_array(column))
     try:
         column = column.cast(_target(column))
         if column.type == _INTERVAL:
             column.cast(pa.duration("ns"))  # ADBC reads 64-bit nanoseconds: 292 years
     except pa.ArrowInvalid as error:  # all casts to a canonical type widen, but those of times
-        raise ValueError(f"{error}. {_ROUND if 'lose data' in str(error) else ''}".rstrip()) from error
+        raise ValueError(f"{error}. {ROUND if 'lose data' in str(error) else ''}".rstrip()) from error
     if column.type == _TEXT:
         reason = "it holds the character NUL. Remove it, for example with .str.replace('\\0', '')."
         refuse_where(pc.match_substring(column, "\0"), reason)
     check_times(column)
     return column
-
-
-def _from_pandas(column: pd.Series[Any]) -> Any:
-    if isinstance(column.dtype, pd.SparseDtype):
-        column = pd.Series(np.asarray(column))
-    if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.dtype == object:
-        column = column.astype(object)
-    return _from_objects(column) if column.dtype == object else pa.array(column, from_pandas=True)
-
-
-def _from_objects(column: pd.Series[Any]) -> Any:
-    """Look at the types first: Arrow would make bytes of text beside bytes, and dates of datetimes beside dates."""
-    null = column.isna().to_numpy()
-    values = column.to_numpy()
-    kept = values[~null]
-    types = set(map(type, kept))
-    kinds = {next((alike for alike in _ALIKE if issubclass(kind, alike)), ()) for kind in types}
-    if len(kinds) > 1 or () in kinds:
-        found = ", ".join(sorted(kind.__name__ for kind in types))
-        raise TypeError(f"it holds {found}. Convert it to one type that PostgreSQL has, for example with .astype(str).")
-    if kinds == {_NESTED}:
-        return _as_json(None if missing else value for value, missing in zip(values, null, strict=True))
-    if Decimal in types or any(isinstance(value, Decimal) for value in values[null]):  # NaN is null for pandas
-        check_finite(values)
-    if kinds <= {(dt.datetime,), (dt.time,), (dt.timedelta,)}:
-        for row, value in zip(np.flatnonzero(~null).tolist(), kept, strict=True):
-            if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
-                raise Refusal(f"it has nanoseconds. {_ROUND}", row)
-        zoned = {getattr(value, "tzinfo", None) is not None for value in kept}
-        if len(zoned) > 1 or (kinds == {(dt.time,)} and True in zoned):
-            raise TypeError("it mixes values with and without a time zone, or holds times with one. Use one kind.")
-    try:
-        return pa.array(values, mask=null)
-    except OverflowError:  # Arrow takes Python's integers for signed ones
-        return pa.array(values, pa.uint64(), mask=null)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -154,9 +99,9 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_run_end_encoded(kind):
         return _decoded(pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], kind.value_type))
     if isinstance(kind, pa.JsonType):
-        return _as_json(_parsed(column), column.is_valid().to_pylist())
+        return as_json(_parsed(column), column.is_valid().to_pylist())
     if pa.types.is_nested(kind):
-        return _as_json(column.to_pylist(maps_as_pydicts="strict"))
+        return as_json(column.to_pylist(maps_as_pydicts="strict"))
     if kind == read_columns.MONTHS:
         return read_columns.durations(column)
     if read_columns.is_numeric(kind):
@@ -192,7 +137,7 @@ def _parsed(column: pa.ChunkedArray) -> Iterable[Any]:
     return json_values(column.cast(column.type.storage_type).to_pylist())
 
 
-def _as_json(values: Iterable[Any], valid: Iterable[bool] | None = None) -> pa.ChunkedArray:
+def as_json(values: Iterable[Any], valid: Iterable[bool] | None = None) -> pa.ChunkedArray:
     """JSON of Python values. None is NULL, unless `valid` says that it is the null of JSON."""
     given = list(values)
     texts = []

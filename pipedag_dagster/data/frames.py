@@ -14,7 +14,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 import xxhash
@@ -44,16 +43,16 @@ def to_arrow(frame: Any, what: str) -> pa.Table:
     Raises:
         UnstorableResult: a value cannot come back equal. Names `what`, the column, and what to do.
 
-    >>> to_arrow(pd.DataFrame({"carrier": ["AA", None]}), "raw.airlines").schema.field("carrier").type
+    >>> to_arrow(pa.table({"carrier": ["AA", None]}), "raw.airlines").schema.field("carrier").type
     DataType(large_string)
     """
-    parts = _parts(frame, what)
+    parts, canonical = _parts(frame, what)
     names = [name for name, _ in parts]
     _check_names(names, what)
     arrays = []
     for name, column in parts:
         try:
-            arrays.append(columns.canonical(column))
+            arrays.append(canonical(column))
         except REFUSALS as error:
             raise UnstorableResult(f"{what}: column {name!r} cannot be stored: {error}") from error
     return pa.table(arrays, names=names)
@@ -170,7 +169,10 @@ def read_table(
     rows = len(found)
     frame_type = data_type(cls)
     if frame_type is FrameType.PANDAS:
-        return _pandas([(column.name, _explained(what, column.name, column.series)) for column in columns], rows)
+        from pipedag_dagster.data import pandas_frames  # noqa: PLC0415
+
+        read = [(column.name, _explained(what, column.name, partial(pandas_frames.read, column))) for column in columns]
+        return pandas_frames.frame(read, rows)
     if frame_type is FrameType.ARROW:
         return pa.table(
             [_explained(what, column.name, column.arrow) for column in columns], [column.name for column in columns]
@@ -178,15 +180,20 @@ def read_table(
     return _polars([(column.name, _explained(what, column.name, column.plain)) for column in columns], frame_type)
 
 
-def arrow_backed(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as a pandas DataFrame whose columns stay in Arrow.
+def default_class() -> type:
+    """The class of frames that tasks get which do not say another one: pd.DataFrame.
 
-    >>> arrow_backed(pa.table({"id": [1, None]})).dtypes["id"]
-    int64[pyarrow]
+    Raises:
+        TaskFailed: pandas is not installed.
     """
-    frame = table.to_pandas(types_mapper=pd.ArrowDtype)
-    assert isinstance(frame, pd.DataFrame)
-    return frame
+    try:
+        import pandas as pd  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise TaskFailed(
+            "pandas is not installed, and tables are read into pandas unless a type is named. Name one, as in "
+            "@materialize(input_type=sa.Table), or: pip install 'pipedag_dagster[pandas]'"
+        ) from None
+    return pd.DataFrame
 
 
 def _explained(what: str, column: str, convert: Callable[[], Any]) -> Any:
@@ -196,18 +203,14 @@ def _explained(what: str, column: str, convert: Callable[[], Any]) -> Any:
         raise TaskFailed(f"{what}: column {column!r} cannot be read: {error}") from error
 
 
-def _pandas(columns: list[tuple[str, pd.Series[Any]]], rows: int) -> pd.DataFrame:
-    frame = pd.DataFrame(dict(enumerate(series for _, series in columns)), index=pd.RangeIndex(rows))
-    return frame.set_axis(pd.Index([name for name, _ in columns], dtype=None if columns else object), axis=1)
-
-
 def _polars(columns: list[tuple[str, pa.ChunkedArray]], frame_type: FrameType | None) -> Any:
     polars = sys.modules["polars"]  # code that names a class of polars has imported it
     frame = polars.DataFrame([polars.Series(name, column) for name, column in columns])
     return frame.lazy() if frame_type is FrameType.POLARS_LAZY else frame
 
 
-def _parts(frame: Any, what: str) -> list[tuple[Any, Any]]:
+def _parts(frame: Any, what: str) -> tuple[list[tuple[Any, Any]], Callable[[Any], Any]]:
+    """The columns of a frame with their names, and the function that makes each one canonical."""
     frame_type = data_type(type(frame))
     if frame_type is FrameType.POLARS_LAZY:
         frame, frame_type = frame.collect(), FrameType.POLARS
@@ -218,10 +221,12 @@ def _parts(frame: Any, what: str) -> list[tuple[Any, Any]]:
             raise UnstorableResult(
                 f"{what}: column {objects[0]!r} cannot be stored: it holds Python objects. Convert it."
             )
-        return [(series.name, series) for series in frame.get_columns()]
+        return [(series.name, series) for series in frame.get_columns()], columns.canonical
     if frame_type is FrameType.PANDAS:
-        _check_index(frame.index, what)
-        return list(frame.items())
+        from pipedag_dagster.data import pandas_frames  # noqa: PLC0415
+
+        pandas_frames.check_index(frame.index, what)
+        return list(frame.items()), pandas_frames.canonical
     try:
         table = pa.table(frame) if hasattr(frame, "__arrow_c_stream__") else None
     except pa.ArrowInvalid:  # a Series has a stream, too
@@ -230,16 +235,7 @@ def _parts(frame: Any, what: str) -> list[tuple[Any, Any]]:
         raise UnstorableResult(
             f"{what} cannot be stored: it is a {type(frame).__name__}, not a DataFrame or a pyarrow.Table."
         )
-    return list(zip(table.column_names, table.columns, strict=True))
-
-
-def _check_index(index: pd.Index[Any], what: str) -> None:
-    names = [name for name in index.names if name is not None]
-    if names or isinstance(index, pd.MultiIndex):
-        named = f"an index named {', '.join(map(repr, names))}" if names else "a MultiIndex"
-        raise UnstorableResult(
-            f"{what} has {named}, which a table cannot hold: return df.reset_index() (or df.reset_index(drop=True))."
-        )
+    return list(zip(table.column_names, table.columns, strict=True)), columns.canonical
 
 
 def _check_names(names: list[Any], what: str) -> None:

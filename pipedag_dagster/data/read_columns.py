@@ -1,29 +1,20 @@
-"""One column as ADBC reads it, checked and converted: to pandas, to polars, to pyarrow."""
+"""One column as ADBC reads it, checked and converted: to pyarrow, or to what polars knows (pandas: `pandas_frames`)."""
 
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipedag_dagster.data.pg_types import PgColumn
-from pipedag_dagster.data.value_checks import AS_TEXT, Refusal, check_finite, check_times, json_values, refuse_where
+from pipedag_dagster.data.value_checks import AS_TEXT, Refusal, check_finite, check_times, refuse_where
 
 UUID, MONTHS, DURATION = pa.uuid(), pa.month_day_nano_interval(), pa.duration("us")
-
-_NULLABLE: dict[Any, Any] = {
-    pa.int16(): pd.Int16Dtype(),
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-}
 
 
 @dataclass(frozen=True)
@@ -38,10 +29,6 @@ class ReadColumn:
     def name(self) -> str:
         return self.pg.name
 
-    def series(self) -> pd.Series[Any]:
-        self._check_interval()
-        return series(self.column, self.flags if self.pg.is_array else None)
-
     def arrow(self) -> pa.ChunkedArray:
         self._check_plain()
         return arrow(self.column, self.pg.decimal_type)
@@ -51,43 +38,17 @@ class ReadColumn:
         return plain(self.column, self.pg.decimal_type)
 
     def _check_plain(self) -> None:
-        self._check_interval()
+        self.check_interval()
         if self.pg.is_array:
             reason = f"it holds an array of several dimensions, or one that does not begin at 1. {AS_TEXT}"
             refuse_where(pc.is_valid(self.flags), reason)
 
-    def _check_interval(self) -> None:
+    def check_interval(self) -> None:
         if self.flags is not None and not self.pg.is_array:
             row = pc.index(pc.is_valid(self.flags), True).as_py()
             if row >= 0:
                 reason = f"it holds the interval {self.flags[row]}, which has no fixed length or is too long."
                 raise Refusal(f"{reason} Select a number, or text: column::text.", row)
-
-
-def series(column: pa.ChunkedArray, dims: pa.ChunkedArray | None = None) -> pd.Series[Any]:
-    """A column in pandas. The dtype depends on the column's type only, never on its values.
-
-    Args:
-        dims: for arrays, the dimensions of those that have more than one, as in `[1:2][1:3]`; None for the others.
-
-    >>> series(pa.chunked_array([[1, None]])).dtype
-    Int64Dtype()
-    """
-    kind = column.type
-    if pa.types.is_floating(kind) and column.null_count:
-        reason = "it holds NaN beside NULL, which pandas cannot tell apart. Read it with polars, or select NULLIF(…)."
-        refuse_where(pc.is_nan(column), reason)
-    if is_numeric(kind) or isinstance(kind, pa.JsonType) or kind == UUID or pa.types.is_nested(kind):
-        values = _values(column)
-        if dims is not None:
-            values = [
-                _reshaped(value, dim, row)
-                for row, (value, dim) in enumerate(zip(values, dims.to_pylist(), strict=True))
-            ]
-        return pd.Series(values, dtype=object)
-    column = _checked(column)
-    mapper = _NULLABLE.get if kind in _NULLABLE else None  # with a mapper, text without a value would be object
-    return pd.Series(column.to_pandas(types_mapper=mapper))
 
 
 def arrow(column: Any, decimal: pa.DataType | None = None) -> Any:
@@ -97,14 +58,14 @@ def arrow(column: Any, decimal: pa.DataType | None = None) -> Any:
         decimal: the type for decimals, where it is known; otherwise it is the smallest that holds them all.
     """
     if is_numeric(column.type):
-        values = _decimals(column)
+        values = decimals(column)
         check_finite(values)
         if decimal is None and not any(value is not None for value in values):
             decimal = pa.decimal128(38, 0)
         return pa.chunked_array([pa.array(values, decimal)])
     if pa.types.is_list(column.type):
         return _with_elements(column, lambda elements: arrow(elements, decimal))
-    return _checked(column)
+    return checked(column)
 
 
 def plain(column: Any, decimal: pa.DataType | None = None) -> Any:
@@ -139,7 +100,7 @@ def durations(column: Any) -> Any:
     return pa.chunked_array([pa.array(values, DURATION)])
 
 
-def _checked(column: Any) -> Any:
+def checked(column: Any) -> Any:
     if isinstance(column.type, pa.OpaqueType):
         raise Refusal(f"data frames have nothing for its type {column.type.type_name}. {AS_TEXT}")
     if pa.types.is_struct(column.type):
@@ -150,29 +111,11 @@ def _checked(column: Any) -> Any:
     return column
 
 
-def _decimals(column: Any) -> list[Decimal | None]:
+def decimals(column: Any) -> list[Decimal | None]:
     return [None if text is None else Decimal(text) for text in column.cast(pa.string()).to_pylist()]
 
 
-def _values(column: Any) -> list[Any]:
-    """The values of a column as Python has them."""
-    if pa.types.is_list(column.type):
-        if not len(column):
-            return []
-        elements = iter(_elements(column, _values))
-        sizes = pc.list_value_length(column).to_pylist()
-        return [None if size is None else [next(elements) for _ in range(size)] for size in sizes]
-    if is_numeric(column.type):
-        return _decimals(column)
-    if isinstance(column.type, pa.JsonType):
-        texts = column.cast(column.type.storage_type)
-        reason = f"it holds the JSON value null, which pandas cannot tell from NULL. {AS_TEXT}"
-        refuse_where(pc.equal(pc.utf8_trim_whitespace(texts), "null"), reason)
-        return list(json_values(texts.to_pylist()))
-    return list(_checked(column).to_pylist())
-
-
-def _elements(column: Any, convert: Callable[[Any], Any]) -> Any:
+def converted_elements(column: Any, convert: Callable[[Any], Any]) -> Any:
     """The elements of all lists, converted. A refusal names the row of the list."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     try:
@@ -187,21 +130,9 @@ def _with_elements(column: Any, convert: Callable[[Any], Any]) -> Any:
     if not len(column):
         return pa.chunked_array([], pa.list_(convert(pa.chunked_array([], column.type.value_type)).type))
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    elements = _elements(array, convert)
+    elements = converted_elements(array, convert)
     if isinstance(elements, pa.ChunkedArray):
         elements = elements.combine_chunks()
     sizes = pc.fill_null(pc.list_value_length(array), 0)
     ends = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(sizes).cast(pa.int32())])
     return pa.chunked_array([pa.ListArray.from_arrays(ends, elements, mask=pc.is_null(array))])
-
-
-def _reshaped(value: Any, dims: str | None, row: int) -> Any:
-    """A flat list as nested lists, by the dimensions of its array."""
-    if dims is None:
-        return value
-    bounds = [(int(low), int(high)) for low, high in re.findall(r"\[(-?\d+):(-?\d+)\]", dims)]
-    if any(low != 1 for low, _ in bounds):
-        raise Refusal(f"it holds an array that does not begin at 1, but with {dims}. {AS_TEXT}", row)
-    for _, size in reversed(bounds[1:]):
-        value = [value[start : start + size] for start in range(0, len(value), size)]
-    return value

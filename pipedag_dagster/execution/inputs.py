@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.data import frames, json_values
+from pipedag_dagster.data import json_values
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.cache_key import is_arrow_backed
@@ -236,7 +236,9 @@ class Arguments:
         if kind is not None and data_type(kind) is not FrameType.PANDAS:
             return store.read(table, kind)
         if is_arrow_backed(self.call, self.inputs.instance.config):
-            frame = frames.arrow_backed(store.read(table, pa.Table))
+            from pipedag_dagster.data import pandas_frames  # noqa: PLC0415
+
+            frame = pandas_frames.arrow_backed(store.read(table, pa.Table))
         else:
             frame = store.read(table, kind)
         frame.attrs["name"] = table.name

@@ -5,46 +5,34 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 
 from pipedag_dagster.fingerprint.value_content import ValueContent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def frame_content(value: Any) -> ValueContent | None:
     """What stands for a frame, a column or an array; None for other values."""
-    makers: tuple[tuple[tuple[type, ...], Callable[[Any], ValueContent]], ...] = (
-        ((pd.DataFrame, pd.Series), _pandas),
-        ((pd.Index,), _index),
-        ((pd.api.extensions.ExtensionArray,), _column),
-        ((np.ma.MaskedArray,), _masked_array),
-        ((np.ndarray,), _array),
-        ((pa.Table, pa.RecordBatch), _arrow),
-        ((pa.Array, pa.ChunkedArray), _arrow_column),
-    )
-    for types, make in makers:
-        if isinstance(value, types):
-            return make(value)
-    polars: Any = sys.modules.get("polars")  # whoever has a polars frame has imported polars
-    if not hasattr(polars, "LazyFrame"):  # not, or another thread is just importing it
-        return None
-    if isinstance(value, polars.DataFrame):
-        return ValueContent("polars.DataFrame", (), [list(value.columns), *map(_polars_column, value.get_columns())])
-    if isinstance(value, polars.Series):
-        return _polars_column(value)
-    return None
+    return next((make(value) for module, classes, make in _MAKERS if _is(value, module, *classes)), None)
 
 
-def _pandas(value: pd.DataFrame | pd.Series) -> ValueContent:
-    columns: list[Any] = [value]
-    if isinstance(value, pd.DataFrame):
-        columns = [value.iloc[:, number] for number in range(value.shape[1])]
+def _is(value: Any, module: str, *classes: str) -> bool:
+    """Whether a value is of one of these classes. Whoever has such a value has imported its library, so that nothing is
+    imported here. A class is missing while another thread imports the library."""
+    library = sys.modules.get(module)
+    return isinstance(value, tuple(getattr(library, name) for name in classes if hasattr(library, name)))
+
+
+def _pandas(value: Any) -> ValueContent:
+    is_frame = _is(value, "pandas", "DataFrame")
+    columns = [value.iloc[:, number] for number in range(value.shape[1])] if is_frame else [value]
     more = {name: getattr(value, name, None) for name in value._metadata if name != "_name"}
     more |= {name: part for name, part in vars(value).items() if name[:1] != "_"}
-    labels = [value.columns] if isinstance(value, pd.DataFrame) else [value.name]
+    labels = [value.columns] if is_frame else [value.name]
     return ValueContent(
         type(value).__name__,
         (str(value.flags.allows_duplicate_labels),),
@@ -55,7 +43,7 @@ def _pandas(value: pd.DataFrame | pd.Series) -> ValueContent:
 def _column(value: Any) -> ValueContent:
     """The values of a column of pandas, with their type."""
     kind = type(value).__name__
-    if isinstance(value, pd.Categorical):
+    if _is(value, "pandas", "Categorical"):
         codes = np.asarray(value.codes)
         return ValueContent(kind, (str(value.ordered), _bytes(codes)), [value.categories])
     data = value.to_numpy() if isinstance(value.dtype, np.dtype) else None
@@ -64,11 +52,11 @@ def _column(value: Any) -> ValueContent:
     return ValueContent("column", (repr(value.dtype),), [value.tolist()])
 
 
-def _index(value: pd.Index) -> ValueContent:
+def _index(value: Any) -> ValueContent:
     kind, names = type(value).__name__, list(value.names)
-    if isinstance(value, pd.RangeIndex):
+    if _is(value, "pandas", "RangeIndex"):
         return ValueContent(kind, (f"{value.start}:{value.stop}:{value.step}",), [names])
-    if isinstance(value, pd.MultiIndex):
+    if _is(value, "pandas", "MultiIndex"):
         return ValueContent(kind, (), [names, list(value.levels), *(np.asarray(codes) for codes in value.codes)])
     return ValueContent(kind, (str(getattr(value, "freqstr", None)),), [names, _column(value.array)])
 
@@ -103,7 +91,8 @@ def _metadata(of: pa.Schema | pa.Field) -> list[tuple[bytes, bytes]]:
     return list((of.metadata or {}).items())
 
 
-def _arrow_column(value: pa.Array | pa.ChunkedArray) -> ValueContent:
+def _arrow_column(value: Any) -> ValueContent:
+    pa: Any = sys.modules["pyarrow"]
     chunks = value.chunks if isinstance(value, pa.ChunkedArray) else [value]
     categories = [chunk.dictionary.to_pylist() for chunk in chunks if pa.types.is_dictionary(chunk.type)]
     unified = categories[:1] if all(one == categories[0] for one in categories) else categories
@@ -111,6 +100,10 @@ def _arrow_column(value: pa.Array | pa.ChunkedArray) -> ValueContent:
         size = pa.int32() if value.type.bit_width == 32 else pa.int64()
         return ValueContent("arrow", (str(value.type),), [value.cast(size).to_pylist()])
     return ValueContent("arrow", (str(value.type),), [value.to_pylist(), *unified])
+
+
+def _polars(value: Any) -> ValueContent:
+    return ValueContent("polars.DataFrame", (), [list(value.columns), *map(_polars_column, value.get_columns())])
 
 
 def _polars_column(value: Any) -> ValueContent:
@@ -126,3 +119,17 @@ def _polars_column(value: Any) -> ValueContent:
 
 def _bytes(value: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+
+
+_MAKERS: tuple[tuple[str, tuple[str, ...], Callable[[Any], ValueContent]], ...] = (
+    ("pandas", ("DataFrame", "Series"), _pandas),
+    ("pandas", ("Index",), _index),
+    ("pandas.api.extensions", ("ExtensionArray",), _column),
+    ("numpy.ma", ("MaskedArray",), _masked_array),
+    ("numpy", ("ndarray",), _array),
+    ("pyarrow", ("Table", "RecordBatch"), _arrow),
+    ("pyarrow", ("Array", "ChunkedArray"), _arrow_column),
+    ("polars", ("DataFrame",), _polars),
+    ("polars", ("Series",), _polars_column),
+)
+"""Each library, its classes, and what makes their content."""

@@ -10,8 +10,6 @@ import types
 import typing
 from typing import Any
 
-import pandas as pd
-
 _BUILTINS = {"eval", "exec", "compile", "globals", "__import__"}
 # Modules that import, read or call code by name, read the text of code, or start other programs.
 _MODULES = {
@@ -20,6 +18,7 @@ _MODULES = {
 }
 # Modules of which only some names do so: counted when the module itself is passed on.
 _PARTLY = {"sys", "builtins", "operator", "typing"}
+_OF_PANDAS = ("eval", "read_pickle")
 # Names of these modules that only find files, versions and data.
 _HARMLESS = {("importlib", "resources"), ("importlib", "metadata", "version"), ("importlib", "util", "find_spec")}
 _ATTRIBUTES = {("sys", "modules"), ("sys", "_getframe"), ("sys", "_current_frames"), ("unittest", "mock")}
@@ -28,7 +27,7 @@ _ATTRIBUTES = {("sys", "modules"), ("sys", "_getframe"), ("sys", "_current_frame
 def _objects() -> tuple[Any, ...]:
     found = [getattr(builtins, name) for name in sorted(_BUILTINS)]
     found += [operator.attrgetter, operator.methodcaller, os.system, os.popen, typing.get_type_hints, sys._getframe]
-    return (*found, pd.eval, pd.read_pickle, sys.modules)
+    return (*found, sys.modules)
 
 
 _OBJECTS = {id(value): value for value in _objects()}
@@ -50,7 +49,7 @@ def reflective_name(value: Any) -> str | None:
         return "sys.modules"
     if isinstance(value, types.ModuleType):
         return value.__name__ if value.__name__.partition(".")[0] in (_MODULES | _PARTLY) else None
-    if id(value) in _OBJECTS:
+    if id(value) in _OBJECTS or _is_of_pandas(value):
         return str(value.__name__)
     if not isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
         return None
@@ -60,6 +59,12 @@ def reflective_name(value: Any) -> str | None:
     if origin.partition(".")[0] in _MODULES or origin == "unittest.mock":
         return f"{origin}.{value.__name__}"
     return None
+
+
+def _is_of_pandas(value: Any) -> bool:
+    """Whether it is a function of pandas that runs a text or reads code. Whoever has one has imported pandas."""
+    pandas = sys.modules.get("pandas")
+    return any(value is getattr(pandas, name, sys) for name in _OF_PANDAS)
 
 
 def in_reflective_module(chain: tuple[str, ...], module: str) -> bool:

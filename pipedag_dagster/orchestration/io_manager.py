@@ -8,9 +8,9 @@ from functools import partial
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import dagster as dg
-import pandas as pd
 import sqlalchemy as sa
 
+from pipedag_dagster.data.frames import default_class
 from pipedag_dagster.errors import NotMaterialized, WiringError
 from pipedag_dagster.execution.unpack import storable
 from pipedag_dagster.execution.write_one_table import (
@@ -115,7 +115,7 @@ def _input_class(context: dg.InputContext) -> type:
     annotation = context.dagster_type.typing_type
     classes = list(dict.fromkeys(_classes(annotation)))
     if annotation is Any:
-        return pd.DataFrame
+        return default_class()
     if len(classes) != 1 or not is_readable(classes[0]):
         raise WiringError(
             f"Asset {context.step_context.op_def.name!r}: a table cannot be read as its parameter {context.name!r} is "

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dagster as dg
-import pandas as pd
 import sqlalchemy as sa
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.execution.cache_key import task_code_version
+from pipedag_dagster.frame_types import FrameType, data_type
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall
 from pipedag_dagster.graph.task import Task
 from pipedag_dagster.orchestration.keys import asset_key, identifier
@@ -134,6 +134,6 @@ def _library(props: TableProps) -> str:
     input_type = props.task.input_type
     if input_type is not None and issubclass(input_type, sa.FromClause):
         return "sql"
-    if input_type is None or issubclass(input_type, pd.DataFrame):
+    if input_type is None or data_type(input_type) is FrameType.PANDAS:
         return "pandas"
     return input_type.__module__.partition(".")[0]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pandas as pd
 import psycopg
 import sqlalchemy as sa
 
@@ -62,7 +61,9 @@ class TableReader:
             return reflected.alias(table.name) if where is None else _rows(reflected, where).subquery(table.name)
         try:
             with self.database.told():
-                return frames.read_table(self.database.uri, self._name(table), kind or pd.DataFrame, what, where=where)
+                return frames.read_table(
+                    self.database.uri, self._name(table), kind or frames.default_class(), what, where=where
+                )
         except Exception as error:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table) from None
@@ -90,7 +91,9 @@ class TableReader:
         if kind is not None and issubclass(kind, sa.FromClause):
             return table.alias(name)
         with self.database.told():
-            return frames.read_table(self.database.uri, quote(schema, name), kind or pd.DataFrame, f"{schema}.{name}")
+            return frames.read_table(
+                self.database.uri, quote(schema, name), kind or frames.default_class(), f"{schema}.{name}"
+            )
 
     def refuse_lost(self, table: TableVersion) -> None:
         """

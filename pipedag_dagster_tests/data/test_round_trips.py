@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipedag_dagster.data import frames
+from pipedag_dagster.data import frames, pandas_frames
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster_tests.data.types_page import check_table
 
@@ -199,7 +199,7 @@ def test_a_type_is_written_exactly_or_refused(uri: str, name: str, origin: str) 
     values = pd.Series([]) if pa.types.is_null(column.type) else [plain(value) for value in column.to_pylist()]
     expected = [plain(value) for value in [*WRITTEN[name].to_pylist(), None]]
     if isinstance(column.type, pa.JsonType):
-        values = frames.read_columns.series(column).to_list()
+        values = pandas_frames.series(column).to_list()
     assert list(values) == expected
 
 
