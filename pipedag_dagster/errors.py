@@ -54,7 +54,19 @@ class PipedagError(Exception):
     """Root of all errors of this package.
 
     Some are also what Python raises in the same case, a ValueError or a TypeError: callers may catch either.
+
+    Attributes:
+        task: the task that failed (`stage.name`), if the error belongs to one.
+        line: `file:line` of the user's code that failed; else, the line in which the task is defined.
+        notes: what was added to the message later, such as what people see after a failure.
     """
+
+    task: str | None = None
+    line: str | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(getattr(self, "__notes__", ()))
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""  # the str of a KeyError is in quotes
@@ -225,7 +237,7 @@ def _failure_class(beside: type[Exception]) -> type[TaskFailed]:
 
 
 def _plain(error: TaskFailed) -> tuple[Any, ...]:
-    return TaskFailed, error.args  # other processes do not know the class
+    return TaskFailed, error.args, error.__dict__  # other processes do not know the class
 
 
 class UnstorableResult(TaskFailed, ValueError, TypeError):

@@ -66,7 +66,7 @@ def _print_error(error: PipedagError) -> None:
                 own.__cause__ = own.__context__ = None
                 console.print("".join(own.format()), end="", markup=False, highlight=False, soft_wrap=True)
     console.print("[bold red]Error:[/] ", end="")
-    for text in (str(error), *getattr(error, "__notes__", ())):
+    for text in (str(error), *error.notes):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

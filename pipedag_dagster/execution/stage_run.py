@@ -28,7 +28,9 @@ from pipedag_dagster.execution.sample_checks import sample_checks
 from pipedag_dagster.execution.scheduler import Scheduler
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.execution.store_outputs import OutputWriter
+from pipedag_dagster.execution.user_frames import failed_line
 from pipedag_dagster.graph.flow import Stage, TaskCall
+from pipedag_dagster.options import defined_at
 from pipedag_dagster.sampling.copies import copied_calls
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.renewal import renewed
@@ -274,6 +276,13 @@ class _StageRun:
     # One call
 
     def _run_call(self, call: TaskCall) -> Outcome:
+        try:
+            return self._run_task(call)
+        except PipedagError as error:
+            error.task, error.line = str(call), failed_line(error.__cause__) or defined_at(call.task.fn)
+            raise
+
+    def _run_task(self, call: TaskCall) -> Outcome:
         started = time.monotonic()
         try:
             keyed = self.runner.key(call)

@@ -19,6 +19,7 @@ from pipedag_dagster.orchestration import metadata
 from pipedag_dagster.orchestration.asset_checks import check_result, check_specs
 from pipedag_dagster.orchestration.keys import asset_key, identifier
 from pipedag_dagster.orchestration.resources import InstanceResource
+from pipedag_dagster.orchestration.shown_failure import shown_failures
 from pipedag_dagster.orchestration.step_progress import StepProgress
 from pipedag_dagster.orchestration.tags import run_tags
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
@@ -38,16 +39,7 @@ def stage_assets(instance: ConfigContext, stage: Stage, translator: PipedagTrans
     tables = {props.table: props for props, _ in specs}
     of_samples = sample_checks(instance, stage.flow)
 
-    @dg.multi_asset(
-        name=identifier(f"{instance.instance_id}__{stage.name}"),
-        specs=[spec for _, spec in specs],
-        check_specs=[
-            check for props, _ in specs for check in check_specs(props, of_samples.get(f"{stage.name}.{props.table}"))
-        ],
-        required_resource_keys={"instance"},
-        can_subset=True,
-    )
-    def run(context: dg.AssetExecutionContext) -> Results:
+    def results(context: dg.AssetExecutionContext) -> Results:
         resource: InstanceResource = context.resources.instance
         selected, checks = _selected(context)
         rewired, wired_stage = resource.wired(instance, stage)
@@ -68,6 +60,19 @@ def stage_assets(instance: ConfigContext, stage: Stage, translator: PipedagTrans
         # Only after the commit, so that Dagster never shows a table that does not exist.
         yield from _results(context, instance, result, selected)
         yield from _checks(instance, tables, result.checks, result.seen)
+
+    @dg.multi_asset(
+        name=identifier(f"{instance.instance_id}__{stage.name}"),
+        specs=[spec for _, spec in specs],
+        check_specs=[
+            check for props, _ in specs for check in check_specs(props, of_samples.get(f"{stage.name}.{props.table}"))
+        ],
+        required_resource_keys={"instance"},
+        can_subset=True,
+    )
+    def run(context: dg.AssetExecutionContext) -> Results:
+        with shown_failures(f"pipedag-dagster run {instance.config.name} --select {stage.name}"):
+            yield from results(context)
 
     return run
 

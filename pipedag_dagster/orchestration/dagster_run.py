@@ -15,6 +15,7 @@ from pipedag_dagster.execution.progress import Progress
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import job_name
 from pipedag_dagster.orchestration.resources import caller_releases
+from pipedag_dagster.orchestration.shown_failure import original
 from pipedag_dagster.orchestration.step_progress import observer
 
 _INTERRUPTIONS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")  # by us, and by a task
@@ -63,7 +64,7 @@ def run_job(
                     raise KeyboardInterrupt
                 raise PipedagError(f"Run {run_id} failed before its first step. Dagster's log says why.")
         except PipedagError as failure:
-            errors.append(failure)
+            errors.append(original(failure))
         except dg.DagsterInvalidConfigError as error:
             errors.append(ConfigError("\n".join(each.message for each in error.errors)))
         finally:
@@ -87,7 +88,7 @@ def _collect(errors: list[BaseException]) -> dg.HookDefinition:
     @dg.failure_hook
     def collect(context: dg.HookContext) -> None:
         if context.op_exception is not None:
-            errors.append(context.op_exception)
+            errors.append(original(context.op_exception))
 
     return collect
 

@@ -28,6 +28,7 @@ from pipedag_dagster.options import caller, refuse_unknown
 from pipedag_dagster.orchestration.metadata import of_tables
 from pipedag_dagster.orchestration.partitions import table_slice
 from pipedag_dagster.orchestration.resources import InstanceResource
+from pipedag_dagster.orchestration.shown_failure import shown_failures
 from pipedag_dagster.postgres.sql_text import render
 from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.write_table import Constraints
@@ -63,6 +64,20 @@ class TableIOManager(dg.ConfigurableIOManager):
             WiringError: the stage of the asset, or the column of its partitions, is not known.
             NotOwned: the schema of the stage belongs to somebody else.
         """
+        with shown_failures():
+            self._write(context, obj)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read one table, or the partitions that the step needs. A run reads one version of each stage, except for
+        tables that it writes itself.
+
+        Raises:
+            NotMaterialized: there is no such table yet.
+        """
+        with shown_failures():
+            return self._read(context)
+
+    def _write(self, context: dg.OutputContext, obj: Any) -> None:
         if obj is None:
             return
         ref = TableRef(*_stage_and_table(context))
@@ -78,13 +93,7 @@ class TableIOManager(dg.ConfigurableIOManager):
         # and the inputs, and equal content would look new.
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(written.data_version))
 
-    def load_input(self, context: dg.InputContext) -> Any:
-        """Read one table, or the partitions that the step needs. A run reads one version of each stage, except for
-        tables that it writes itself.
-
-        Raises:
-            NotMaterialized: there is no such table yet.
-        """
+    def _read(self, context: dg.InputContext) -> Any:
         stage, name = _stage_and_table(context)
         instance = self.instance.context
         tables = newest(instance, stage, context.step_context.run_id).tables
