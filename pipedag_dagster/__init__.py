@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pipedag_dagster.config.instances import CacheMode as CacheValidationMode
     from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
     from pipedag_dagster.errors import PipedagError
+    from pipedag_dagster.graph.calls import Output as Task
+    from pipedag_dagster.graph.calls import Output as TaskGetItem
     from pipedag_dagster.graph.external_table import ExternalTableReference
     from pipedag_dagster.graph.flow import Stage
     from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
@@ -50,6 +52,8 @@ __all__ = [
     "Table",
     "TableIOManager",
     "TableProps",
+    "Task",
+    "TaskGetItem",
     "View",
     "VisualizationStyle",
     "build_definitions",
@@ -85,6 +89,8 @@ _MODULES = {
     "Table": "graph.tables",
     "TableIOManager": "orchestration.io_manager",
     "TableProps": "orchestration.translator",
+    "Task": "graph.calls",
+    "TaskGetItem": "graph.calls",
     "View": "graph.tables",
     "VisualizationStyle": "graph.group_node",
     "build_definitions": "orchestration.definitions",
@@ -98,7 +104,7 @@ _MODULES = {
 }
 """Names that are imported when they are first used, with their modules: `pipedag-dagster --help` needs none of them."""
 
-_NAMES = {"CacheValidationMode": "CacheMode"}
+_NAMES = {"CacheValidationMode": "CacheMode", "Task": "Output", "TaskGetItem": "Output"}
 """Names that are different in their modules."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.names import quote
+from pipedag_dagster.postgres.database import Database
 
 _MISSING = "missing"
 
@@ -48,15 +49,17 @@ class TableContent:
 
     def __call__(self) -> dict[str, str]:
         database = ConfigContext.get().store.table_store.database
-        with database.transaction(read_only=True) as connection, database.users_sql(connection):
-            return {
-                name: str(connection.execute(_CONTENT.format(quote(*name.split("."))).encode()).fetchone())
-                for name in self.names
-            }
+        return {name: rows_hash(database, quote(*name.split("."))) for name in self.names}
 
 
 # Rows have no order: their hashes are added up.
 _CONTENT = "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {} AS t"
+
+
+def rows_hash(database: Database, table: str) -> str:
+    """What changes when the rows of a table change. `table` is its quoted name."""
+    with database.transaction(read_only=True) as connection, database.users_sql(connection):
+        return str(connection.execute(_CONTENT.format(table).encode()).fetchone())
 
 
 def file_content(*paths: str | Path) -> FileContent:

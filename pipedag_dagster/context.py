@@ -132,9 +132,10 @@ class ConfigContext(Instance):
         Example:
             instance.evolve(fail_fast=True, cache_validation={"mode": "force_cache_invalid"})
         """
-        known = set(Settings.model_fields) | {"attrs", "print_sql", "print_materialize"} | set(WITHOUT_EFFECT)
+        ignored = {*WITHOUT_EFFECT, "swallow_exceptions"}
+        known = set(Settings.model_fields) | {"attrs", "print_sql", "print_materialize"} | ignored
         refuse_unknown("ConfigContext.evolve(…)", changes, known)
-        chosen = {name: value for name, value in changes.items() if name not in WITHOUT_EFFECT}
+        chosen = {name: value for name, value in changes.items() if name not in ignored}
         attrs = chosen.pop("attrs", {})
         try:
             settings = changed(self.config, chosen)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
+from pipedag_dagster.cache_functions import rows_hash
 from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.data import json_values
@@ -21,6 +22,7 @@ from pipedag_dagster.frame_types import FrameType, data_type, is_sql
 from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
+from pipedag_dagster.graph.replaced_inputs import ReplacedInput
 from pipedag_dagster.graph.tables import Table, bare_references
 from pipedag_dagster.names import MAX_BYTES, quote
 from pipedag_dagster.sampling.copies import copied_from
@@ -103,6 +105,20 @@ class Inputs:
         """The same values and shapes, as JSON."""
         nodes = {str(output): self.outputs_of(output).around(output) for output in call.inputs}
         return {name: node for name, node in nodes.items() if node is not None}
+
+    def replaced(self, call: TaskCall) -> dict[str, str]:
+        """The columns and rows of the tables that take the place of inputs in this run: a hash of each, by name.
+
+        Raises:
+            NotMaterialized: a table does not exist.
+        """
+        content = {}
+        for reference in nested.find(call.arguments, ReplacedInput):
+            table = self.store.reader.read_external(reference, sa.Table).element
+            columns = [(column.name, str(column.type)) for column in table.columns]
+            rows = rows_hash(self.store.database, quote(reference.schema, reference.name))
+            content[f"content of {reference.schema}.{reference.name}"] = digest(repr(columns), rows)
+        return content
 
     def of_source(self, source: ConfigContext, call: TaskCall) -> dict[str, TableVersion]:
         """The tables that are copied instead of running an input task, by asset.

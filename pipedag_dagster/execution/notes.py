@@ -14,6 +14,7 @@ from pipedag_dagster.execution.keyed_call import KeyedCall
 from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import TaskCall
+from pipedag_dagster.graph.replaced_inputs import ReplacedInput
 from pipedag_dagster.graph.tables import bare_references
 from pipedag_dagster.postgres.query_reads import query_reads
 from pipedag_dagster.versions.table_store import TableStore
@@ -53,6 +54,8 @@ def external_notes(call: TaskCall) -> Iterator[str]:
     if call.task.cache is not None or call.task.version is not None:
         return
     for reference in nested.find(bare_references(call.arguments), ExternalTableReference):
+        if isinstance(reference, ReplacedInput):
+            continue  # its rows count
         name = f"{reference.schema}.{reference.name}"
         yield (
             f"{call} takes {name}, which no task makes, so its change will not be noticed. "

@@ -117,7 +117,10 @@ class TaskRunner:
     def _token(self, call: TaskCall) -> str:
         """A hash of what a call takes: its arguments and the tables that it reads."""
         inputs = {name: table.data_version for name, table in self.inputs.of(call).items()}
-        return digest(repr(sorted((cache_key.argument_hashes(call) | inputs | self.inputs.around(call)).items())))[:8]
+        return digest(repr(sorted((self._arguments(call) | inputs | self.inputs.around(call)).items())))[:8]
+
+    def _arguments(self, call: TaskCall) -> dict[str, str]:
+        return cache_key.argument_hashes(call) | self.inputs.replaced(call)
 
     def _key_of_task(self, call: TaskCall) -> KeyedCall:
         inputs = self.inputs.of(call)
@@ -125,7 +128,7 @@ class TaskRunner:
         parts: dict[str, Any] = {
             "task": call.name,
             "code": None if call.task.lazy and call.task.version is None else cache_key.task_code_version(call),
-            "arguments": cache_key.argument_hashes(call) | cache_key.dtypes(call, self.instance.config),
+            "arguments": self._arguments(call) | cache_key.dtypes(call, self.instance.config),
             "inputs" if source is None else "source": {name: table.data_version for name, table in inputs.items()}
             | self.inputs.around(call),
         }

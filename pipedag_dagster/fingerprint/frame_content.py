@@ -71,6 +71,8 @@ def _array(value: np.ndarray) -> ValueContent:
 
 
 def _masked_array(value: np.ma.MaskedArray) -> ValueContent:
+    if value is np.ma.masked:  # a constant of numpy, which does not let anybody ask for its fill value
+        return ValueContent("masked")
     return ValueContent(
         type(value).__name__,
         (str(value.hardmask),),

@@ -21,8 +21,11 @@ from pipedag_dagster.execution.run_pins import release
 from pipedag_dagster.execution.run_validation import cache_mode, validation
 from pipedag_dagster.execution.stage_loop import run_stages
 from pipedag_dagster.graph.calls import committed_reader
+from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import FlowGraph, Output, Stage, TaskCall
 from pipedag_dagster.graph.group_node import GroupNode
+from pipedag_dagster.graph.replaced_inputs import with_inputs
+from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.flow_checks import refuse_unusable
 from pipedag_dagster.orchestration.result import Result
@@ -76,6 +79,7 @@ class Flow(FlowGraph):
         disable_cache_function: bool | None = None,
         ignore_task_version: bool | None = None,
         fail_fast: bool | None = None,
+        inputs: Mapping[Output | TaskCall | str, ExternalTableReference | Table] | None = None,
         **accepted: Any,
     ) -> Result:
         """Run all stages on one instance, in this process.
@@ -93,6 +97,9 @@ class Flow(FlowGraph):
                 instance for this run.
             fail_fast: raise the error of a run that fails, and do not return a result. Without it, the configuration
                 of the instance decides.
+            inputs: tables of the database that take the place of outputs in this run. Tasks that take such an output
+                get the table; the task that makes it runs only if it is chosen. The columns and rows of the table are
+                part of the keys of what is made from it.
             accepted: `ignore_position_hashes`, `orchestration_engine` and `trace_hook` of pydiverse.pipedag have no
                 effect: inputs are found by what they are, not by their position, and Dagster runs the flow.
 
@@ -116,7 +123,8 @@ class Flow(FlowGraph):
         calls = self.chosen_calls(parts) if parts else None
         if fail_fast is not None and fail_fast != instance.config.fail_fast:
             instance = instance.evolve(fail_fast=fail_fast)
-        result = self._run(instance, overrides, calls)
+        flow = with_inputs(self, inputs) if inputs else self
+        result = flow._run(instance, overrides, calls)
         result.flow = self
         if result.error is not None and instance.config.fail_fast:
             raise result.error

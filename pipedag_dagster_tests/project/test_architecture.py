@@ -107,6 +107,8 @@ def test_the_public_api_is_what_init_lists() -> None:
         "Table",
         "TableIOManager",
         "TableProps",
+        "Task",
+        "TaskGetItem",
         "View",
         "VisualizationStyle",
         "build_definitions",
