@@ -156,6 +156,19 @@ class Catalog(Pins, Samples):
         rows = connection.execute(sa.select(table).where(table.c.execution == newest).order_by(table.c.id))
         return [_table_version(row) for row in rows]
 
+    def with_as_many_rows(self, connection: sa.Connection, stage: str, asset: str, rows: int) -> list[TableVersion]:
+        """The versions of a table that have so many rows, the newest first."""
+        made = self.table_version
+        query = sa.select(made).where(
+            made.c.stage == stage, made.c.asset == asset, made.c.rows == rows, made.c.kind == OutputKind.table
+        )
+        return [_table_version(row) for row in connection.execute(query.order_by(made.c.id.desc()))]
+
+    def keep_content_hash(self, connection: sa.Connection, table: TableVersion, content_hash: str) -> None:
+        """Keep the hash of a table that was not hashed when it was written."""
+        made = self.table_version
+        connection.execute(made.update().where(made.c.id == table.id).values(content_hash=content_hash))
+
     def texts(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, CodeText]:
         """The texts of code and queries, by key."""
         query = sa.select(self.text).where(self.text.c.key.in_(keys))

@@ -73,7 +73,8 @@ class StoredOutput:
 
     Attributes:
         kind: whether it is a table, a view, a blob or a value.
-        data_version: what it holds, as a hash.
+        data_version: names what it holds. Outputs with the same data version hold the same.
+        content_hash: a hash of the rows of a table, where one was taken.
         bytes: how large it is.
         physical: the name of the physical table or view. Blobs and values have no such object.
         columns, primary_key, indexes, rows: of a table or view; empty for the others.
@@ -91,6 +92,7 @@ class StoredOutput:
     rows: int
     file: str | None = None
     value: Any = None
+    content_hash: str | None = None
 
     @property
     def column_types(self) -> dict[str, str]:
@@ -180,7 +182,7 @@ class RunRecord:
 
     Attributes:
         old_text, new_text: the keys of the texts of code and query, before and after, when these have changed.
-        same: whether a task that ran has made the same content as before.
+        same: whether a task that ran has made the same content as before; None when it was not compared.
     """
 
     run_id: str

@@ -12,7 +12,7 @@ from pipedag_dagster.catalog import functions
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.postgres.database import execute
 
-FORMAT = 6
+FORMAT = 7
 """Version of the catalog's own tables. A change of them needs an entry in `_MIGRATIONS`."""
 
 
@@ -73,6 +73,11 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "CREATE TABLE {schema}.profile (stage text, physical text, key text, body json NOT NULL, "
         "PRIMARY KEY (stage, physical, key))",
     ),
+    # Until then, every table was hashed as it was written.
+    6: (
+        "ALTER TABLE {schema}.table_version ADD COLUMN content_hash text",
+        "UPDATE {schema}.table_version SET content_hash = data_version WHERE kind = 'table'",
+    ),
 }
 """For each older format, the statements that make the next one of it. They run in one transaction."""
 
@@ -114,6 +119,7 @@ class CatalogTables:
             sa.Column("parts", JSONB, nullable=False),
             sa.Column("code_version", sa.Text, nullable=False),
             sa.Column("data_version", sa.Text, nullable=False),
+            sa.Column("content_hash", sa.Text),
             *(sa.Column(name, JSONB, nullable=False) for name in ("columns", "primary_key", "indexes")),
             sa.Column("rows", sa.BigInteger, nullable=False),
             sa.Column("bytes", sa.BigInteger, nullable=False),

@@ -52,11 +52,6 @@ class Observed:
         """What is kept of it, by name."""
         return {"ran": dict(self.ran)} if self.ran else {}
 
-    @property
-    def identity(self) -> list[str]:
-        """What stands for the code that ran in the data version of a table whose content is not hashed."""
-        return [f"{name}={version}" for name, version in sorted(self.ran.items())]
-
 
 def of_call(call: TaskCall, observation: Observation, covered: Reads) -> Observed:
     """What a call of a task has done.

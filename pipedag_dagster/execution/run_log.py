@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
+from pipedag_dagster.catalog.catalog import OutputKind, RunRecord, TableVersion
 from pipedag_dagster.catalog.reason import CACHED, Reason, ReasonKind
 from pipedag_dagster.digest import digest
 from pipedag_dagster.execution import cache_key
@@ -52,8 +52,16 @@ def run_record(
     old_text = new_text = None
     if before is not None and reason.kind in (ReasonKind.code, ReasonKind.version, ReasonKind.query):
         old_text, new_text = before.text, table.text
-    same = None if before is None or reason == CACHED else before.data_version == table.data_version
+    same = None if before is None or reason == CACHED else _is_same(before, table)
     return RunRecord(run_id, table.stage, table.asset, reason, seconds, table.id or 0, old_text, new_text, same)
+
+
+def _is_same(before: TableVersion, table: TableVersion) -> bool | None:
+    """Whether a table has the content that it had before; None when the two were not compared."""
+    if before.data_version == table.data_version:
+        return True
+    was_compared = table.content_hash is not None or table.kind is not OutputKind.table or before.rows != table.rows
+    return False if was_compared else None
 
 
 def is_suspicious(runs: Sequence[RunRecord]) -> bool:

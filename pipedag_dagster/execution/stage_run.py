@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pipedag_dagster.catalog.catalog import RunRecord, SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.catalog.reason import ReasonKind
 from pipedag_dagster.checks import Check
-from pipedag_dagster.config.instances import CacheValidation
+from pipedag_dagster.config.instances import CacheMode, CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed, task_failed
 from pipedag_dagster.execution.check_runner import Checker, refuse
@@ -301,7 +301,8 @@ class _StageRun:
         return Outcome(call, {table.asset: table for table in tables}, decision.reason, time.monotonic() - started)
 
     def _run_and_store(self, keyed: KeyedCall) -> list[TableVersion]:
-        writer = OutputWriter(self.instance, keyed, self.held, time.monotonic())
+        compare = self.validation.mode is not CacheMode.force_cache_invalid  # which runs everything anyway
+        writer = OutputWriter(self.instance, keyed, self.held, time.monotonic(), compare)
         return writer.write(self.runner.run(keyed))
 
     def _where(self, call: TaskCall) -> str:

@@ -46,12 +46,14 @@ class OutputWriter:
     Args:
         held: the stage, whose lock the run holds.
         started: when the call began (`time.monotonic()`). The first output gets the time since then.
+        compare: tables are compared with their earlier versions, so that nothing after them runs for the same content.
     """
 
     instance: ConfigContext
     keyed: KeyedCall
     held: LockedStage
     started: float
+    compare: bool = True
     _versions: list[TableVersion] = field(default_factory=list)
     _script_assets: dict[int, dict[str, str]] = field(default_factory=dict)
     _plans: dict[str, str | None] = field(default_factory=dict)
@@ -183,17 +185,20 @@ class OutputWriter:
     ) -> None:
         reader = self.keyed.source or self.store
         unlogged = {"unlogged": True} if constraints.unlogged and table.kind is OutputKind.table else {}
+        ordered = {"ordered": True} if table.ordered else {}
+        identity = self.held.identify(output.slot.asset, table, compare=self.compare)
         self._add(
             output,
             table.kind,
-            table.content or digest(self.keyed.key.cache_key, output.slot.asset, *self.observed.identity),
+            identity.data_version,
+            content_hash=identity.content_hash,
             physical=table.physical,
             columns=table.columns if isinstance(output, ScriptOutput) else self._with_origins(table.columns, query),
             primary_key=constraints.primary_key,
             indexes=constraints.indexes,
             rows=table.rows,
             bytes=table.bytes,
-            parts=dict(parts or {}) | unlogged,
+            parts=dict(parts or {}) | unlogged | ordered,
             query=None if query is None else with_view_names(query, reader, self.keyed.inputs.values()),
             notes=[]
             if isinstance(output, ScriptOutput)

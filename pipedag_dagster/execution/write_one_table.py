@@ -21,6 +21,7 @@ from pipedag_dagster.names import TableRef, quote
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions.copy_rows import SourceRows
 from pipedag_dagster.versions.locked_stage import LockedStage
+from pipedag_dagster.versions.same_content import Identity
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 
@@ -129,8 +130,8 @@ def write_table(
             held.keep(base.number, [run_record(run_id, CACHED, 0.0, before, before)])
             return WriteResult(before, base.number, before.data_version, before.rows, cached=True)
         given, whole = _write(held, store.database, store.schemas(ref.stage).versions, ref, before, new, part)
-        table = _version(ref, run_id, new, whole, time.monotonic() - started)
-        data_version = table.data_version if given is whole else given.content or table.data_version
+        table = _version(ref, run_id, new, whole, held.identify(ref.name, whole), time.monotonic() - started)
+        data_version = table.data_version if part is None else given.content or held.hash_of(given)
         if before is not None and _same(before, table):
             held.keep(base.number, [run_record(run_id, Reason(ReasonKind.unchanged), table.seconds, before, before)])
             return WriteResult(before, base.number, data_version, given.rows, cached=False)
@@ -219,7 +220,9 @@ def _merged(
     )
 
 
-def _version(ref: TableRef, run_id: str, new: NewTable, made: PhysicalTable, seconds: float) -> TableVersion:
+def _version(
+    ref: TableRef, run_id: str, new: NewTable, made: PhysicalTable, identity: Identity, seconds: float
+) -> TableVersion:
     key = new.key or digest("plain asset", ref.stage, ref.name, run_id, secrets.token_hex(8))
     return TableVersion(
         stage=ref.stage,
@@ -232,9 +235,10 @@ def _version(ref: TableRef, run_id: str, new: NewTable, made: PhysicalTable, sec
         slot="",
         task_key=key,
         cache_key=key,
-        parts={},
+        parts={"ordered": True} if made.ordered else {},
         code_version="",
-        data_version=made.content or key,
+        data_version=identity.data_version,
+        content_hash=identity.content_hash,
         columns=made.columns,
         primary_key=new.constraints.primary_key,
         indexes=new.constraints.indexes,

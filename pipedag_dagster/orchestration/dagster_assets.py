@@ -193,6 +193,6 @@ def _sample(sampler: Sampler, name: str, part: Slice | None) -> NewTable:
     rows = sampler.origin(sample)
     if part is not None:
         where = part.where(sample.table.columns)
-        return NewTable(CopiedRows(replace(rows, content=None, where=where)), sample.constraints)
+        return NewTable(CopiedRows(replace(rows, content=None, content_hash=None, where=where)), sample.constraints)
     key = digest("copy", name, sample.rows.content, repr(sample.constraints))
     return NewTable(CopiedRows(rows), sample.constraints, key)

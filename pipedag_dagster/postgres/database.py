@@ -109,8 +109,7 @@ class Database:
         with mapped(self.engine.url, read_only=read_only), self.engine.begin() as connection:
             if staging:
                 execute(connection, STAGING)
-            driver = connection.connection.driver_connection
-            assert isinstance(driver, psycopg.Connection)
+            driver = driver_of(connection)
             if read_only:
                 driver.execute("SET TRANSACTION READ ONLY")
             yield driver
@@ -209,6 +208,13 @@ def _forget_connections() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_connections)
+
+
+def driver_of(connection: sa.Connection) -> psycopg.Connection[tuple[Any, ...]]:
+    """The driver's own connection, in the same transaction."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
 
 
 def execute(connection: sa.Connection, statement: str) -> None:

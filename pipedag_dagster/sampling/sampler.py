@@ -114,14 +114,18 @@ class Sampler:
         store, ours = self.source.store.table_store, self.instance.store.table_store
         if rows.rows_of_view is not None:
             relation = quote(ours.catalog.schema, rows.rows_of_view)
-            return SourceRows(ours.database, relation, table.columns, None, False, rows.content)
+            return SourceRows(
+                ours.database, relation, table.columns, None, False, rows.content, content_hash=rows.content
+            )
         handles = None
         if sample.key is not None and not rows.is_whole:
             name = f"{table.stage}.{table.asset}"
             handles = ours.catalog.handles(sample.key, name)
         physical = quote(store.schemas(table.stage).versions, table.physical)
         is_few = few(rows.rows, rows.source_rows)
-        return SourceRows(store.database, physical, table.columns, handles, is_few, rows.content)
+        # The data version of a whole table may be no hash.
+        known = table.content_hash if rows.is_whole else rows.content
+        return SourceRows(store.database, physical, table.columns, handles, is_few, rows.content, content_hash=known)
 
     def is_whole(self, name: str) -> bool:
         """Whether all rows of a table, and of those that are sampled with it, are copied: nothing is to be chosen."""

@@ -1,7 +1,8 @@
 """Which physical tables were changed after they were written.
 
 They never change, so all rows are of the transaction that made the table. Where that is so, nothing was changed. Where
-it is not (a dump was restored, or a script wrote in several steps), the content is hashed and compared.
+it is not (a dump was restored, or a script wrote in several steps), the content is hashed and compared with the hash
+that the catalog keeps. A table that was never hashed cannot be compared; it is named, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.data import frames
 from pipedag_dagster.names import quote
-from pipedag_dagster.versions import content_hash
+from pipedag_dagster.versions import content_hash, same_content
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -36,18 +37,23 @@ def changed_tables(store: TableStore, stage: str, missing: Collection[str | None
 def _changed(store: TableStore, table: TableVersion) -> str | None:
     source = quote(store.schemas(table.stage).versions, table.physical)
     with store.database.transaction(read_only=True) as connection:
-        row = connection.execute(_ROWS.format(table=source).encode(), (source,)).fetchone()
-        assert row is not None
-        rows, others = row
+        rows, others = same_content.rows_of(connection, source)
         if rows != table.rows:
             return f"has {rows:,} rows, and {table.rows:,} were written"
         if not others:
             return None
+    changed = f"was changed after it was written ({others:,} rows are of another transaction)"
+    if table.content_hash is None:
+        return changed if others < rows else _UNKNOWN
     with store.database.transaction(read_only=True) as connection:
         hashes = [content_hash.content(connection, source, table.columns, ordered=ordered) for ordered in (False, True)]
-    if table.data_version in (*hashes, _of_frame(store, source)):
-        return None
-    return f"was changed after it was written ({others:,} rows are of another transaction)"
+    return None if table.content_hash in (*hashes, _of_frame(store, source)) else changed
+
+
+_UNKNOWN = (
+    "was restored from a dump, or all its rows were changed: they are of another transaction than the table, and there "
+    "is no hash of what was written"
+)
 
 
 def _of_frame(store: TableStore, source: str) -> str | None:
@@ -56,11 +62,3 @@ def _of_frame(store: TableStore, source: str) -> str | None:
         return frames.content_version(frames.to_arrow(frames.read(store.database.uri, f"SELECT * FROM {source}"), ""))
     except (ValueError, TypeError, psycopg.Error, sa.exc.SQLAlchemyError):
         return None  # not made of a DataFrame
-
-
-# The entry of the column tableoid is written with the table and never again.
-_ROWS = """
-    SELECT count(*), count(*) FILTER (WHERE t.xmin <> (
-        SELECT a.xmin FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attname = 'tableoid'))
-    FROM {table} AS t
-"""

@@ -25,7 +25,8 @@ class SourceRows:
         table: its name, quoted, with its schema.
         handles: a query, in the database of the copy, of the ctids of the rows; without it, all rows.
         few: there are so few of them that each is read by its handle.
-        content: a hash of what they hold: the data version of the copy. Without it, the copy is hashed.
+        content: the data version of the copy, where it is known.
+        content_hash: a hash of the rows, where one was taken.
         where: a condition on the columns: of these rows, only those for which it holds.
     """
 
@@ -36,6 +37,7 @@ class SourceRows:
     few: bool
     content: str | None
     where: str | None = None
+    content_hash: str | None = None
 
     def query(self, handles: str | None) -> str:
         """The query that selects the rows, in their order in the table."""
@@ -59,13 +61,8 @@ def copy(
     name: str,
     constraints: Constraints,
     what: Label,
-    *,
-    hash_rows: int,
 ) -> PhysicalTable:
     """A physical table with these rows. In another database they are streamed by binary COPY.
-
-    Args:
-        hash_rows: a copy with more rows is not hashed.
 
     Raises:
         UnstorableResult: one of the databases refuses, or the rows break a constraint.
@@ -76,12 +73,12 @@ def copy(
             with write_table.explained(what, name):
                 query = f"CREATE TABLE {table} AS {rows.query(rows.handles)}"
                 count = writer.execute(query.encode()).rowcount
-            return _finished(rows, writer, schema, name, constraints, what, count, hash_rows)
+            return _finished(rows, writer, schema, name, constraints, what, count)
     with rows.database.transaction() as reader, database.transaction(staging=True) as writer:
         with write_table.explained(what, name):
             handles = None if rows.handles is None else _sent(rows.handles, writer, reader)
             count = write_table.stream(reader, rows.query(handles), writer, table)
-        return _finished(rows, writer, schema, name, constraints, what, count, hash_rows)
+        return _finished(rows, writer, schema, name, constraints, what, count)
 
 
 def _finished(
@@ -92,12 +89,9 @@ def _finished(
     constraints: Constraints,
     what: Label,
     count: int,
-    hash_rows: int,
 ) -> PhysicalTable:
-    if rows.content is None:
-        return write_table.measure(connection, schema, name, constraints, what, count, hash_rows, ordered=True)
     columns, size = write_table.finish(connection, schema, name, constraints, what)
-    return PhysicalTable(name, columns, count, size, rows.content)
+    return PhysicalTable(name, columns, count, size, rows.content, content_hash=rows.content_hash, ordered=True)
 
 
 def _sent(handles: str, here: Connection, there: Connection) -> str:

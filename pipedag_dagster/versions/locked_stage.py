@@ -16,9 +16,19 @@ from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.names import TableRef, physical_name
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.versions import cleanup, commit, copy_rows, schema_objects, write_script, write_table, write_view
+from pipedag_dagster.versions import (
+    cleanup,
+    commit,
+    copy_rows,
+    same_content,
+    schema_objects,
+    write_script,
+    write_table,
+    write_view,
+)
 from pipedag_dagster.versions.copy_rows import SourceRows
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
+from pipedag_dagster.versions.same_content import Identity, unique_identity
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 log = logging.getLogger(__name__)
@@ -73,12 +83,12 @@ class LockedStage:
         Args:
             source: the database whose tables the query reads. When it is another one, the rows are streamed.
         """
-        what, limit = TableRef(self.stage, name), self._config.content_hash_rows
+        what = TableRef(self.stage, name)
         target = (self._database, self._schemas.versions, physical_name(name))
         with self._or_lost():
             if source is None or self._database.same_as(source):
-                return write_table.from_query(*target, query, constraints, what, hash_rows=limit)
-            return write_table.from_elsewhere(source, query, *target, constraints, what, hash_rows=limit)
+                return write_table.from_query(*target, query, constraints, what)
+            return write_table.from_elsewhere(source, query, *target, constraints, what)
 
     def copy_rows(self, name: str, rows: SourceRows, constraints: Constraints) -> PhysicalTable:
         """Copy rows of a table of another instance into a new physical table."""
@@ -90,7 +100,6 @@ class LockedStage:
                 physical_name(name),
                 constraints,
                 TableRef(self.stage, name),
-                hash_rows=self._config.content_hash_rows,
             )
 
     def write_view(self, name: str, query: str) -> PhysicalTable:
@@ -103,11 +112,27 @@ class LockedStage:
 
     def run_script(self, texts: Sequence[str], what: str) -> dict[str, PhysicalTable]:
         """Run a script. Returns the tables and views that it made, by name."""
-        limit = self._config.content_hash_rows
         with self._or_lost():
-            return write_script.run(
-                self._database, self._schemas, texts, what, self._instance_schemas.role, hash_rows=limit
-            )
+            return write_script.run(self._database, self._schemas, texts, what, self._instance_schemas.role)
+
+    def identify(self, asset: str, table: PhysicalTable, *, compare: bool = True) -> Identity:
+        """What a new table holds (see `same_content`).
+
+        Args:
+            compare: with earlier versions. Without it, a table whose content is not known counts as changed.
+        """
+        if table.content is not None:
+            return Identity(table.content, table.content_hash)
+        if not compare or table.rows > self._config.content_hash_rows:
+            return unique_identity()
+        with self._or_lost(), self._database.begin(staging=True) as connection:
+            schema = self._schemas.versions
+            return same_content.identity(connection, self._catalog, schema, self.stage, asset, table)
+
+    def hash_of(self, table: PhysicalTable) -> str:
+        """A hash of the rows of a new table."""
+        with self._or_lost(), self._database.transaction(read_only=True) as connection:
+            return same_content.rows_hash(connection, self._schemas.versions, table)
 
     def write_blob(self, data: bytes) -> str:
         """Write a blob. Returns the name of its file."""

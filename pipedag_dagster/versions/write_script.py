@@ -22,7 +22,7 @@ from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.session import search_path
-from pipedag_dagster.versions import write_table, write_view
+from pipedag_dagster.versions import same_content, write_table, write_view
 from pipedag_dagster.versions.write_table import Connection, Constraints, PhysicalTable
 from pipedag_dagster.versions.write_view import RoleOf
 
@@ -30,7 +30,7 @@ _KINDS = {"m": "materialized view", "p": "partitioned table", "f": "foreign tabl
 
 
 def run(
-    database: Database, schemas: StageSchemas, texts: Sequence[str], what: str, role_of: RoleOf, *, hash_rows: int
+    database: Database, schemas: StageSchemas, texts: Sequence[str], what: str, role_of: RoleOf
 ) -> dict[str, PhysicalTable]:
     """Run the scripts one after the other, in one transaction.
 
@@ -61,7 +61,7 @@ def run(
             if kind == "v":
                 one = write_view.measure(connection, schemas.versions, names[name], about, role_of)
             else:
-                one = _measured(connection, schemas.versions, names[name], about, hash_rows)
+                one = _measured(connection, schemas.versions, names[name], about)
             made[table_name(name)] = one
         _drop(connection, scratch, what)
     return made
@@ -143,13 +143,16 @@ def _move(connection: Connection, scratch: str, versions: str, name: str, kind: 
     connection.execute(f"ALTER {relation} {quote(scratch, to)} SET SCHEMA {quote(versions)}".encode())
 
 
-def _measured(connection: Connection, schema: str, name: str, what: Label, hash_rows: int) -> PhysicalTable:
+def _measured(connection: Connection, schema: str, name: str, what: Label) -> PhysicalTable:
     """The table, with the key and the indexes that the script gave it."""
     if not write_table.columns_of(connection, quote(schema, name)):
         raise UnstorableResult(f"{what}: the table has no columns: a table needs at least one.")
-    rows = connection.execute(f"SELECT count(*) FROM {quote(schema, name)}".encode()).fetchone()
-    assert rows is not None
-    made = write_table.measure(connection, schema, name, Constraints(), what, rows[0], hash_rows)
+    rows, others = same_content.rows_of(connection, quote(schema, name))
+    columns, size = write_table.finish(connection, schema, name, Constraints(), what)
+    made = PhysicalTable(name, columns, rows, size, None)
+    if others:  # written in several steps: nobody could tell later whether it was changed
+        content = same_content.rows_hash(connection, schema, made)
+        made = replace(made, content=content, content_hash=content)
     query = """
         SELECT i.indisprimary, array_agg(a.attname ORDER BY k.place)
         FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)

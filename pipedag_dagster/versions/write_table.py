@@ -25,7 +25,6 @@ from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.piping import pipe
 from pipedag_dagster.postgres.sql_text import is_ordered
-from pipedag_dagster.versions import content_hash
 
 _LIMITS = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.TooManyColumns)
 _TOO_WIDE = (
@@ -69,8 +68,12 @@ class Constraints:
 class PhysicalTable:
     """A new physical table or view.
 
-    `content` is a hash of what it holds; None for a view, and for a table that was too large to hash. `constraints` are
-    set for a table that a script made: those that the script gave it.
+    Attributes:
+        content: the data version, where it is known without reading the table. None for the result of a query (see
+            `same_content`).
+        content_hash: a hash of the rows, where one was taken.
+        ordered: the order of the rows counts.
+        constraints: for a table that a script made: those that the script gave it.
     """
 
     physical: str
@@ -80,6 +83,8 @@ class PhysicalTable:
     content: str | None
     kind: OutputKind = OutputKind.table
     constraints: Constraints | None = None
+    content_hash: str | None = None
+    ordered: bool = False
 
 
 def from_frame(
@@ -105,7 +110,7 @@ def from_frame(
         columns, size = finish(connection, schema, name, constraints, what)
     # The values that others read are of the types that were declared.
     version = digest(content.version, repr(constraints.types)) if constraints.types else content.version
-    return PhysicalTable(name, columns, rows, size, version)
+    return PhysicalTable(name, columns, rows, size, version, content_hash=version)
 
 
 @contextmanager
@@ -120,12 +125,9 @@ def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
 
 
 def from_query(
-    database: Database, schema: str, name: str, query: str, constraints: Constraints, what: Label, *, hash_rows: int
+    database: Database, schema: str, name: str, query: str, constraints: Constraints, what: Label
 ) -> PhysicalTable:
     """A physical table with the rows of a query, made inside the database.
-
-    Args:
-        hash_rows: a result with more rows is not hashed.
 
     Raises:
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
@@ -133,8 +135,8 @@ def from_query(
     with database.transaction(staging=True) as connection:
         with explained(what, name, query), user_sql.contained(connection, database, str(what), schema, name):
             rows = user_sql.run(connection, f"{constraints.create} {quote(schema, name)} AS\n{query}").rowcount
-        ordered = is_ordered(query)
-        return measure(connection, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
+        columns, size = finish(connection, schema, name, constraints, what)
+    return PhysicalTable(name, columns, rows, size, None, ordered=is_ordered(query))
 
 
 def from_elsewhere(
@@ -145,13 +147,8 @@ def from_elsewhere(
     name: str,
     constraints: Constraints,
     what: Label,
-    *,
-    hash_rows: int,
 ) -> PhysicalTable:
     """A physical table with the rows of a query on another database, streamed by binary COPY.
-
-    Args:
-        hash_rows: a result with more rows is not hashed.
 
     Raises:
         UnstorableResult: one of the databases refuses, or the result breaks a constraint.
@@ -162,8 +159,8 @@ def from_elsewhere(
             rows = stream(reader, query, writer, table)
             if constraints.unlogged:
                 writer.execute(f"ALTER TABLE {table} SET UNLOGGED".encode())
-        ordered = is_ordered(query)
-        return measure(writer, schema, name, constraints, what, rows, hash_rows, ordered=ordered)
+        columns, size = finish(writer, schema, name, constraints, what)
+    return PhysicalTable(name, columns, rows, size, None, ordered=is_ordered(query))
 
 
 def stream(reader: Connection, query: str, writer: Connection, table: str) -> int:
@@ -184,29 +181,6 @@ def _shape(connection: Connection, query: str) -> str:
     ).fetchall()
     names = [(result.fname(i) or b"").decode() for i in columns]
     return ", ".join(f"{quote(name)} {kind}" for name, (kind,) in zip(names, kinds, strict=True))
-
-
-def measure(
-    connection: Connection,
-    schema: str,
-    name: str,
-    constraints: Constraints,
-    what: Label,
-    rows: int,
-    hash_rows: int,
-    *,
-    ordered: bool = False,
-) -> PhysicalTable:
-    """Finish a table that has its rows, and hash what it holds.
-
-    Args:
-        ordered: the query that made it has an ORDER BY.
-    """
-    columns, size = finish(connection, schema, name, constraints, what)
-    content = None
-    if rows <= hash_rows:
-        content = content_hash.content(connection, quote(schema, name), columns, ordered=ordered)
-    return PhysicalTable(name, columns, rows, size, content)
 
 
 def finish(

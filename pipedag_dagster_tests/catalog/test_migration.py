@@ -34,8 +34,16 @@ def stage(instances: Instances) -> Stage:
     return stage
 
 
+def make_format_6(stage: Stage) -> None:
+    """What a catalog of format 6 has: no content hash of its own."""
+    with stage.store.database.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE full_pipedag.table_version DROP COLUMN content_hash"))
+        connection.execute(sa.text("UPDATE full_pipedag.meta SET format = 6"))
+
+
 def make_format_4(stage: Stage) -> None:
     """What a catalog of format 4 has in place of reasons as data and of the column `restored`; and no samples."""
+    make_format_6(stage)
     with stage.store.database.begin() as connection:
         for statement in (
             "DROP TABLE full_pipedag.sample_rows, full_pipedag.sample, full_pipedag.profile",
@@ -88,3 +96,10 @@ def test_a_catalog_of_format_4_becomes_what_a_new_one_is(stage: Stage) -> None:
     stage.store.exists()
     with stage.store.database.read() as connection:
         assert connection.execute(sa.text(COLUMNS)).all() == new
+
+
+def test_a_data_version_of_format_6_is_a_content_hash(stage: Stage) -> None:
+    before = stage.version.tables["orders"]
+    make_format_6(stage)
+    after = stage.version.tables["orders"]
+    assert after.content_hash == after.data_version == before.data_version

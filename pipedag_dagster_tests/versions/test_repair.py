@@ -130,7 +130,7 @@ TABLES: dict[str, tuple[Damage, str, list[str]]] = {
     "a table truncated": (lambda w: w.execute(f"TRUNCATE {w.physical('scripted')}"), "has 0 rows", ["script"]),
     "a query's table updated": (
         lambda w: w.execute(f"UPDATE {w.physical('doubled')} SET n = 0"),
-        "was changed after it was written",
+        "was restored from a dump, or all its rows were changed",
         [],
     ),
     "a column dropped": (
