@@ -2,12 +2,12 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := embedded,dagster,celery,dask,k8s,examples,dev
+EXTRAS := embedded,dagster,celery,dask,k8s,examples,docs,dev
 READY := $(VENV)/.ready
 # What the oldest versions could break: types of data, SQL as text, configuration, a whole run.
 LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data postgres/test_sql_text.py config/test_config.py graph examples/test_seed.py)
 
-.PHONY: help demo ui test test-lowest test-wheel torture lint clean
+.PHONY: help demo ui docs docs-links test test-lowest test-wheel torture lint clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,12 @@ demo: $(READY) ## flights on full, midi and mini
 
 ui: $(READY) ## the UI, with all instances
 	$(BIN)/dagster dev -w workspace.yaml
+
+docs: $(READY) ## the documentation as a site, in docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+docs-links: $(READY) ## check the links to other sites
+	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/links
 
 test: $(READY) ## the whole test suite, on its own embedded PostgreSQL
 	$(BIN)/python -m pytest -n auto
@@ -37,7 +43,7 @@ lint: $(READY) ## ruff and mypy
 
 clean: ## stop the embedded PostgreSQL and remove everything that was made here
 	-@test ! -x $(BIN)/pipedag-dagster || $(BIN)/pipedag-dagster stop
-	rm -rf $(VENV) .venv-lowest dist .pipedag .dagster_home .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest dist docs/_build .pipedag .dagster_home .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(call environment,$(VENV),-c constraints.txt -e '.[$(EXTRAS)]')

@@ -1,7 +1,7 @@
 """Checks: conditions that a table must meet.
 
 They are declared with the task that makes the table, evaluated in the database before the stage is committed, and shown
-by Dagster as asset checks.
+by Dagster as asset checks::
 
     @materialize(
         outputs=["orders", "customers"],

@@ -1,7 +1,7 @@
 """Every error that this package raises on purpose.
 
 There is one class for each thing that a user can do about an error. The message names the object, what is wrong and
-what to type next. A docstring here is the remedy in one line.
+what to type next. A docstring here is the remedy in one line::
 
     PipedagError
     ├── ConfigError             fix the YAML file (every mistake is listed, with file and line)

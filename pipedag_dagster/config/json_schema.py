@@ -45,6 +45,8 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     definitions: dict[str, Any] = schema.get("$defs", {})
     for section in (schema, *definitions.values()):
         _allow_nothing(section)
+        if "enum" in section:
+            section["enum"] = list(dict.fromkeys(section["enum"]))  # a member and its alias have one value
     for short, forms in _SHORT.items():
         if short.__name__ in definitions:
             definitions[short.__name__] = {"anyOf": [definitions[short.__name__], *forms]}

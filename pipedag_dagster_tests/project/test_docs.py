@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+import pipedag_dagster
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.lazy_group import COMMANDS
 from pipedag_dagster.config.instances import InstanceConfig
@@ -102,6 +106,15 @@ def test_every_command_of_the_docs_is_there(page: Path) -> None:
         assert command in COMMANDS, command
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_of_a_command_of_the_docs_is_there(page: Path) -> None:
+    for line in re.findall(r"^pipedag-dagster ([a-z]+ [^\n]*)$", page.read_text(), re.MULTILINE):
+        command, *arguments = shlex.split(re.split(r" [|&>] ", line)[0], comments=True)
+        entry = COMMANDS[command]
+        parsed: click.Command = getattr(importlib.import_module(f"pipedag_dagster.cli.{entry.module}"), entry.attribute)
+        parsed.make_context(command, arguments)
+
+
 @pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_every_page_is_linked(page: Path) -> None:
     others = (other.read_text() for other in PAGES if other != page)
@@ -130,3 +143,16 @@ def test_the_drawing_of_the_house_has_every_folder() -> None:
     modules = {module.stem for module in package.glob("*.py") if module.stem != "__init__"}
     drawing = page.partition("```text")[2].partition("```")[0]
     assert {name for name in folders | modules if name not in drawing} == set()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "api.md").read_text()
+    described = set(re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE))
+    assert set(pipedag_dagster.__all__) - {"PipedagError"} == described
+
+
+def test_every_key_of_the_metadata_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "ui.md").read_text()
+    code = "".join(file.read_text() for file in (REPOSITORY / "pipedag_dagster" / "orchestration").glob("*.py"))
+    keys = set(re.findall(r'"(pipedag/\w+)"', code))
+    assert {key for key in keys if key not in page} == set()
