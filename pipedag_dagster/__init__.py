@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
     from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
     from pipedag_dagster.logs import setup_logging
+    from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
     from pipedag_dagster.orchestration.component import PipelineComponent
     from pipedag_dagster.orchestration.definitions import build_definitions
     from pipedag_dagster.orchestration.io_manager import TableIOManager
@@ -39,6 +40,7 @@ __all__ = [
     "Flow",
     "GroupNode",
     "InstanceResource",
+    "OpenInstance",
     "PipedagConfig",
     "PipedagError",
     "PipedagTranslator",
@@ -62,6 +64,7 @@ __all__ = [
     "file_content",
     "input_stage_versions",
     "materialize",
+    "open_instance",
     "setup_logging",
     "table_content",
 ]
@@ -76,6 +79,7 @@ _MODULES = {
     "Flow": "orchestration.run",
     "GroupNode": "graph.group_node",
     "InstanceResource": "orchestration.resources",
+    "OpenInstance": "looking.open_instance",
     "PipedagConfig": "context",
     "PipedagError": "errors",
     "PipedagTranslator": "orchestration.translator",
@@ -99,6 +103,7 @@ _MODULES = {
     "file_content": "cache_functions",
     "input_stage_versions": "graph.task",
     "materialize": "graph.task",
+    "open_instance": "looking.open_instance",
     "setup_logging": "logs",
     "table_content": "cache_functions",
 }

@@ -36,6 +36,8 @@ what to type next. A docstring here is the remedy in one line::
     ├── ChecksFailed            fix the rows in the message: the stage was not committed
     ├── TaskFailed              fix the task
     │   └── UnstorableResult    return something that a table can hold
+    ├── NotComparable           choose a key by which the tables can be compared
+    ├── BadQuery                fix the query or the condition: the database refuses it
     ├── EmptySelection          select at least one table
     └── FilesInTheWay           choose another folder for the new project
 """
@@ -260,6 +262,14 @@ class ChecksFailed(PipedagError):
     def __init__(self, message: str, results: Sequence[Any] = ()) -> None:
         self.results = tuple(results)
         super().__init__(message)
+
+
+class NotComparable(PipedagError):
+    """Choose a key by which the tables can be compared, or other tables."""
+
+
+class BadQuery(PipedagError):
+    """Fix the query or the condition: the database refuses it."""
 
 
 class EmptySelection(PipedagError):

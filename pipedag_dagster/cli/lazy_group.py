@@ -34,8 +34,11 @@ COMMANDS = {
     "rollback": CommandEntry("history", "rollback", "Make an older version of a stage visible again."),
     "run": CommandEntry("run", "run", "Run an instance, or some of its tables."),
     "sample": CommandEntry("sample", "sample", "Look at the samples of small instances."),
+    "show": CommandEntry("show", "show", "Show rows of a committed table."),
+    "sql": CommandEntry("sql", "sql", "Query an instance, or start psql on it. Read only."),
     "stop": CommandEntry("stop", "stop", "Stop the embedded PostgreSQL of this project."),
     "unlock": CommandEntry("history", "unlock", "Take the lock of a stage from a run that hangs."),
+    "url": CommandEntry("sql", "url", "Print the url of the database of an instance."),
     "versions": CommandEntry("history", "versions", "Show the versions of a stage."),
 }
 

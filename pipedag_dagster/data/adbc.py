@@ -39,6 +39,7 @@ def connect(uri: str) -> Any:
         with connection.cursor() as cursor:
             cursor.execute(_first[uri])
             cursor.fetchall()
+        connection.commit()  # a caller may choose the isolation level, which only the first statement can
     return connection
 
 
@@ -56,10 +57,14 @@ def disconnect(uri: str) -> None:
 
 
 @contextmanager
-def reading(uri: str) -> Iterator[Any]:
-    """A cursor in a READ ONLY transaction. A plain SELECT gets rows in the order in which they were written."""
+def reading(uri: str, *, one_state: bool = False) -> Iterator[Any]:
+    """A cursor in a READ ONLY transaction. A plain SELECT gets rows in the order in which they were written.
+
+    Args:
+        one_state: all statements see one state of the database.
+    """
     with connect(uri) as connection, connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION READ ONLY")
+        cursor.execute(f"SET TRANSACTION {'ISOLATION LEVEL REPEATABLE READ ' if one_state else ''}READ ONLY")
         # Both would let rows arrive in another order each time: a task must see the same frame again.
         cursor.execute("SET LOCAL synchronize_seqscans = off")
         cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,10 +20,11 @@ import xxhash
 from sqlalchemy.dialects import postgresql
 
 from pipedag_dagster.data import adbc, columns, pg_types, read_columns
+from pipedag_dagster.data.pg_types import PgColumn
 from pipedag_dagster.data.value_checks import REFUSALS
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
 from pipedag_dagster.frame_types import FrameType, data_type
-from pipedag_dagster.names import MAX_BYTES, quote
+from pipedag_dagster.names import MAX_BYTES, literal, quote
 
 _SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}  # every table of PostgreSQL has them already
 
@@ -157,10 +158,48 @@ def read_table(
     """
     with adbc.reading(uri) as cursor:
         pg_columns = pg_types.describe(cursor, table)
-        for column in pg_columns:
-            _explained(what, column.name, partial(getattr, column, "expression"))
+        _refuse_unreadable(pg_columns, what)
         cursor.execute(pg_types.select(pg_columns, table, where, limit) if pg_columns else f"TABLE {table}")
         found = cursor.fetch_arrow_table()
+    return _frame(pg_columns, found, cls, what)
+
+
+def read_query(
+    uri: str, query: str, columns: Sequence[tuple[str, int, int]], cls: type, what: str, *, search_path: str
+) -> Any:
+    """The result of a query as a frame. It sees one state of the database.
+
+    Args:
+        columns: name, type oid and type modifier of each column of the result. There is at least one.
+        cls, what: as for `read_table`.
+        search_path: where the query looks for names without a schema.
+
+    Raises:
+        TaskFailed: as for `read_table`.
+        adbc_driver_manager.Error: from the database, for example when the query divides by zero.
+    """
+    with adbc.reading(uri, one_state=True) as cursor:
+        # Two columns of a query may have the same name.
+        nameless = [(f"c{number}", oid, modifier) for number, (_, oid, modifier) in enumerate(columns)]
+        numbered = pg_types.describe_columns(cursor, nameless)
+        named = [replace(column, name=name) for column, (name, *_) in zip(numbered, columns, strict=True)]
+        _refuse_unreadable(named, what)
+        names = ", ".join(column.name for column in numbered)
+        selected = pg_types.select(numbered, f"({query}\n) AS q ({names})", None, None)
+        cursor.execute(f"SELECT pg_catalog.set_config('search_path', {literal(search_path)}, true)")
+        cursor.fetchall()
+        cursor.execute(selected)
+        found = cursor.fetch_arrow_table()
+    return _frame(named, found, cls, what)
+
+
+def _refuse_unreadable(pg_columns: Sequence[PgColumn], what: str) -> None:
+    for column in pg_columns:
+        _explained(what, column.name, partial(getattr, column, "expression"))
+
+
+def _frame(pg_columns: Sequence[PgColumn], found: pa.Table, cls: type, what: str) -> Any:
+    """What ADBC read, as a frame: the columns, and after them their flags."""
     flags = iter(found.columns[len(pg_columns) :])
     columns = []
     for pg_column, column in zip(pg_columns, found.columns, strict=False):

@@ -33,7 +33,7 @@ _DESCRIBE = """
 WITH RECURSIVE types AS (
   SELECT attnum, attname, format_type(atttypid, atttypmod) AS declared, 0 AS depth, atttypid AS type,
          atttypmod AS modifier, false AS is_array, false AS elements_are_domains
-  FROM pg_catalog.pg_attribute WHERE attrelid = {table}::pg_catalog.regclass AND attnum > 0 AND NOT attisdropped
+  FROM {columns}
   UNION ALL
   SELECT attnum, attname, declared, depth + 1, CASE WHEN typtype = 'd' THEN typbasetype ELSE typelem END,
          CASE WHEN typtype = 'd' THEN typtypmod ELSE modifier END, is_array OR typtype <> 'd',
@@ -43,6 +43,11 @@ WITH RECURSIVE types AS (
 SELECT DISTINCT ON (attnum) attname::text, declared, modifier, is_array, elements_are_domains, typname::text,
        typnamespace = 'pg_catalog'::pg_catalog.regnamespace, typtype::text
 FROM types JOIN pg_catalog.pg_type t ON t.oid = type ORDER BY attnum, depth DESC"""
+
+
+_OF_TABLE = """pg_catalog.pg_attribute
+  WHERE attrelid = {table}::pg_catalog.regclass AND attnum > 0 AND NOT attisdropped"""
+_OF_QUERY = "(VALUES {rows}) AS columns (attnum, attname, atttypid, atttypmod)"
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,24 @@ def describe(cursor: Any, table: str) -> list[PgColumn]:
     Args:
         table: its quoted name.
     """
-    cursor.execute(_DESCRIBE.format(table=literal(table)))
+    return _described(cursor, _OF_TABLE.format(table=literal(table)))
+
+
+def describe_columns(cursor: Any, columns: Sequence[tuple[str, int, int]]) -> list[PgColumn]:
+    """The columns of the result of a query.
+
+    Args:
+        columns: the name, type oid and type modifier of each.
+    """
+    values = (
+        f"({number}, {literal(name)}::pg_catalog.text, {oid}::pg_catalog.oid, {modifier})"
+        for number, (name, oid, modifier) in enumerate(columns)
+    )
+    return _described(cursor, _OF_QUERY.format(rows=", ".join(values)))
+
+
+def _described(cursor: Any, columns: str) -> list[PgColumn]:
+    cursor.execute(_DESCRIBE.format(columns=columns))
     return [
         PgColumn(name, declared, modifier, is_array, domains, _base(base, ours, typtype))
         for name, declared, modifier, is_array, domains, base, ours, typtype in cursor.fetchall()

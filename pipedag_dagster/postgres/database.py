@@ -55,8 +55,14 @@ class Database:
         """The libpq uri, password included: for drivers, never for people."""
         return session.libpq(self.engine.url)
 
+    @property
+    def url(self) -> sa.URL:
+        """Where the database is, with the password and without our settings: for people and their tools. The embedded
+        server is started."""
+        return embedded.start(self._project) if isinstance(self._given, str) else self._given
+
     def _open(self) -> sa.Engine:
-        url = embedded.start(self._project) if isinstance(self._given, str) else self._given
+        url = self.url
         engine = _engine(session.with_settings(url, self._role).set(drivername="postgresql+psycopg"), self._role)
         with explained(url):
             try:
@@ -96,9 +102,9 @@ class Database:
         with mapped(self.engine.url, read_only=True), self.engine.connect() as connection:
             yield connection.execution_options(**options)
 
-    def told(self) -> AbstractContextManager[None]:
+    def told(self, *, read_only: bool = False) -> AbstractContextManager[None]:
         """Turn failures of a connection into errors that say what to do (see `failures.mapped`)."""
-        return mapped(self.engine.url)
+        return mapped(self.engine.url, read_only=read_only)
 
     @contextmanager
     def transaction(

@@ -89,11 +89,11 @@ def content(
 
 
 def _record_hash(columns: Sequence[Column], table: str) -> str:
-    values = ", ".join(_exact(quote(table, column.name), column.type) for column in columns)
+    values = ", ".join(exact_value(quote(table, column.name), column.type) for column in columns)
     return f"hash_record_extended(ROW({values}), 0)"
 
 
-def _exact(value: str, kind: str) -> str:
+def exact_value(value: str, kind: str) -> str:
     """An expression whose hash tells apart all values of a type."""
     base = re.sub(r"\([^()]*\)", "", kind)  # numeric(10,2), timestamp(3) without time zone
     if base in _EXACT:

@@ -38,13 +38,16 @@ class TableReader:
         self._blobs = blobs
         self._reflected: dict[str, sa.Table] = {}
 
-    def read(self, table: TableVersion, kind: type | None = None, *, where: str | None = None) -> Any:
+    def read(
+        self, table: TableVersion, kind: type | None = None, *, where: str | None = None, limit: int | None = None
+    ) -> Any:
         """A table version as `kind`. Values and blobs are returned as the objects that they are.
 
         Args:
             kind: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table` for an alias to build queries
                 on.
             where: an SQL condition: only these rows of it.
+            limit: at most so many rows of a frame.
 
         Raises:
             NotMaterialized: the version was dropped meanwhile, or it is a value that contains tables.
@@ -62,7 +65,7 @@ class TableReader:
         try:
             with self.database.told():
                 return frames.read_table(
-                    self.database.uri, self._name(table), kind or frames.default_class(), what, where=where
+                    self.database.uri, self.name_of(table), kind or frames.default_class(), what, where=where, limit=limit
                 )
         except Exception as error:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
@@ -109,12 +112,12 @@ class TableReader:
         if not table.parts.get("unlogged") or not table.rows or not table.in_database:
             return False
         with self.database.transaction(read_only=True) as connection:
-            row = connection.execute(f"SELECT EXISTS (SELECT FROM {self._name(table)})".encode()).fetchone()
+            row = connection.execute(f"SELECT EXISTS (SELECT FROM {self.name_of(table)})".encode()).fetchone()
         return row == (False,)
 
     def shape(self, table: TableVersion) -> Any:
         """A table version as a polars LazyFrame without rows, whose plan names the physical table."""
-        return polars_plans.shape(self.database.uri, self._name(table), table.physical)
+        return polars_plans.shape(self.database.uri, self.name_of(table), table.physical)
 
     def described(self, table: TableVersion) -> sa.Table:
         """The physical table for SQLAlchemy, as the catalog describes it. Nothing is asked of the database, unless the
@@ -158,9 +161,10 @@ class TableReader:
 
     def _head(self, number: int, table: TableVersion, rows: int) -> str:
         columns = (f"left({quote(column.name)}::text, 80)" for column in table.columns[:HEAD_COLUMNS])
-        return f"SELECT {number}, ARRAY[{', '.join(columns)}] FROM {self._name(table)} LIMIT {rows}"
+        return f"SELECT {number}, ARRAY[{', '.join(columns)}] FROM {self.name_of(table)} LIMIT {rows}"
 
-    def _name(self, table: TableVersion) -> str:
+    def name_of(self, table: TableVersion) -> str:
+        """The quoted name of the physical table, with its schema."""
         return quote(self.schemas.of(table.stage).versions, table.physical)
 
     def _gone(self, table: TableVersion) -> NotMaterialized:

@@ -26,6 +26,7 @@ LAYERS = [
     {"cache_functions"},
     {"execution"},
     {"orchestration"},
+    {"looking"},
     {"cli", "examples", "pytest_plugin", "template", "__init__"},
 ]
 MAY_IMPORT_DAGSTER = {"orchestration", "cli", "examples"}
@@ -94,6 +95,7 @@ def test_the_public_api_is_what_init_lists() -> None:
         "Flow",
         "GroupNode",
         "InstanceResource",
+        "OpenInstance",
         "PipedagConfig",
         "PipedagError",
         "PipedagTranslator",
@@ -117,6 +119,7 @@ def test_the_public_api_is_what_init_lists() -> None:
         "file_content",
         "input_stage_versions",
         "materialize",
+        "open_instance",
         "setup_logging",
         "table_content",
     }

@@ -70,6 +70,32 @@ def test_the_existing_project_runs_before_and_after(tmp_path: Path) -> None:
         run(tmp_path, "pipedag-dagster", "stop")
 
 
+def snippets(page: str, language: str) -> list[str]:
+    """The snippets of a page, without those that name a file."""
+    text = (REPOSITORY / "docs" / page).read_text()
+    return [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if not block.startswith("# ")]
+
+
+def test_the_page_about_looking_does_what_it_says(project: Path) -> None:
+    (project / "workspace.yaml").write_text(
+        "load_from:\n"
+        + "".join(
+            f"  - python_module: {{module_name: shop.definitions, attribute: {name}, location_name: {name}}}\n"
+            for name in ("full", "mini")
+        )
+    )
+    definitions = project / "shop" / "definitions.py"
+    definitions.write_text(definitions.read_text().replace("midi", "mini"))
+    (project / "instances" / "midi.yaml").rename(project / "instances" / "mini.yaml")
+    run(project, "pipedag-dagster", "run", "full")
+    run(project, "pipedag-dagster", "run", "mini")
+    for block in snippets("looking.md", "bash"):
+        for line in block.splitlines():
+            assert run(project, *shlex.split(line, comments=True)), line
+    for block in snippets("looking.md", "python"):
+        run(project, "python", "-c", block)
+
+
 def without_times(text: str) -> list[list[str]]:
     return [re.sub(r"\d+\.\d+( s)?", "", line).split() for line in text.splitlines() if line.strip()]
 

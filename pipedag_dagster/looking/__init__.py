@@ -1,0 +1,1 @@
+"""Looking at what an instance has committed: tables, queries, versions."""
