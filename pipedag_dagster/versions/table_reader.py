@@ -62,11 +62,10 @@ class TableReader:
         if kind is not None and issubclass(kind, sa.FromClause):
             reflected = self.reflect(table)
             return reflected.alias(table.name) if where is None else _rows(reflected, where).subquery(table.name)
+        cls = kind or frames.default_class()
         try:
             with self.database.told():
-                return frames.read_table(
-                    self.database.uri, self.name_of(table), kind or frames.default_class(), what, where=where, limit=limit
-                )
+                return frames.read_table(self.database.uri, self.name_of(table), cls, what, where=where, limit=limit)
         except Exception as error:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table) from None
