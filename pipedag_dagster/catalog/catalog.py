@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from pipedag_dagster.catalog.pins import Pins
+from pipedag_dagster.catalog.forgetting import Forgetting
 from pipedag_dagster.catalog.reason import Reason, ReasonKind
 from pipedag_dagster.catalog.rows import (
     CheckFinding,
@@ -26,7 +26,7 @@ from pipedag_dagster.catalog.rows import (
     StageVersion,
     TableVersion,
 )
-from pipedag_dagster.catalog.samples import SampledRows, Samples
+from pipedag_dagster.catalog.samples import SampledRows
 from pipedag_dagster.fingerprint.code_text import CodePart, CodeText
 
 __all__ = [
@@ -43,11 +43,8 @@ __all__ = [
     "TableVersion",
 ]
 
-KEPT_RUNS = 50
-"""For each table, the catalog remembers so many runs that made it, and so many in which it was cached."""
 
-
-class Catalog(Pins, Samples):
+class Catalog(Forgetting):
     """Statements on the catalog in `schema`. Each takes the connection, and so the transaction, to run in."""
 
     # What is visible
@@ -230,84 +227,13 @@ class Catalog(Pins, Samples):
         values = {"key": key, "table_version": table_version, **dataclasses.asdict(finding)}
         connection.execute(insert(self.check_result).values(values).on_conflict_do_nothing())
 
-    # Forgetting
-
-    def forget(self, connection: sa.Connection, stage: str, keep: int) -> None:
-        """Forget stage versions, except the last `keep` and the pinned ones, and everything that nothing refers to.
-
-        Results that were written after the newest forgotten version stay: the next run may use them. What one execution
-        made goes together. The physical tables are the caller's to drop.
-        """
-        self._lock_pins(connection, shared=False)
-        version, member, made, pin = self.stage_version, self.stage_table, self.table_version, self.pins
-        self._forget_pins(connection)
-        newest = sa.select(version).where(version.c.stage == stage).order_by(version.c.number.desc())
-        last_not_kept = connection.scalar(newest.with_only_columns(version.c.committed_at).offset(keep).limit(1))
-        kept = newest.with_only_columns(version.c.number).limit(keep)
-        pinned = sa.select(pin.c.number).where(pin.c.stage == stage, pin.c.until >= sa.func.now())
-        connection.execute(
-            version.delete().where(
-                version.c.stage == stage,
-                version.c.number.not_in(kept.scalar_subquery()),
-                version.c.number.not_in(pinned),
-            )
-        )
-        used = sa.select(made.c.execution).join(member, member.c.table_version == made.c.id)
-        if last_not_kept is not None:
-            connection.execute(
-                made.delete().where(
-                    made.c.stage == stage, made.c.execution.not_in(used), made.c.created_at < last_not_kept
-                )
-            )
-        self._forget_runs(connection, stage)
-        self.forget_profiles(connection, stage)
-
-    def _forget_runs(self, connection: sa.Connection, stage: str) -> None:
-        """Forget what older runs did about each table of a stage, and the texts that nothing refers to any more."""
-        run, made, text = self.run_table, self.table_version, self.text
-        kinds = (run.c.asset, run.c.reason == ReasonKind.cached.value)
-        newest = sa.func.row_number().over(partition_by=kinds, order_by=run.c.at.desc()).label("newest")
-        ranked = sa.select(run.c.run_id, run.c.asset, newest).where(run.c.stage == stage).subquery()
-        old = sa.select(ranked.c.run_id, ranked.c.asset).where(ranked.c.newest > KEPT_RUNS)
-        connection.execute(run.delete().where(run.c.stage == stage, sa.tuple_(run.c.run_id, run.c.asset).in_(old)))
-        columns = (made.c.text, run.c.old_text, run.c.new_text)
-        used = sa.union_all(*(sa.select(column).where(column.is_not(None)) for column in columns))
-        connection.execute(text.delete().where(text.c.key.not_in(used)))
-
-    def physical_names(self, connection: sa.Connection, stage: str) -> set[str]:
-        """The physical tables and views of a stage that are known."""
-        made = self.table_version.c
-        query = sa.select(made.physical).where(made.stage == stage, made.kind.in_([OutputKind.table, OutputKind.view]))
-        return set(connection.scalars(query))
+    # What there is
 
     def table_versions(self, connection: sa.Connection, stage: str) -> list[TableVersion]:
         """Everything of a stage that is remembered, also what no version of the stage shows."""
         made = self.table_version
         rows = connection.execute(sa.select(made).where(made.c.stage == stage).order_by(made.c.id))
         return [_table_version(row) for row in rows]
-
-    def disown(self, connection: sa.Connection, stage: str, broken: Collection[str]) -> list[str]:
-        """Let no run find the results of the executions that made these physical tables or files, so that their tasks
-        run again. Forget the older versions of the stage that show them. Returns the names of the tables."""
-        made, member, version, pin = self.table_version, self.stage_table, self.stage_version, self.pins
-        damaged = sa.and_(made.c.stage == stage, made.c.physical.in_(broken) | made.c.file.in_(broken))
-        executions = list(connection.scalars(sa.select(made.c.execution).where(damaged).distinct()))
-        ids = list(connection.scalars(sa.select(made.c.id).where(damaged)))
-        names = list(connection.scalars(sa.select(made.c.name).where(damaged).distinct().order_by(made.c.name)))
-        nothing = {"task_key": "", "cache_key": ""}
-        connection.execute(made.update().where(made.c.execution.in_(executions)).values(nothing))
-        shows = sa.select(member.c.number).where(member.c.stage == stage, member.c.table_version.in_(ids))
-        newest = sa.select(sa.func.max(version.c.number)).where(version.c.stage == stage).scalar_subquery()
-        connection.execute(
-            version.delete().where(
-                version.c.stage == stage,
-                version.c.number.in_(shows),
-                version.c.number < newest,
-                version.c.number.not_in(sa.select(pin.c.number).where(pin.c.stage == stage)),
-            )
-        )
-        connection.execute(made.delete().where(made.c.id.in_(ids), made.c.id.not_in(sa.select(member.c.table_version))))
-        return names
 
     def files(self, connection: sa.Connection, stage: str) -> set[str]:
         """The files of the blobs of a stage that are known."""

@@ -8,7 +8,7 @@ pins of that role.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,13 +36,12 @@ class Pins(CatalogTables):
         # One lock for pinning (shared) and for forgetting (exclusive): nothing is pinned while it is forgotten.
         self._lock_pins(connection, shared=True)
         rows = self._call(connection, "SELECT * FROM {}(%s, %s)", "pin_stages", run_id, sorted(stages)).all()
-        gone = [f"version {number} of stage {stage!r}" for stage, number, is_there in rows if not is_there]
-        if gone:
-            raise PinLost(
-                f"Run {run_id} reads {', '.join(gone)}, which was dropped meanwhile: nothing renewed the pins of the "
-                f"run for {LEASE_MINUTES} minutes, and newer versions were committed. Start a new run."
-            )
-        return {row[0]: row[1] for row in rows}
+        return _numbers(run_id, rows)
+
+    def pin_now(self, connection: sa.Connection, run_id: str, stages: Collection[str]) -> dict[str, int] | None:
+        """Like `pin`, in one statement; None when something is being forgotten, and `pin` would have to wait."""
+        rows = self._call(connection, _PIN_NOW, "pin_stages", self._pin_lock, run_id, sorted(stages)).all()
+        return _numbers(run_id, (pin for _, *pin in rows if pin[0] is not None)) if rows[0][0] else None
 
     def renew_pins(self, connection: sa.Connection, run_id: str) -> bool:
         """Let the pins of a run last for another lease. False: it has none."""
@@ -68,14 +67,46 @@ class Pins(CatalogTables):
         return [(row.run_id, row.stage, row.number) for row in connection.execute(query.order_by(pin.c.run_id))]
 
     def _forget_pins(self, connection: sa.Connection) -> None:
-        connection.execute(self.pins.delete().where(self.pins.c.until < sa.func.now() - _REMEMBERED))
+        connection.execute(self.pins.delete().where(self._has_ended()))
+
+    def _has_ended(self) -> sa.ColumnElement[bool]:
+        """Whether a pin has ended so long ago that it can be forgotten."""
+        return self.pins.c.until < sa.func.now() - _REMEMBERED
+
+    @property
+    def _pin_lock(self) -> str:
+        return f"pipedag:{self.schema}:pin"
 
     def _lock_pins(self, connection: sa.Connection, *, shared: bool) -> None:
-        key, what = f"pipedag:{self.schema}:pin", f"the pins in {self.schema}"
-        advisory_lock.take_in_transaction(connection, key, what, shared=shared)
+        advisory_lock.take_in_transaction(connection, self._pin_lock, f"the pins in {self.schema}", shared=shared)
 
     def _call(
         self, connection: sa.Connection, query: str, function: str, *arguments: str | list[str]
     ) -> sa.CursorResult[*tuple[Any, ...]]:
         name = quote(self.schema, function).replace("%", "%%")  # which means something to the driver
         return connection.exec_driver_sql(query.format(name), arguments)
+
+
+# The function takes its own snapshot, after the lock was taken: its argument depends on that. It pins nothing when the
+# lock is not free.
+_PIN_NOW = """
+    SELECT l.is_free, p.*
+    FROM (SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%s, 0)) AS is_free OFFSET 0) AS l
+    LEFT JOIN LATERAL {}(%s, CASE WHEN l.is_free THEN %s::text[] ELSE ARRAY[]::text[] END) AS p ON true
+"""
+
+
+def _numbers(run_id: str, pins: Iterable[Sequence[Any]]) -> dict[str, int]:
+    """The numbers of the versions that a run has pinned, by stage.
+
+    Raises:
+        PinLost: one of them is gone.
+    """
+    pins = list(pins)
+    gone = [f"version {number} of stage {stage!r}" for stage, number, is_there in pins if not is_there]
+    if gone:
+        raise PinLost(
+            f"Run {run_id} reads {', '.join(gone)}, which was dropped meanwhile: nothing renewed the pins of the "
+            f"run for {LEASE_MINUTES} minutes, and newer versions were committed. Start a new run."
+        )
+    return {stage: number for stage, number, _ in pins}

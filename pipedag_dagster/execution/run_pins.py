@@ -6,7 +6,7 @@ import logging
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import DatabaseError
-from pipedag_dagster.versions.table_store import take_pinned
+from pipedag_dagster.versions.table_store import pinned_by
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ def release(instance: ConfigContext, run_id: str) -> None:
     """Remove the pins of a run: in its own instance, in the one that it copies from, and in every other store that it
     has read in this process."""
     known = [each.store.table_store for each in (instance, instance.source) if each is not None]
-    for store in dict.fromkeys([*known, *take_pinned(run_id)]):
+    for store in dict.fromkeys([*known, *pinned_by(run_id)]):
         try:
             store.unpin(run_id)
         except DatabaseError as error:  # the run has already failed for the same reason; pins expire by themselves

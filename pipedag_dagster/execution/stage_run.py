@@ -70,14 +70,14 @@ def run_stage(
     store.prepare([stage.name])
     names = stage.flow.stage_names
     read = {output.call.stage.name for call in stage.calls for output in call.inputs}
-    pins = store.pin(run_id, names, read)
+    pins = store.pin(run_id, names, {stage.name, *read}, is_prepared=True)
     source_pins = {}
     if instance.source is not None:
         # Tables of several stages may refer to each other, and are sampled together.
         copied = {stage.name, *(call.stage.name for call in copied_calls(instance, stage.flow))}
         source_pins = instance.source.store.table_store.pin(run_id, names, sorted(copied))
     with renewed(run_id), store.lock(stage.name, run_id, progress.message) as held, instance:
-        base = store.current([stage.name])[stage.name]
+        base = held.base(pins[stage.name])
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
         run = _StageRun(
             instance, stage, run_id, validation or instance.config.cache_validation, progress, held, base, inputs

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.errors import ConnectionLost, DatabaseError, RunActive
 from pipedag_dagster.postgres import session
-from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.database import Database, driver_of
 
 log = logging.getLogger(__name__)
 
@@ -81,26 +81,9 @@ def hold(
     """
     host = socket.gethostname()
     name = f"pipedag run {run_id[:8]} (process {os.getpid()} on {host}"[:62] + ")"
-    with database.connect(name) as connection:
+    with _session(database) as connection:
         with database.told():
-            connection.execute(_STAY)
-            backend = _backend_without(connection, lock, database)
-            started, told = time.monotonic(), None
-            while connection.execute(_TAKE, (lock.key,)).fetchone() != (True,):
-                holder = holder_of(connection, lock)
-                if timeout is not None and time.monotonic() - started >= timeout:
-                    raise RunActive(
-                        f"{lock.what} is being written by {holder or 'another run'}, and lock_timeout is "
-                        f"{timeout:g} s. Nothing was done. Run it again when that run has ended. If it hangs, stop its "
-                        f"process, or: {lock.free}"
-                    )
-                if holder and holder != told:
-                    message = f"{lock.what}: waiting for {holder}. If it hangs, stop its process, or: {lock.free}"
-                    log.warning("%s", message)
-                    if tell is not None:
-                        tell(message)
-                    told = holder
-                time.sleep(_POLL)
+            backend = _take(database, connection, lock, name, timeout, tell)
 
         def check() -> None:
             try:
@@ -113,21 +96,62 @@ def hold(
                 raise session.pooler_refused(database.engine.url)
             raise _lost(lock, "The session no longer holds the lock")
 
-        check()
         yield check
 
 
-def _backend_without(connection: session.Connection, lock: StageLock, database: Database) -> int:
-    """The process of the server that serves this connection. It is new, so it holds no lock.
+@contextmanager
+def _session(database: Database) -> Iterator[session.Connection]:
+    """A connection of the pool for nobody else, in autocommit mode. It goes back without any lock."""
+    with database.look() as pooled:
+        connection = driver_of(pooled)
+        try:
+            yield connection
+        finally:
+            try:
+                connection.execute(_RELEASE)
+            except BaseException as error:
+                pooled.invalidate()  # it is closed, which releases the lock too
+                if not isinstance(error, psycopg.Error):
+                    raise
+
+
+def _take(
+    database: Database,
+    connection: session.Connection,
+    lock: StageLock,
+    name: str,
+    timeout: float | None,
+    tell: Callable[[str], None] | None,
+) -> int:
+    """Wait for the lock. Returns the process of the server that serves the connection.
 
     Raises:
-        PoolerRefused: it holds the lock: a pooler has given us a connection that another client has used.
+        RunActive: another run still holds it after `timeout`.
+        PoolerRefused: the connection holds the lock already: a pooler has given us one that another client has used.
     """
-    row = connection.execute(_IS_HELD, (lock.key,)).fetchone()
-    assert row is not None
-    if row[1]:
-        raise session.pooler_refused(database.engine.url)
-    return int(row[0])
+    started, told = time.monotonic(), None
+    while True:
+        row = connection.execute(_TAKE_IN_SESSION, {"key": lock.key, "name": name}).fetchone()
+        assert row is not None
+        backend, is_taken, *_ = row
+        if is_taken is None:
+            raise session.pooler_refused(database.engine.url)
+        if is_taken:
+            return int(backend)
+        holder = holder_of(connection, lock)
+        if timeout is not None and time.monotonic() - started >= timeout:
+            raise RunActive(
+                f"{lock.what} is being written by {holder or 'another run'}, and lock_timeout is {timeout:g} s. "
+                f"Nothing was done. Run it again when that run has ended. If it hangs, stop its process, or: "
+                f"{lock.free}"
+            )
+        if holder and holder != told:
+            message = f"{lock.what}: waiting for {holder}. If it hangs, stop its process, or: {lock.free}"
+            log.warning("%s", message)
+            if tell is not None:
+                tell(message)
+            told = holder
+        time.sleep(_POLL)
 
 
 def _lost(lock: StageLock, how: str) -> ConnectionLost:
@@ -208,13 +232,6 @@ def take_away(connection: psycopg.Connection[tuple[object, ...]], lock: StageLoc
     return True
 
 
-# The connection is idle for as long as the stage runs. A server that ends idle sessions must leave it alone; but
-# when the machine at its other end is gone, the lock should be free within two minutes, not hours.
-_STAY = (
-    "SET idle_session_timeout = 0; SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; "
-    "SET tcp_keepalives_count = 6"
-)
-
 _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
 
 _LOCKS = """
@@ -223,6 +240,18 @@ _LOCKS = """
         AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended(%s, 0)
 """
 _IS_HELD = f"SELECT pg_backend_pid(), EXISTS (SELECT {_LOCKS} AND l.pid = pg_backend_pid())"
+
+# The connection is idle for as long as the stage runs. A server that ends idle sessions must leave it alone; but when
+# the machine at its other end is gone, the lock should be free within two minutes, not hours.
+_TAKE_IN_SESSION = f"""
+    SELECT pg_backend_pid(),
+        CASE WHEN NOT EXISTS (SELECT {_LOCKS.replace("%s", "%(key)s")} AND l.pid = pg_backend_pid())
+            THEN pg_try_advisory_lock(hashtextextended(%(key)s, 0)) END,
+        set_config('application_name', %(name)s, false), set_config('idle_session_timeout', '0', false),
+        set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),
+        set_config('tcp_keepalives_count', '6', false)
+"""
+_RELEASE = "SELECT pg_advisory_unlock_all(); RESET application_name; RESET idle_session_timeout"
 
 # It has been idle since it took the lock.
 _HOLDER = f"""

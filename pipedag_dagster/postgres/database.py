@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import psycopg
 import sqlalchemy as sa
@@ -17,6 +15,7 @@ from pipedag_dagster.data import adbc
 from pipedag_dagster.errors import DatabaseError, DatabaseMissing
 from pipedag_dagster.postgres import embedded, session
 from pipedag_dagster.postgres.failures import explained, is_missing_database, mapped
+from pipedag_dagster.postgres.pool import engine_of
 
 STAGING = "SET LOCAL synchronous_commit = off"
 _MINIMUM = 14  # hash_record_extended(): content versions are computed in the database
@@ -63,7 +62,7 @@ class Database:
 
     def _open(self) -> sa.Engine:
         url = self.url
-        engine = _engine(session.with_settings(url, self._role).set(drivername="postgresql+psycopg"), self._role)
+        engine = engine_of(session.with_settings(url, self._role).set(drivername="postgresql+psycopg"), self._role)
         with explained(url):
             try:
                 version = _version(engine)
@@ -101,6 +100,13 @@ class Database:
         options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
         with mapped(self.engine.url, read_only=True), self.engine.connect() as connection:
             yield connection.execution_options(**options)
+
+    @contextmanager
+    def look(self) -> Iterator[sa.Connection]:
+        """A connection on which each statement is a transaction of its own: for statements that do not need to see one
+        state of the database together. It saves BEGIN and COMMIT."""
+        with self.told(), self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def told(self, *, read_only: bool = False) -> AbstractContextManager[None]:
         """Turn failures of a connection into errors that say what to do (see `failures.mapped`)."""
@@ -170,50 +176,6 @@ class Database:
                 adbc.disconnect(session.libpq(self._engine.url))
                 self._engine.dispose()
                 self._engine = None
-
-
-_engines: WeakValueDictionary[sa.URL, sa.Engine] = WeakValueDictionary()
-_engines_lock = threading.Lock()
-
-
-def _engine(url: sa.URL, role: str | None) -> sa.Engine:
-    """The pool of this process for a url and role: all instances in one database share it."""
-    with _engines_lock:
-        engine = _engines.get(url)
-        if engine is None:
-            # Between the stages of a long run a pooled connection may have been cut: each is tried before it is used.
-            engine = sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
-            sa.event.listen(engine, "connect", _preparation(url, role), insert=True)  # before SQLAlchemy's own
-            _engines[url] = engine
-        return engine
-
-
-def _preparation(url: sa.URL, role: str | None) -> Callable[[session.Connection, object], None]:
-    """Prepare each new connection of a pool."""
-    checked = False
-
-    def prepare(connection: session.Connection, record: object) -> None:
-        nonlocal checked
-        connection.autocommit = True
-        behind_pooler = session.prepare(connection, url, role)
-        connection.autocommit = False
-        if behind_pooler and not checked:
-            session.refuse_shared_backends(url)
-            adbc.begin_with(session.libpq(url), session.settings_as_sql(role))
-        checked = True
-
-    return prepare
-
-
-def _forget_connections() -> None:
-    """In a forked process: drop the open connections, because they belong to the parent process."""
-    global _engines_lock
-    _engines_lock = threading.Lock()
-    for engine in _engines.values():
-        engine.dispose(close=False)
-
-
-os.register_at_fork(after_in_child=_forget_connections)
 
 
 def driver_of(connection: sa.Connection) -> psycopg.Connection[tuple[Any, ...]]:

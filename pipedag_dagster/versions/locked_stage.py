@@ -64,6 +64,19 @@ class LockedStage:
         self._owner = schemas.owner(stage)
         self._config = schemas.config
         self._blobs = blobs
+        self._pinned: int | None = None
+
+    def base(self, pinned: StageVersion) -> StageVersion:
+        """The committed version of the stage, on which the run builds: the one that the run has pinned, unless another
+        run has committed since."""
+        self._pinned = pinned.number
+        with self._database.look() as connection:
+            number = self._catalog.newest(connection, [self.stage])[self.stage]
+            return (
+                pinned
+                if number == pinned.number
+                else self._catalog.versions(connection, {self.stage: number})[self.stage]
+            )
 
     # Writing: nobody sees these tables before a commit
 
@@ -188,17 +201,21 @@ class LockedStage:
 
     def shows(self, version: StageVersion) -> bool:
         """Whether people see the views of this version. Somebody may have dropped one."""
-        with self._database.read() as connection:
+        with self._database.look() as connection:
             views = schema_objects.relations(connection, self._schemas.current, "v")
         return set(views) >= {table.name for table in version.tables.values() if table.in_database}
 
     def keep(self, number: int, records: Sequence[RunRecord]) -> None:
         """Instead of a commit, when nothing has changed: let the run see this version, and record what it did."""
-        with self._database.begin() as connection:
-            self._catalog.record(connection, records)
-            # Another run may have committed it since this one pinned what it sees.
-            self._catalog.move_pin(connection, self.run_id, self.stage, number)
-        self._clean_up_after()
+        if number == self._pinned:
+            with self._database.look() as connection:
+                self._catalog.record(connection, records)
+        else:
+            with self._database.begin() as connection:
+                self._catalog.record(connection, records)
+                # Another run may have committed it since this one pinned what it sees.
+                self._catalog.move_pin(connection, self.run_id, self.stage, number)
+        self._clean_up_after(unless_clean=next((record.asset for record in records), None))
 
     # Cleaning up
 
@@ -214,15 +231,25 @@ class LockedStage:
         """Remove files that the catalog does not know: those of a run that was killed."""
         self._remove_files(self._blobs().sizes(self.stage).keys() - self._files())
 
-    def _clean_up_after(self) -> None:
-        """Clean up after a commit. What goes wrong here does not undo it."""
+    def _clean_up_after(self, *, unless_clean: str | None = None) -> None:
+        """Clean up after a commit. What goes wrong here does not undo it.
+
+        Args:
+            unless_clean: first look whether there is anything to clean up. This is an asset that the run has recorded.
+        """
         try:
-            self.clean_up()
+            if unless_clean is None or self._is_anything_left(unless_clean):
+                self.clean_up()
         except (DatabaseError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
             log.warning("stage %s: old versions stay for the next run. %s", self.stage, error)
 
+    def _is_anything_left(self, asset: str) -> bool:
+        keep = self._config.keep_versions
+        with self._database.look() as connection:
+            return self._catalog.is_anything_left(connection, self.stage, self._schemas, keep, asset)
+
     def _files(self) -> set[str]:
-        with self._database.read() as connection:
+        with self._database.look() as connection:
             return self._catalog.files(connection, self.stage)
 
     def _remove_files(self, names: Collection[str]) -> None:

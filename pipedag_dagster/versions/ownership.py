@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
@@ -55,6 +56,15 @@ def claim(connection: sa.Connection, schema: str, owner: Owner) -> bool:
         f"Schema {schema!r} is needed for {owner}, but {whose}. Nothing was changed. "
         "Choose another schema_prefix or stage name" + ("." if found else ", or drop the schema if nobody needs it.")
     )
+
+
+def are_claimed(connection: sa.Connection, schemas: Mapping[str, Owner]) -> bool:
+    """Whether all these schemas exist, are marked as their owners', and belong to us, so that `claim` would do
+    nothing. One statement."""
+    query = "SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace "
+    query += "WHERE nspname = ANY(:names) AND pg_has_role(current_user, nspowner, 'USAGE')"
+    rows = connection.execute(sa.text(query), {"names": list(schemas)})
+    return {schema: named_by(comment) for schema, comment in rows} == schemas
 
 
 def _is_of_pydiverse(connection: sa.Connection, schema: str, owner: Owner) -> bool:

@@ -28,12 +28,8 @@ from pipedag_dagster.versions.table_reader import TableReader
 
 log = logging.getLogger(__name__)
 
-_pinned: dict[str, dict[TableStore, None]] = {}
-
-
-def take_pinned(run_id: str) -> list[TableStore]:
-    """The stores in which a run has pinned something, in this process. It forgets them: the caller unpins."""
-    return list(_pinned.pop(run_id, {}))
+_pinned: dict[str, dict[TableStore, dict[tuple[str, int], StageVersion]]] = {}
+"""The versions that each run has pinned and read in this process, by stage and number: they are read once."""
 
 
 def pinned_by(run_id: str) -> list[TableStore]:
@@ -121,16 +117,22 @@ class TableStore:
         Raises:
             NotOwned: a schema belongs to somebody else. Nothing was changed.
         """
+        claimed = {self.catalog.schema: self.owner("")}
+        for stage in stages:
+            schemas = self.schemas(stage)
+            claimed |= {schemas.current: self.owner(stage), schemas.versions: self.owner(stage)}
+        with self.database.look() as connection:
+            if ownership.are_claimed(connection, claimed) and not self.catalog.is_old(connection):
+                return
         with self.database.begin() as connection:
             # Two processes may do so at once.
             take_in_transaction(connection, "pipedag:prepare", "the lock for making schemas")
-            if ownership.claim(connection, self.catalog.schema, self.owner("")):
-                self.catalog.create(connection)
-            self.catalog.migrate(connection)
-            for stage in stages:
-                schemas = self.schemas(stage)
-                ownership.claim(connection, schemas.current, self.owner(stage))
-                ownership.claim(connection, schemas.versions, self.owner(stage))
+            for schema, owner in claimed.items():
+                is_new = ownership.claim(connection, schema, owner)
+                if schema == self.catalog.schema:
+                    if is_new:
+                        self.catalog.create(connection)
+                    self.catalog.migrate(connection)
 
     def exists(self) -> bool:
         """Whether anything of this instance was ever made. A catalog of an older format is brought to this one."""
@@ -168,27 +170,53 @@ class TableStore:
             return self.catalog.current(connection, stages)
 
     def pin(
-        self, run_id: str, stages: Collection[str], wanted: Collection[str] | None = None
+        self,
+        run_id: str,
+        stages: Collection[str],
+        wanted: Collection[str] | None = None,
+        *,
+        is_prepared: bool = False,
     ) -> dict[str, StageVersion]:
         """The versions that a run sees from its first step to its last: those that are current when it first asks. They
         are kept until `unpin`.
 
         Args:
             wanted: the stages whose tables are returned; without it, all.
+            is_prepared: the caller has just called `prepare`, so nobody needs to look whether the catalog is there.
+
+        Raises:
+            PinLost: a version that the run has pinned before is gone.
         """
         wanted = stages if wanted is None else wanted
-        if not self.exists():
-            return {stage: StageVersion(stage, 0, {}) for stage in wanted}
-        _pinned.setdefault(run_id, {})[self] = None
-        with self.database.begin() as connection:
-            pins = self.catalog.pin(connection, run_id, stages)
-            return self.catalog.versions(connection, {stage: pins[stage] for stage in wanted})
+        versions = _pinned.get(run_id, {}).get(self)
+        if versions is None:
+            if not (is_prepared or self.exists()):
+                return {stage: StageVersion(stage, 0, {}) for stage in wanted}
+            versions = _pinned.setdefault(run_id, {}).setdefault(self, {})
+        else:
+            stages = wanted  # the others were pinned when the run asked first
+        with self.database.look() as connection:
+            pins = self.catalog.pin_now(connection, run_id, stages)
+        if pins is None:
+            with self.database.begin() as connection:
+                pins = self.catalog.pin(connection, run_id, stages)
+        missing = {stage: pins[stage] for stage in wanted if (stage, pins[stage]) not in versions}
+        if missing:
+            with self.database.look() as connection:
+                read = self.catalog.versions(connection, missing)
+            versions |= {(stage, version.number): version for stage, version in read.items()}
+        return {stage: versions[stage, pins[stage]] for stage in wanted}
 
     def unpin(self, run_id: str) -> None:
         """Release what the run has pinned here."""
-        with self.database.begin() as connection:
-            ours = ownership.owner_of(connection, self.catalog.schema) == self.owner("")
-            if ours and not self.catalog.is_old(connection):  # an older one was not pinned by this process
+        stores = _pinned.get(run_id, {})
+        is_known = stores.pop(self, None) is not None
+        if not stores:
+            _pinned.pop(run_id, None)
+        with self.database.look() as connection:
+            if ownership.owner_of(connection, self.catalog.schema) != self.owner(""):
+                return
+            if is_known or not self.catalog.is_old(connection):  # this process has pinned nothing in an older one
                 self.catalog.unpin(connection, run_id)
 
     def get_stage_hash(self, stage: object) -> str:

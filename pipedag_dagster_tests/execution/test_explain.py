@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from pipedag_dagster import ConfigContext, Flow, Result, Stage, materialize
-from pipedag_dagster.catalog import catalog
+from pipedag_dagster.catalog import forgetting
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.fingerprint.code_text import difference, masked
 from pipedag_dagster_tests.helpers import Instances
@@ -121,16 +121,16 @@ def test_without_kept_code_there_are_names_only(project: Project, instances: Ins
 def test_each_text_is_kept_once_and_as_long_as_somebody_needs_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "KEPT_RUNS", 2)
+    monkeypatch.setattr(forgetting, "KEPT_RUNS", 2)
     project.run()
     project.run(cache_validation_mode="force_cache_invalid")
     assert len(project.texts) == 1
     for number in range(2, 6):
-        project.run(CODE.replace("x + 1", f"x + {number}"))
+        project.run(CODE.replace("x + 1", f"x + {number - 1}"))
         project.run(CODE.replace("x + 1", f"x + {number}"))
     store = project.config.store.table_store
     runs = store.records.runs("raw", "clean", 10)
-    assert [str(run.reason) for run in runs] == ["cached", "code changed (helper())"] * 2
+    assert [str(run.reason) for run in runs] == ["code changed (helper())", "cached"] * 2
     assert sorted(project.texts) == sorted({key for run in runs for key in (run.old_text, run.new_text) if key})
 
 

@@ -98,3 +98,8 @@ def warm(server: Server, tasks: int) -> list[str]:
 def test_a_run_that_changes_nothing_sends_as_many_statements_for_many_tables_as_for_few(server: Server) -> None:
     few, many = warm(server, 10), warm(server, 100)
     assert len(few) == len(many)
+
+
+def test_a_run_that_changes_nothing_sends_at_most_twelve_statements_for_each_stage(server: Server) -> None:
+    statements = warm(server, 10)
+    assert len(statements) <= 12 * len(wired(10).stages), "\n".join(statements)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -154,11 +156,18 @@ def test_a_lock_that_was_released_behind_our_back_is_noticed(
     database_url: sa.URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database(database_url, tmp_path)
-    held = []
-    connect = database.connect
-    monkeypatch.setattr(database, "connect", lambda name: held.append(connect(name)) or held[0])
+    held: list[sa.Connection] = []
+    look = database.look
+
+    @contextmanager
+    def remembered() -> Iterator[sa.Connection]:
+        with look() as connection:
+            held.append(connection)
+            yield connection
+
+    monkeypatch.setattr(database, "look", remembered)
     with advisory_lock.hold(database, LOCK, "a run") as check:
-        held[0].execute("SELECT pg_advisory_unlock_all()")
+        held[0].execute(sa.text("SELECT pg_advisory_unlock_all()"))
         with pytest.raises(ConnectionLost, match="no longer holds the lock"):
             check()
     database.close()

@@ -255,7 +255,7 @@ def test_a_lock_that_mini_takes_can_only_block_and_mini_is_named(
 ) -> None:
     """Anybody who may connect can take an advisory lock. full waits, and its log says for whom."""
     monkeypatch.setattr("pipedag_dagster.postgres.advisory_lock._LONG", 0.2)
-    keys = ["pipedag:full_raw", "pipedag:full_raw:gate", "pipedag:prepare", "pipedag:full_pipedag:pin"]
+    keys = ["pipedag:full_raw", "pipedag:full_raw:gate", "pipedag:full_pipedag:pin"]
     for key in keys:
         caplog.clear()
         shop.attack("SELECT pg_advisory_lock(hashtextextended(%s, 0))", key)
