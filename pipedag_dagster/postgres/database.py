@@ -22,7 +22,7 @@ _MINIMUM = 14  # hash_record_extended(): content versions are computed in the da
 
 
 class Database:
-    """One PostgreSQL database: a pool of connections, and separate connections for session locks.
+    """One PostgreSQL database: a pool of connections.
 
     Nothing connects before the first use. Safe to use from several threads.
 
