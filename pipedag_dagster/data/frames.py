@@ -6,20 +6,19 @@ one column on its way in; `pg_types` and `read_columns` do on its way out.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
+import adbc_driver_manager
 import pyarrow as pa
 import sqlalchemy as sa
-import xxhash
 from sqlalchemy.dialects import postgresql
 
 from pipedag_dagster.data import adbc, columns, pg_types, read_columns
+from pipedag_dagster.data.content import Content
 from pipedag_dagster.data.pg_types import PgColumn
 from pipedag_dagster.data.value_checks import REFUSALS
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
@@ -59,15 +58,9 @@ def to_arrow(frame: Any, what: str) -> pa.Table:
     return pa.table(arrays, names=names)
 
 
-@dataclass(frozen=True)
-class Content:
-    """The rows of a DataFrame, converted once and hashed at most once."""
-
-    arrow: pa.Table
-
-    @cached_property
-    def version(self) -> str:
-        return content_version(self.arrow)
+def content(frame: Any, what: str) -> Content:
+    """The rows of a DataFrame, ready to be written. Arguments and errors are those of `to_arrow`."""
+    return Content.of(to_arrow(frame, what))
 
 
 def column_types(schema: pa.Schema) -> dict[str, sa.types.TypeEngine[Any]]:
@@ -79,41 +72,26 @@ def column_types(schema: pa.Schema) -> dict[str, sa.types.TypeEngine[Any]]:
     return {field.name: columns.sql_type(field.type) for field in schema}
 
 
-def content_version(table: pa.Table) -> str:
-    """What a canonical table holds, as 32 hexadecimal digits: names, types, values, and the order of the rows.
-
-    How the table is chunked or sliced, and what memory happens to hold under a NULL, makes no difference.
-
-    >>> content_version(pa.table({"id": [1, 2]})) == content_version(pa.table({"id": [2, 1]}))
-    False
-    """
-    version = xxhash.xxh3_128()
-    for field, column in zip(table.schema, table.columns, strict=True):
-        streams = [xxhash.xxh3_128() for _ in range(3)]  # one for each kind of bytes: chunks leave no trace
-        for chunk in column.chunks:
-            for stream, content in zip(streams, _bytes(chunk), strict=False):
-                stream.update(content)
-        digests = [stream.hexdigest() for stream in streams]
-        version.update(json.dumps([field.name, str(field.type), len(column), *digests]).encode())
-    return str(version.hexdigest())
-
-
-def write(uri: str, schema: str, name: str, table: pa.Table, *, create: str = "CREATE TABLE") -> int:
-    """Make the table `schema.name` of a canonical one, in a transaction of its own: whoever sees the table sees its
-    rows. Returns their number.
+def write(cursor: Any, schema: str, name: str, rows: Content, *, create: str = "CREATE TABLE") -> int:
+    """Make the table `schema.name` in the transaction of a cursor of ADBC. Returns the number of its rows.
 
     Raises:
         adbc_driver_manager.Error: from the database, for example when the table is there.
+        BaseException: what a stream of rows raises.
 
-    >>> write("postgresql://localhost/shop", "full_raw__versions", "orders_1f", table)  # doctest: +SKIP
+    >>> with adbc.transaction("postgresql://localhost/shop") as cursor:  # doctest: +SKIP
+    ...     write(cursor, "full_raw__versions", "orders_1f", content(orders, "raw.orders"))
     1204113
     """
-    with adbc.connect(uri) as connection, connection.cursor() as cursor:
-        cursor.execute("SET LOCAL synchronous_commit = off")  # nobody sees it yet (see Database.begin)
-        cursor.execute(f"{create} {quote(schema, name)} ({_ddl(table.schema)})")
-        rows = cursor.adbc_ingest(name, table, mode="append", db_schema_name=schema)
-        connection.commit()
-    return int(rows)
+    cursor.execute(f"{create} {quote(schema, name)} ({_ddl(rows.schema)})")
+    batches = pa.RecordBatchReader.from_batches(rows.schema, iter(rows))
+    try:
+        cursor.adbc_ingest(name, batches, mode="append", db_schema_name=schema)
+    except adbc_driver_manager.Error:
+        if rows.failure is None:
+            raise
+        raise rows.failure from rows.failure.__cause__
+    return rows.rows
 
 
 def _ddl(schema: pa.Schema) -> str:
@@ -301,29 +279,3 @@ def _check_names(names: list[Any], what: str) -> None:
         else:
             continue
         raise UnstorableResult(f"{what}: the column name {name!r} {reason}.")
-
-
-def _bytes(chunk: pa.Array) -> Iterator[Any]:
-    """Which rows are valid; the values of those rows; the lengths of texts.
-
-    Each of the three, joined over all chunks, is the same however a column is chunked.
-    """
-    chunk = getattr(chunk, "storage", chunk)
-    yield chunk.is_valid().to_numpy(zero_copy_only=False).view(np.uint8)
-    kept = chunk.drop_null()  # what is under a NULL may be anything
-    kept = kept.cast(pa.uint8()) if pa.types.is_boolean(kept.type) else kept
-    rows, start = len(kept), kept.offset
-    if not rows:
-        return
-    if pa.types.is_floating(kept.type):
-        floats = kept.to_numpy(zero_copy_only=False)
-        yield np.where(np.isnan(floats), np.nan, floats)  # NaN has many bit patterns
-    elif len(kept.buffers()) == 2:
-        width = kept.type.bit_width // 8
-        yield memoryview(kept.buffers()[1])[start * width : (start + rows) * width]
-    else:
-        _, offsets, data = kept.buffers()
-        size = np.dtype(np.int64 if kept.type in (pa.large_string(), pa.large_binary()) else np.int32)
-        ends = np.frombuffer(offsets, size, rows + 1, start * size.itemsize)
-        yield memoryview(data or b"")[ends[0] : ends[-1]]
-        yield np.diff(ends)

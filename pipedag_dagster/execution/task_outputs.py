@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from pipedag_dagster.data import json_values, polars_plans
-from pipedag_dagster.data.frames import Content, to_arrow
+from pipedag_dagster.data.content import Content
+from pipedag_dagster.data.frames import content
 from pipedag_dagster.digest import digest
 from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.graph.flow import Slot
@@ -61,7 +62,7 @@ class FrameTable(TaskOutput):
     @cached_property
     def content(self) -> Content:
         """The rows. A lazy task needs them for its key and for its table."""
-        return Content(to_arrow(self.frame, str(TableRef(self.stage, self.name))))
+        return content(self.frame, str(TableRef(self.stage, self.name)))
 
     @property
     def is_plan(self) -> bool:

@@ -59,6 +59,6 @@ _UNKNOWN = (
 def _of_frame(store: TableStore, source: str) -> str | None:
     """The hash that a DataFrame with these rows has."""
     try:
-        return frames.content_version(frames.to_arrow(frames.read(store.database.uri, f"SELECT * FROM {source}"), ""))
+        return frames.content(frames.read(store.database.uri, f"SELECT * FROM {source}"), "").version
     except (ValueError, TypeError, psycopg.Error, sa.exc.SQLAlchemyError):
         return None  # not made of a DataFrame

@@ -7,21 +7,21 @@ indexes and statistics come last, after the data.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import adbc_driver_manager
 import psycopg
-import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import Column, OutputKind
-from pipedag_dagster.data import frames
+from pipedag_dagster.data import adbc, frames
+from pipedag_dagster.data.content import Content
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import DatabaseError, UnstorableResult, did_you_mean
-from pipedag_dagster.names import Label, quote
+from pipedag_dagster.errors import UnstorableResult, did_you_mean
+from pipedag_dagster.names import Label, literal, quote
 from pipedag_dagster.postgres import user_sql
-from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.database import STAGING, Database
+from pipedag_dagster.postgres.diagnosis import STATEMENT_ERRORS, Diagnosis, Statements
 from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.piping import pipe
 from pipedag_dagster.postgres.sql_text import is_ordered
@@ -95,33 +95,20 @@ def from_frame(
     Raises:
         UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
     """
-    content = frame if isinstance(frame, frames.Content) else frames.Content(frames.to_arrow(frame, str(what)))
-    arrow = content.arrow
+    content = frame if isinstance(frame, Content) else frames.content(frame, str(what))
     try:
-        with database.told():
-            rows = frames.write(database.uri, schema, name, arrow, create=constraints.create)
-    except adbc_driver_manager.Error as error:
-        if error.sqlstate not in [limit.sqlstate for limit in _LIMITS]:
+        with database.told(), adbc.transaction(database.uri) as cursor:
+            cursor.execute(STAGING)
+            with explained(what, name):
+                rows = frames.write(cursor, schema, name, content, create=constraints.create)
+            columns, size = finish(adbc.Session(cursor), schema, name, constraints, what)
+    except Exception:
+        if content.failure is None:
             raise
-        raise UnstorableResult(
-            f"{what} has {len(arrow.column_names):,} columns, which is too wide. {_TOO_WIDE}"
-        ) from None
-    with _dropped_if_it_fails(database, quote(schema, name)), database.transaction(staging=True) as connection:
-        columns, size = finish(connection, schema, name, constraints, what)
+        raise content.failure from content.failure.__cause__  # of the task that makes the rows
     # The values that others read are of the types that were declared.
     version = digest(content.version, repr(constraints.types)) if constraints.types else content.version
     return PhysicalTable(name, columns, rows, size, version, content_hash=version)
-
-
-@contextmanager
-def _dropped_if_it_fails(database: Database, table: str) -> Iterator[None]:
-    """A useless table takes up room, and may be what has filled the disk."""
-    try:
-        yield
-    except Exception:
-        with suppress(DatabaseError, psycopg.Error, sa.exc.SQLAlchemyError), database.transaction() as connection:
-            connection.execute(f"DROP TABLE IF EXISTS {table}".encode())
-        raise
 
 
 def from_query(
@@ -184,7 +171,7 @@ def _shape(connection: Connection, query: str) -> str:
 
 
 def finish(
-    connection: Connection, schema: str, name: str, constraints: Constraints, what: Label
+    connection: Statements, schema: str, name: str, constraints: Constraints, what: Label
 ) -> tuple[tuple[Column, ...], int]:
     """Constraints, indexes and statistics; returns columns and size in bytes."""
     table = quote(schema, name)
@@ -202,13 +189,13 @@ def finish(
     for statement in statements:
         with explained(what, name):
             connection.execute(statement.encode())
-    size = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
+    size = connection.execute(f"SELECT pg_total_relation_size({literal(table)}::regclass)".encode()).fetchone()
     assert size is not None
     return columns_of(connection, table), size[0]
 
 
 def _refuse_changed_values(
-    connection: Connection, table: str, constraints: Constraints, physical: str, what: Label
+    connection: Statements, table: str, constraints: Constraints, physical: str, what: Label
 ) -> None:
     """Refuse types of `type_map` in which a value would be another one: 1.5 as an integer."""
     before = {column.name: column.type for column in columns_of(connection, table)} if constraints.types else {}
@@ -224,7 +211,7 @@ def _refuse_changed_values(
             raise UnstorableResult(f"{what}: column {name!r} holds {row[0]}, which {kind} of its type_map cannot hold.")
 
 
-def _not_nullable(connection: Connection, table: str, constraints: Constraints, what: Label) -> list[str]:
+def _not_nullable(connection: Statements, table: str, constraints: Constraints, what: Label) -> list[str]:
     """The columns that must not be NULL, because they are not among those that may be."""
     if constraints.nullable is None:
         return []
@@ -235,14 +222,13 @@ def _not_nullable(connection: Connection, table: str, constraints: Constraints, 
     return [name for name in columns if name not in constraints.nullable]
 
 
-def columns_of(connection: Connection, relation: str) -> tuple[Column, ...]:
+def columns_of(connection: Statements, relation: str) -> tuple[Column, ...]:
     """The columns of a table or view."""
-    columns = connection.execute(
-        "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
-        "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        (relation,),
-    ).fetchall()
-    return tuple(Column(*column) for column in columns)
+    query = (
+        "SELECT attname::text, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute "
+        f"WHERE attrelid = {literal(relation)}::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
+    return tuple(Column(*column) for column in connection.execute(query.encode()).fetchall())
 
 
 @contextmanager
@@ -251,23 +237,21 @@ def explained(what: Label, physical: str, query: str | None = None) -> Iterator[
     physical table, and the user's own query, never one of ours."""
     try:
         yield
-    except _LIMITS as error:
-        raise UnstorableResult(f"{what}: {error.diag.message_primary}. {_TOO_WIDE}") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError):
-        raise  # the connection, not the result
-    except psycopg.errors.UniqueViolation as error:
-        raise UnstorableResult(
-            f"{what}: the primary key is not unique: {error.diag.message_detail} Fix the task, or declare another "
-            "primary_key in Table(…)."
-        ) from error
-    except psycopg.errors.NotNullViolation as error:
-        raise UnstorableResult(
-            f"{what}: column {error.diag.column_name!r} has NULLs, but is declared as primary_key or non_nullable in "
-            "Table(…), or is not among its nullable columns. Fix the task or the declaration."
-        ) from error
-    except psycopg.Error as error:
-        if is_about_the_database(error):
+    except STATEMENT_ERRORS as error:
+        told = Diagnosis.of(error)
+        if told.has(*_LIMITS):
+            raise UnstorableResult(f"{what}: {told.message}. {_TOO_WIDE}") from error
+        if told.is_about_a_connection or is_about_the_database(error):
             raise
-        said = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
-        said = said.replace(physical, what.name)
+        if told.has(psycopg.errors.UniqueViolation):
+            raise UnstorableResult(
+                f"{what}: the primary key is not unique: {told.detail} Fix the task, or declare another primary_key "
+                "in Table(…)."
+            ) from error
+        if told.has(psycopg.errors.NotNullViolation):
+            raise UnstorableResult(
+                f"{what}: column {told.column!r} has NULLs, but is declared as primary_key or non_nullable in "
+                "Table(…), or is not among its nullable columns. Fix the task or the declaration."
+            ) from error
+        said = " ".join(filter(None, (told.message, told.detail))).replace(physical, what.name)
         raise UnstorableResult(f"{what}: {said}" + (f"\nin the query:\n{query.strip()}" if query else "")) from error

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipedag_dagster.data import frames, pandas_frames
+from pipedag_dagster.data import adbc, frames, pandas_frames
+from pipedag_dagster.data.content import Content
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster_tests.data.types_page import check_table
 
@@ -65,7 +66,8 @@ def uri(server_url: sa.URL) -> Any:
 def through(uri: str, frame: Any, cls: type = pa.Table) -> tuple[str, Any]:
     """The types of the columns that a frame is stored with, and what is read."""
     table, name = frames.to_arrow(frame, "raw.t"), next(_names)
-    frames.write(uri, "public", name, table)
+    with adbc.transaction(uri) as cursor:
+        frames.write(cursor, "public", name, Content.of(table))
     with psycopg.connect(uri, autocommit=True) as connection:
         query = "SELECT string_agg(format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute "
         row = connection.execute(f"{query} WHERE attrelid = '{name}'::regclass AND attnum > 0".encode()).fetchone()

@@ -29,9 +29,7 @@ def database(database_url: sa.URL, tmp_path: Path) -> Iterator[Database]:
 @pytest.mark.parametrize("columns", [1600, 1601])
 def test_a_frame(database: Database, columns: int) -> None:
     frame = pd.DataFrame({f"c{number}": [LONG] for number in range(columns)})
-    with pytest.raises(
-        UnstorableResult, match=r"^raw\.wide has 1,60. columns, .* Store one row for each value"
-    ) as error:
+    with pytest.raises(UnstorableResult, match=r"^raw\.wide.* at most 1600.* Store one row for each value") as error:
         write_table.from_frame(database, "public", "wide", frame, Constraints(), WIDE)
     assert len(str(error.value)) < 500
 
