@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := embedded,dagster,celery,dask,k8s,examples,docs,dev
+EXTRAS := embedded,pandas,dagster,celery,dask,k8s,examples,docs,dev
 READY := $(VENV)/.ready
 # What the oldest versions could break: types of data, SQL as text, configuration, a whole run.
 LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data postgres/test_sql_text.py config/test_config.py graph examples/test_seed.py)
@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	$(call environment,$(VENV),-c constraints.txt -e '.[$(EXTRAS)]')
 
 .venv-lowest/.ready: pyproject.toml constraints-lowest.txt
-	$(call environment,.venv-lowest,-c constraints-lowest.txt -e '.[embedded]' pytest pytest-xdist hypothesis polars)
+	$(call environment,.venv-lowest,-c constraints-lowest.txt -e '.[embedded,pandas]' pytest pytest-xdist hypothesis polars)
 
 # $(call environment,FOLDER,WHAT PIP INSTALLS)
 define environment

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
     from pipedag_dagster.logs import setup_logging
     from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
+    from pipedag_dagster.orchestration.build_definitions import build_definitions
     from pipedag_dagster.orchestration.component import PipelineComponent
-    from pipedag_dagster.orchestration.definitions import build_definitions
     from pipedag_dagster.orchestration.io_manager import TableIOManager
     from pipedag_dagster.orchestration.resources import InstanceResource
     from pipedag_dagster.orchestration.result import FinalTaskState, Result
@@ -97,7 +97,7 @@ _MODULES = {
     "TaskGetItem": "graph.calls",
     "View": "graph.tables",
     "VisualizationStyle": "graph.group_node",
-    "build_definitions": "orchestration.definitions",
+    "build_definitions": "orchestration.build_definitions",
     "create_basic_pipedag_config": "context",
     "environment": "cache_functions",
     "file_content": "cache_functions",

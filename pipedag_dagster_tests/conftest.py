@@ -138,6 +138,8 @@ def command(project: Path, capfd: pytest.CaptureFixture[str]) -> Command:
 
     def run(*arguments: str) -> Done:
         capfd.readouterr()
+        for module in MODULES:  # as a process of its own, it reads the files as they are now
+            sys.modules.pop(module, None)
         code = 0
         try:
             main(arguments)

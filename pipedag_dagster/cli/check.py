@@ -56,10 +56,10 @@ def _check_database(files: PipedagConfig, instance: str, console: Console, *, co
 
 
 def _check_definitions(module: str | None, workspace: Path, console: Console) -> None:
-    loaded = locations(module, workspace)
+    loaded = locations(module, workspace, checked=True)
     refuse_shared_keys(loaded)
     for location in loaded:
-        text = f"{location.name}: {location.resource.instance}, {count(len(location.keys()), 'table')}"
+        text = f"{location.name}: {location.instance.config.name}, {count(len(location.tables()), 'table')}"
         console.print(text, highlight=False, soft_wrap=True)
 
 

@@ -45,10 +45,10 @@ def plan(
     pinned. Cache functions are called, and lazy tasks build their queries."""
     planned: list[PlannedTable] = []
     for location in of_instance(locations(module, workspace), instance):
-        selection = {tuple(key.path[1:]) for key in location.select(select)}
+        selection = set(location.select(select))
         tables = what_would_run(
             location.instance,
-            location.resource.stages,
+            location.stages,
             lambda stage, asset, selection=selection: (stage, asset) in selection,  # type: ignore[misc]
             validation(
                 location.instance.config.cache_validation,

@@ -7,7 +7,6 @@ import uuid
 from pathlib import Path
 
 import click
-import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
@@ -16,7 +15,6 @@ from pipedag_dagster.catalog.catalog import SourceVersion
 from pipedag_dagster.cli.options import count, where
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
-from pipedag_dagster.orchestration.executors import release_ended
 from pipedag_dagster.orchestration.run import rollback as roll_back
 from pipedag_dagster.orchestration.workspace import locations, of_instance
 from pipedag_dagster.postgres import advisory_lock
@@ -66,6 +64,10 @@ def gc(instance: str | None, module: str | None, workspace: Path) -> None:
     """Drop old versions of INSTANCE, or of all instances, and show what was freed and what was kept."""
     for chosen in _instances(module, workspace, instance):
         if os.environ.get("DAGSTER_HOME"):
+            import dagster as dg  # noqa: PLC0415
+
+            from pipedag_dagster.orchestration.executors import release_ended  # noqa: PLC0415
+
             with dg.DagsterInstance.get() as dagster_instance:
                 release_ended(dagster_instance, chosen)
         freed = removal.gc(chosen.store.table_store, str(uuid.uuid4()))
@@ -109,7 +111,7 @@ def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: 
     next run reuses the results of its finished tasks."""
     loaded = of_instance(locations(module, workspace), instance)
     store = loaded[0].instance.store.table_store
-    known = {key.path[1] for location in loaded for key in location.select(None)}
+    known = {stage for location in loaded for stage, _ in location.tables()}
     if stage.lower() not in known:
         raise NotMaterialized(f"Instance {instance!r} has no stage {stage!r}.{did_you_mean(stage, known)}")
     held = store.stage_lock(stage.lower())

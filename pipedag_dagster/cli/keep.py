@@ -88,7 +88,7 @@ def _samples(loaded: Sequence[Location], table: str) -> tuple[list[ConfigContext
 
 def _inputs(location: Location) -> list[str]:
     """The input tables of an instance, as `stage.asset`."""
-    return [each.name for each in input_tables(location.resource.stages, location.plain_inputs())]
+    return [each.name for each in input_tables(location.stages, location.plain_inputs())]
 
 
 def _checked(sample: ConfigContext, name: str, rows: Condition) -> str:

@@ -30,9 +30,8 @@ def _add_instance(tree: Tree, location: Location) -> None:
     instance = location.instance
     store = instance.store.table_store
     declared: dict[str, list[str]] = {}
-    keys = location.keys()
-    for key in keys:
-        declared.setdefault(key.path[1], []).append(key.path[2])
+    for stage, asset in location.tables():
+        declared.setdefault(stage, []).append(asset)
     versions = store.current(declared)
     source = f", inputs copied from {instance.config.copy_source}" if instance.config.copy_source else ""
     branch = tree.add(f"[bold]{instance.config.name}[/] [dim]({location.name}{source})[/]", highlight=False)

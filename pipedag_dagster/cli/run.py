@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from dagster import AssetCheckEvaluation, AssetCheckSeverity
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -21,6 +21,9 @@ from pipedag_dagster.orchestration.result import Result
 from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster.orchestration.table_names import label
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
+
+if TYPE_CHECKING:
+    from dagster import AssetCheckEvaluation
 
 
 @click.command(short_help="Run an instance, or some of its tables.")
@@ -81,7 +84,7 @@ class _Bar:
         console = Console(stderr=True)
         self.is_live = console.is_terminal
         self.bars = Progress(*columns, console=console, transient=True, disable=not self.is_live)
-        self.bar = self.bars.add_task(location.resource.instance, total=total, last="")
+        self.bar = self.bars.add_task(location.instance.config.name, total=total, last="")
 
     def started(self, call: TaskCall) -> None:
         self.bars.update(self.bar, last=str(call))
@@ -132,6 +135,6 @@ def _checks(evaluations: Sequence[AssetCheckEvaluation]) -> Iterator[str]:
         yield f"[bold]checks[/]  {passed} of {count(len(evaluations), 'check')} passed"
     for each in evaluations:
         if not each.passed:
-            result = "[yellow]warning[/]" if each.severity == AssetCheckSeverity.WARN else "[red]failed[/]"
+            result = "[yellow]warning[/]" if each.severity.name == "WARN" else "[red]failed[/]"
             table = ".".join(each.asset_key.path[1:])
             yield f"  {escape(table)}: {result}: {escape(each.check_name)}: {escape(each.description or '')}"

@@ -81,7 +81,7 @@ def _sampler(loaded: list[Location], instance: str) -> Sampler:
     source = chosen.source
     if source is None:
         raise ConfigError(f"Instance {instance!r} reads its inputs itself. Choose an instance with copy_source.")
-    flows = list({id(stage.flow): stage.flow for location in found for stage in location.resource.stages}.values())
+    flows = list({id(stage.flow): stage.flow for location in found for stage in location.stages}.values())
     plain = [pair for location in found for pair in location.plain_inputs()]
     stages = {call.stage.name for flow in flows for call in copied_calls(chosen, flow)} | {stage for stage, _ in plain}
     versions = source.store.table_store.current(sorted(stages))

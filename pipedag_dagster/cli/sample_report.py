@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipedag_dagster.cli.options import where
 from pipedag_dagster.graph.flow import FlowGraph
-from pipedag_dagster.orchestration.assets import link_report
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.sampling.committed import report_of, weights_of
 from pipedag_dagster.sampling.comparison import ColumnComparison
@@ -48,6 +46,10 @@ def report(instance: str, html: Path | None, columns: bool, module: str | None, 
         html.write_text(page(chosen.config.name, str(chosen.config.copy_source), tables), encoding="utf-8")
         click.echo(f"Written: {html}")
         if os.environ.get("DAGSTER_HOME"):
+            import dagster as dg  # noqa: PLC0415
+
+            from pipedag_dagster.orchestration.assets import link_report  # noqa: PLC0415
+
             with dg.DagsterInstance.get() as dagster_instance:
                 link_report(dagster_instance, chosen, [table.name for table in tables], html)
 
@@ -66,7 +68,7 @@ def weights(instance: str, table: str, module: str | None, workspace: Path) -> N
 
 
 def _flows(found: Sequence[Location]) -> list[FlowGraph]:
-    return list({id(stage.flow): stage.flow for location in found for stage in location.resource.stages}.values())
+    return list({id(stage.flow): stage.flow for location in found for stage in location.stages}.values())
 
 
 def _grid(*columns: str, left: Sequence[str]) -> Grid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -11,18 +11,10 @@ from pydantic import Field, create_model
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.graph.flow import FlowGraph, Stage
+from pipedag_dagster.orchestration.build import Build, built
 from pipedag_dagster.sampling.copies import source_of
 
-Build = Callable[[ConfigContext], "FlowGraph | Iterable[FlowGraph]"]
-"""The function that users write: it takes an instance and returns its flow, or several flows with different stages."""
-
 _TYPES: tuple[type, ...] = (bool, int, float, str, dict, list)
-
-
-def built(build: Build, instance: ConfigContext) -> list[FlowGraph]:
-    """The flows that `build` returns."""
-    flows = build(instance)
-    return [flows] if isinstance(flows, FlowGraph) else list(flows)
 
 
 def typed(attrs: Mapping[Any, Any]) -> type[dg.Config]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipedag_dagster.context import find_config
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.function_reference import function_at
-from pipedag_dagster.orchestration.definitions import build_definitions
+from pipedag_dagster.orchestration.build_definitions import build_definitions
 
 
 class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):

@@ -16,11 +16,9 @@ from pipedag_dagster.execution.write_one_table import CopiedRows, NewTable, Slic
 from pipedag_dagster.names import TableRef
 from pipedag_dagster.orchestration.io_manager import stage_and_table, table_metadata
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
+from pipedag_dagster.orchestration.tags import INPUT
 from pipedag_dagster.sampling.flow_samples import flow_sampler
 from pipedag_dagster.sampling.sampler import Sampler
-
-INPUT = "pipedag/input"
-"""Metadata of an asset that brings data in from outside: `metadata={"pipedag/input": True}`."""
 
 
 def instance_assets(

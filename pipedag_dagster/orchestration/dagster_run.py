@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -14,6 +15,7 @@ from pipedag_dagster.errors import ConfigError, PipedagError
 from pipedag_dagster.execution.progress import Progress
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import job_name
+from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.orchestration.resources import caller_releases
 from pipedag_dagster.orchestration.shown_failure import original
 from pipedag_dagster.orchestration.step_progress import observer
@@ -27,7 +29,7 @@ def run_job(
     run_id: str,
     overrides: dict[str, Any],
     *,
-    selection: list[dg.AssetKey] | None,
+    selection: Iterable[tuple[str, str]] | None,
     log_level: int,
     progress: Progress | None,
 ) -> tuple[list[BaseException], list[dg.AssetCheckEvaluation]]:
@@ -35,6 +37,7 @@ def run_job(
 
     Args:
         overrides: fields of the instance resource, for this run.
+        selection: stage and asset of the tables to run; None for all.
         log_level: of Dagster's own log on the console.
 
     Returns:
@@ -44,6 +47,7 @@ def run_job(
         "resources": {"instance": {"config": overrides}},
         "loggers": {"console": {"config": {"log_level": logging.getLevelName(log_level)}}},
     }
+    keys = None if selection is None else [asset_key(instance.instance_id, *table) for table in selection]
     errors: list[BaseException] = []
     job = definitions.resolve_job_def(job_name(instance)).with_hooks({_collect(errors)})
     with _dagster_instance() as dagster_instance:
@@ -54,7 +58,7 @@ def run_job(
                 run_config=run_config,
                 instance=dagster_instance,
                 run_id=run_id,
-                asset_selection=selection,
+                asset_selection=keys,
                 raise_on_error=instance.config.fail_fast,
             )
             if not done.success and not errors:

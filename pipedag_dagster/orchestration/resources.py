@@ -19,7 +19,8 @@ from pipedag_dagster.execution.run_pins import release
 from pipedag_dagster.execution.run_validation import validation
 from pipedag_dagster.graph.flow import Stage
 from pipedag_dagster.options import caller, refuse_unknown
-from pipedag_dagster.orchestration.attrs import Build, chosen_attrs, rewired, typed
+from pipedag_dagster.orchestration.attrs import chosen_attrs, rewired, typed
+from pipedag_dagster.orchestration.build import Build
 from pipedag_dagster.orchestration.tags import EXECUTOR_TAG
 
 caller_releases: ContextVar[bool] = ContextVar("caller_releases", default=False)

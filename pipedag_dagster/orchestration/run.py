@@ -27,6 +27,7 @@ from pipedag_dagster.graph.group_node import GroupNode
 from pipedag_dagster.graph.replaced_inputs import with_inputs
 from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.options import known_options
+from pipedag_dagster.orchestration.deferred import deferred, stages_of
 from pipedag_dagster.orchestration.flow_checks import refuse_unusable
 from pipedag_dagster.orchestration.result import Result
 from pipedag_dagster.orchestration.table_names import check_sample
@@ -134,7 +135,7 @@ class Flow(FlowGraph):
         if has_history():
             from pipedag_dagster.orchestration.definitions import define  # noqa: PLC0415
 
-            selection = None if calls is None else _keys(instance, calls)
+            selection = None if calls is None else [(c.stage.name, asset) for c in calls for asset in c.assets]
             return execute(define(instance, [self]), instance, overrides, selection=selection)
         self._check(instance)
         assets: dict[str, set[str]] | None = None
@@ -148,8 +149,7 @@ class Flow(FlowGraph):
         """What `define` does for Dagster: refuse what cannot run, and read the code of the tasks."""
         refuse_unusable(instance, [self])
         check_sample(instance, [self])
-        calls = (call for stage in self.stages for call in stage.calls)
-        cache_key.read_code(call for call in calls if copied_from(instance, call) is None)
+        _read_code(instance, self.stages)
 
     def get_subflow(self, *components: Stage | GroupNode | Output | TaskCall | str) -> Subflow:
         """Some stages, groups or tasks of the flow, to be run without the others.
@@ -184,10 +184,9 @@ def _current_instance(flow: str) -> ConfigContext:
         return PipedagConfig.default.get(flow=flow)
 
 
-def _keys(instance: ConfigContext, calls: Iterable[TaskCall]) -> list[dg.AssetKey]:
-    import dagster as dg  # noqa: PLC0415
-
-    return [dg.AssetKey([instance.instance_id, call.stage.name, asset]) for call in calls for asset in call.assets]
+def _read_code(instance: ConfigContext, stages: Iterable[Stage]) -> None:
+    calls = (call for stage in stages for call in stage.calls)
+    cache_key.read_code(call for call in calls if copied_from(instance, call) is None)
 
 
 def _read_committed(output: Output, as_type: type | None) -> Any:
@@ -215,7 +214,7 @@ def execute(
     instance: ConfigContext,
     overrides: dict[str, Any] | None = None,
     *,
-    selection: list[dg.AssetKey] | None = None,
+    selection: Collection[tuple[str, str]] | None = None,
     log_level: int = logging.WARNING,
     progress: Progress | None = None,
 ) -> Result:
@@ -224,6 +223,7 @@ def execute(
 
     Args:
         overrides: fields of the instance resource, for this run.
+        selection: stage and asset of the tables to run; None for all.
         log_level: of Dagster's own log on the console.
         progress: is told what happens while it runs.
     """
@@ -232,9 +232,11 @@ def execute(
     if stages is not None:
         assets: dict[str, set[str]] | None = None
         if selection is not None:
-            assets = {stage.name: set() for stage in stages}
-            for key in selection:
-                assets[key.path[1]].add(key.path[2])
+            assets = {each.name: set() for each in stages}
+            for stage, asset in selection:
+                assets[stage].add(asset)
+        if deferred(definitions) is not None:  # else they have read it
+            _read_code(instance, stages)
         return _run_stages(instance, stages, chosen, assets=assets, progress=progress)
 
     from pipedag_dagster.orchestration.dagster_run import run_job  # noqa: PLC0415
@@ -252,13 +254,16 @@ def has_history() -> bool:
     return bool(os.environ.get("DAGSTER_HOME"))
 
 
-def _stages_alone(definitions: dg.Definitions, selection: list[dg.AssetKey] | None) -> tuple[Stage, ...] | None:
+def _stages_alone(definitions: dg.Definitions, selection: Collection[tuple[str, str]] | None) -> Sequence[Stage] | None:
     """The stages of definitions; None when a plain asset of Dagster is to be run, too."""
-    stages: tuple[Stage, ...] = (definitions.resources or {})["instance"].stages
+    stages = stages_of(definitions)
+    if deferred(definitions) is not None:  # they have no plain assets
+        return stages
     ours = {(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets}
     if selection is None:
-        selection = [key for assets in definitions.assets or () for key in getattr(assets, "keys", [None])]
-    return stages if all(key is not None and tuple(key.path[1:]) in ours for key in selection) else None
+        keys = [key for assets in definitions.assets or () for key in getattr(assets, "keys", [None])]
+        selection = [("", "") if key is None else (key.path[1], key.path[2]) for key in keys]
+    return stages if ours.issuperset(selection) else None
 
 
 def _run_stages(

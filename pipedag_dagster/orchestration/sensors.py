@@ -6,7 +6,7 @@ nothing changed, or they miss runs of the command line. In the middle of a burst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import dagster as dg
 
@@ -20,7 +20,7 @@ from pipedag_dagster.orchestration.schedules import status
 from pipedag_dagster.sampling.copies import source_of
 
 
-def sensors(instance: ConfigContext, flows: list[FlowGraph], job: str) -> list[dg.SensorDefinition]:
+def sensors(instance: ConfigContext, flows: Sequence[FlowGraph], job: str) -> list[dg.SensorDefinition]:
     """The sensors of an instance; none if its YAML has none.
 
     Raises:

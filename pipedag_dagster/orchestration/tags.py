@@ -1,4 +1,4 @@
-"""The tags of a run: its instance, and the stage versions that it has read and written."""
+"""Marks on Dagster's objects. A run has tags: its instance, and the stage versions that it has read and written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.execution.stage_result import StageResult
 from pipedag_dagster.graph.flow import Stage
 
+INPUT = "pipedag/input"
+"""Metadata of an asset that brings data in from outside: `metadata={"pipedag/input": True}`."""
 INSTANCE_TAG = "pipedag/instance"
 EXECUTOR_TAG = "pipedag/executor"
 """The executor of a run whose steps are in other processes."""

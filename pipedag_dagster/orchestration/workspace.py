@@ -6,79 +6,100 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import dagster as dg
-from dagster import DagsterError
-from dagster.components.definitions import LazyDefinitions
+from typing import TYPE_CHECKING, Any
 
 from pipedag_dagster.config import yaml_file
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, EmptySelection, PipedagError, Problem, UnknownInstance, did_you_mean
-from pipedag_dagster.orchestration.dagster_assets import INPUT
-from pipedag_dagster.orchestration.resources import InstanceResource
+from pipedag_dagster.graph.flow import Stage
+from pipedag_dagster.orchestration.deferred import deferred, deferring
 from pipedag_dagster.orchestration.table_names import find_table
+from pipedag_dagster.orchestration.tags import INPUT
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _PACKAGE = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True)
 class Location:
-    """The definitions of one instance. `name` says where they are: `module:attribute`."""
+    """The definitions of one instance. `name` says where they are: `module:attribute`.
+
+    A table is named by its stage and its asset.
+    """
 
     name: str
+    instance: ConfigContext
+    stages: Sequence[Stage]
     definitions: dg.Definitions
-    resource: InstanceResource
 
-    @property
-    def instance(self) -> ConfigContext:
-        return self.resource.context
-
-    def keys(self) -> list[dg.AssetKey]:
-        """The keys of all tables of the instance, stage by stage, without the tables of its `copy_source`."""
-        own = (assets for assets in self.definitions.assets or () if isinstance(assets, dg.AssetsDefinition))
-        return [key for assets in own for key in sorted(assets.keys)]
+    def tables(self) -> list[tuple[str, str]]:
+        """All tables of the instance, stage by stage, without the tables of its `copy_source`."""
+        if deferred(self.definitions) is not None:  # they have no plain assets
+            return [(stage.name, asset) for stage in self.stages for asset in sorted(_assets(stage))]
+        return [(key.path[1], key.path[2]) for assets in self._assets() for key in sorted(assets.keys)]
 
     def plain_inputs(self) -> list[tuple[str, str]]:
-        """Stage and name of the input tables that plain assets make."""
-        own = (assets for assets in self.definitions.assets or () if isinstance(assets, dg.AssetsDefinition))
-        return [
-            (spec.key.path[1], spec.key.path[2]) for assets in own for spec in assets.specs if spec.metadata.get(INPUT)
-        ]
+        """The input tables that plain assets make."""
+        specs = (spec for assets in self._assets() for spec in assets.specs)
+        return [(spec.key.path[1], spec.key.path[2]) for spec in specs if spec.metadata.get(INPUT)]
 
-    def select(self, text: str | None) -> list[dg.AssetKey]:
-        """The assets of a selection: a stage, `stage.table` (see `table_names`), or Dagster's own syntax (`group:raw`,
+    def select(self, text: str | None) -> list[tuple[str, str]]:
+        """The tables of a selection: a stage, `stage.table` (see `table_names`), or Dagster's own syntax (`group:raw`,
         `+key:"mini/raw/orders"`). Without a selection, all of them.
 
         Raises:
             EmptySelection: nothing is selected. (Dagster's own command line would run everything.)
         """
-        keys = self.keys()
+        tables = self.tables()
         if text is None:
-            return keys
-        chosen = [key for key in keys if key.path[1] == text.lower()]
+            return tables
+        chosen = [table for table in tables if table[0] == text.lower()]
         if not chosen:
-            assets = {(key.path[1], key.path[2]) for key in keys}
-            table = find_table(text, assets, self.instance.store.table_store)
-            chosen = [key for key in keys if tuple(key.path[1:]) == table]
+            named = find_table(text, tables, self.instance.store.table_store)
+            chosen = [table for table in tables if table == named]
         if not chosen:
-            try:
-                selected = dg.AssetSelection.from_string(text).resolve(self.definitions.resolve_asset_graph())
-            except DagsterError:
-                selected = set()
-            chosen = [key for key in keys if key in selected]
+            selected = self._selected_by_dagster(text)
+            chosen = [table for table in tables if table in selected]
         if not chosen:
-            known = {".".join(key.path[1:]) for key in keys} | {key.path[1] for key in keys}
+            known = {".".join(table) for table in tables} | {stage for stage, _ in tables}
             raise EmptySelection(f"--select {text!r} selects no table.{did_you_mean(text, known)}")
         return chosen
 
+    def _assets(self) -> list[dg.AssetsDefinition]:
+        if deferred(self.definitions) is not None:
+            return []
+        import dagster as dg  # noqa: PLC0415
 
-def locations(module: str | None = None, workspace: Path = Path("workspace.yaml")) -> list[Location]:
+        return [assets for assets in self.definitions.assets or () if isinstance(assets, dg.AssetsDefinition)]
+
+    def _selected_by_dagster(self, text: str) -> set[tuple[str, ...]]:
+        import dagster as dg  # noqa: PLC0415
+
+        try:
+            keys = dg.AssetSelection.from_string(text).resolve(self.definitions.resolve_asset_graph())
+        except dg.DagsterError:
+            return set()
+        return {tuple(key.path[1:]) for key in keys if key.path[0] == self.instance.instance_id}
+
+
+def _assets(stage: Stage) -> list[str]:
+    return [asset for call in stage.calls for asset in call.assets]
+
+
+def locations(
+    module: str | None = None, workspace: Path = Path("workspace.yaml"), *, checked: bool = False
+) -> list[Location]:
     """All definitions made by `build_definitions` in a module, or in the modules that the workspace names.
+
+    Args:
+        checked: make the definitions of Dagster, to find all their mistakes. Without it they are made when somebody
+            looks at them, and Dagster is not imported before.
 
     Raises:
         ConfigError: definitions cannot be loaded. All mistakes are listed.
@@ -87,7 +108,8 @@ def locations(module: str | None = None, workspace: Path = Path("workspace.yaml"
     problems: list[Problem] = []
     for name, load, line in _targets(module, workspace):
         try:
-            loaded.extend(load())
+            with deferring(not checked):
+                loaded.extend(load())
         except ConfigError as error:
             problems.extend(error.problems)
         except Exception as error:  # the user's module may raise anything
@@ -106,14 +128,14 @@ def refuse_shared_keys(loaded: Iterable[Location]) -> None:
     Raises:
         ConfigError: two locations have a table of the same instance id, stage and name. Dagster would show them as one.
     """
-    owner: dict[dg.AssetKey, Location] = {}
+    owner: dict[tuple[str, ...], Location] = {}
     for location in loaded:
-        own = location.keys()
-        for key in own:
+        for table in location.tables():
+            key = (location.instance.instance_id, *table)
             other = owner.setdefault(key, location)
             if other is not location:
                 raise ConfigError(
-                    f"{other.name} and {location.name} both have {key.to_user_string()}. Give their instances ids of "
+                    f"{other.name} and {location.name} both have {'/'.join(key)}. Give their instances ids of "
                     "their own (instance_id), or load only one of them in this workspace."
                 )
 
@@ -125,9 +147,9 @@ def of_instance(loaded: Iterable[Location], name: str) -> list[Location]:
         UnknownInstance: there is no such instance; a close name is given.
     """
     loaded = list(loaded)
-    chosen = [location for location in loaded if location.resource.instance == name]
+    chosen = [location for location in loaded if location.instance.config.name == name]
     if not chosen:
-        known = {location.resource.instance for location in loaded}
+        known = {location.instance.config.name for location in loaded}
         raise UnknownInstance(f"There is no instance {name!r}.{did_you_mean(name, known)}")
     return chosen
 
@@ -198,9 +220,22 @@ def _definitions(module: ModuleType, name: str, attribute: str | None) -> list[L
     result = []
     for key in names:
         value = getattr(module, key)
-        if isinstance(value, LazyDefinitions):  # of a `dg` project
-            value = value()
-        resource = value.resources.get("instance") if isinstance(value, dg.Definitions) and value.resources else None
-        if isinstance(resource, InstanceResource):
-            result.append(Location(f"{name}:{key}", value, resource))
+        known = deferred(value)
+        if known is not None:
+            result.append(Location(f"{name}:{key}", known.instance, known.stages, value))
+        elif "dagster" in sys.modules:  # else it cannot be one of Dagster's objects
+            result += _made(value, f"{name}:{key}")
     return result
+
+
+def _made(value: Any, name: str) -> list[Location]:
+    """The definitions that a value is, if they are of `build_definitions`."""
+    import dagster as dg  # noqa: PLC0415
+    from dagster.components.definitions import LazyDefinitions  # noqa: PLC0415
+
+    from pipedag_dagster.orchestration.resources import InstanceResource  # noqa: PLC0415
+
+    if isinstance(value, LazyDefinitions):  # of a `dg` project
+        value = value()
+    resource = value.resources.get("instance") if isinstance(value, dg.Definitions) and value.resources else None
+    return [Location(name, resource.context, resource.stages, value)] if isinstance(resource, InstanceResource) else []

@@ -525,7 +525,7 @@ def test_a_small_instance_whose_source_never_ran_says_what_to_run(instances: Ins
 def test_a_subset_whose_input_was_never_committed_says_what_to_run(instances: Instances) -> None:
     config = instances()
     definitions = build_definitions(lambda instance: inputs(), config, instance="full")
-    report = [key for key in definitions.resolve_all_asset_keys() if key.path[1] == "report"]
+    report = [(key.path[1], key.path[2]) for key in definitions.resolve_all_asset_keys() if key.path[1] == "report"]
     result = execute(definitions, config.get("full"), selection=report)
     assert isinstance(result.error, NotMaterialized)
     assert "raw.orders is needed, but was never committed in instance 'full'" in str(result.error)

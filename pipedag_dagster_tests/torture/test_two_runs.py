@@ -19,7 +19,6 @@ import pytest
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.main import main
 from pipedag_dagster.errors import ConnectionLost, DatabaseError, RunActive
-from pipedag_dagster.orchestration.assets import asset_key
 from pipedag_dagster.orchestration.definitions import define
 from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster.postgres import advisory_lock
@@ -47,8 +46,8 @@ def run(config: str, instance: str, world: World, *stages: str) -> Done:
     """Run an instance, or some of its stages."""
     ran: list[str] = []
     flow, context = shop.flow(world, ran=ran), PipedagConfig(config).get(instance)
-    keys = [asset_key(instance, stage.name, a) for stage in flow.stages for call in stage.calls for a in call.assets]
-    chosen = [key for key in keys if not stages or key.path[1] in stages]
+    tables = [(stage.name, a) for stage in flow.stages for call in stage.calls for a in call.assets]
+    chosen = [table for table in tables if not stages or table[0] in stages]
     result = execute(define(context, [flow]), context, selection=chosen)
     return Done(result.run_id, result.error, ran)
 

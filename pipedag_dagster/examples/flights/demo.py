@@ -29,7 +29,7 @@ def main() -> None:
     console = Console()
     console.print(_answers({size: report("summary") for size, report in reports.items()}))
     console.print(_late({size: report("carrier_delays") for size, report in reports.items()}))
-    flows = list({id(stage.flow): stage.flow for stage in found["midi"].resource.stages}.values())
+    flows = list({id(stage.flow): stage.flow for stage in found["midi"].stages}.values())
     console.print(f"\nHow good is midi? {summary(report_of(found['midi'].instance, flows))}", highlight=False)
     console.print("\nEach size has its own schemas: full_report, midi_report, mini_report. What next?")
     command, here = ".venv/bin/pipedag-dagster", f"-m {module}"
