@@ -23,6 +23,9 @@ class CommandEntry(NamedTuple):
 COMMANDS = {
     "check": CommandEntry("check", "check", "List every mistake in configuration and definitions."),
     "drop": CommandEntry("history", "drop", "Drop everything that an instance owns."),
+    "drop-pydiverse": CommandEntry(
+        "drop_pydiverse", "drop_pydiverse", "Drop what pydiverse.pipedag has made for an instance."
+    ),
     "explain": CommandEntry("explain", "explain", "Show what the last runs did about a table and why, with diffs."),
     "gc": CommandEntry("history", "gc", "Drop old versions that nobody needs."),
     "init": CommandEntry("init", "init", "Make a new project."),

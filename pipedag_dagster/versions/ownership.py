@@ -40,17 +40,11 @@ def claim(connection: sa.Connection, schema: str, owner: Owner) -> bool:
     if found == owner:
         _refuse_forged(connection, schema, owner)
         return False
-    if found is None and not _exists(connection, schema):
+    if found is None and not exists(connection, schema):
         execute(connection, f"CREATE SCHEMA {quote(schema)}")
         execute(connection, f"COMMENT ON SCHEMA {quote(schema)} IS {literal(_MARK + json.dumps(asdict(owner)))}")
         return True
     role = connection.scalar(sa.text(_ROLE), {"schema": quote(schema)})
-    if found is None and _is_of_pydiverse(connection, schema, owner):
-        raise NotOwned(
-            f"Schema {schema!r} is needed for {owner}, but pydiverse.pipedag has filled it. Nothing was changed. "
-            "Choose another schema_prefix, and both can run side by side. Or, once nobody needs its tables, drop them: "
-            f"DROP SCHEMA {quote(schema)} CASCADE. The next run makes them again."
-        )
     whose = f"{found} owns it" if found else f"it was there before and has no mark of ours (role {role!r} made it)"
     raise NotOwned(
         f"Schema {schema!r} is needed for {owner}, but {whose}. Nothing was changed. "
@@ -65,14 +59,6 @@ def are_claimed(connection: sa.Connection, schemas: Mapping[str, Owner]) -> bool
     query += "WHERE nspname = ANY(:names) AND pg_has_role(current_user, nspowner, 'USAGE')"
     rows = connection.execute(sa.text(query), {"names": list(schemas)})
     return {schema: named_by(comment) for schema, comment in rows} == schemas
-
-
-def _is_of_pydiverse(connection: sa.Connection, schema: str, owner: Owner) -> bool:
-    """Whether pydiverse.pipedag has made the schema of a stage: it keeps its metadata in a schema beside it."""
-    if not owner.stage:
-        return False
-    prefix, _, suffix = schema.partition(owner.stage)
-    return _exists(connection, f"{prefix}pipedag_metadata{suffix}")
 
 
 def _refuse_forged(connection: sa.Connection, schema: str, owner: Owner) -> None:
@@ -138,5 +124,6 @@ def owned(connection: sa.Connection, pipeline: str, instance: str) -> dict[str, 
     }
 
 
-def _exists(connection: sa.Connection, schema: str) -> bool:
+def exists(connection: sa.Connection, schema: str) -> bool:
+    """Whether the database has a schema of this name."""
     return bool(connection.scalar(sa.text("SELECT to_regnamespace(:schema) IS NOT NULL"), {"schema": quote(schema)}))

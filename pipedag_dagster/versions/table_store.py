@@ -19,7 +19,7 @@ from pipedag_dagster.graph.tables import SCRIPT_SCHEMA, Table
 from pipedag_dagster.names import StageSchemas, table_name
 from pipedag_dagster.postgres.advisory_lock import StageLock, hold, take_in_transaction
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.versions import ownership
+from pipedag_dagster.versions import ownership, pydiverse_schemas
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.ownership import Owner
@@ -127,6 +127,8 @@ class TableStore:
         with self.database.begin() as connection:
             # Two processes may do so at once.
             take_in_transaction(connection, "pipedag:prepare", "the lock for making schemas")
+            for stage in stages:
+                pydiverse_schemas.refuse(connection, self.instance_schemas, stage)
             for schema, owner in claimed.items():
                 is_new = ownership.claim(connection, schema, owner)
                 if schema == self.catalog.schema:

@@ -21,7 +21,7 @@ from pipedag_dagster import (
     View,
     materialize,
 )
-from pipedag_dagster.errors import NotOwned, TaskFailed, WiringError
+from pipedag_dagster.errors import TaskFailed, WiringError
 from pipedag_dagster_tests.helpers import Query
 
 
@@ -167,13 +167,3 @@ def test_a_cache_function_may_query_the_database(full: ConfigContext) -> None:
     assert store.execute("SELECT changed FROM public.sources").scalar_one() == 7
     assert store.engine.dialect.name == "postgresql"
     assert (store.schema_prefix, store.get_schema("raw").get()) == ("full_", "full_raw")
-
-
-def test_a_schema_that_pydiverse_pipedag_has_filled_is_refused_with_what_to_do(full: ConfigContext) -> None:
-    execute = full.store.table_store.execute
-    for schema in ("full_raw", "full_pipedag_metadata"):
-        execute(f"CREATE SCHEMA {schema}")
-    with pytest.raises(NotOwned, match=r"pydiverse.pipedag has filled it.*schema_prefix.*DROP SCHEMA \"?full_raw"):
-        run(lambda: FRAME)
-    execute("DROP SCHEMA full_raw CASCADE")
-    assert len(run(lambda: FRAME)) == 2
