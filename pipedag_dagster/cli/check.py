@@ -22,7 +22,13 @@ from pipedag_dagster.versions.verify import differences
 @click.option("--content", is_flag=True, help="As --database, but read all tables, too, and find changed rows.")
 @where
 def check(config: Path | None, database: bool, content: bool, module: str | None, workspace: Path) -> None:
-    """Load the configuration and all definitions, and list every mistake."""
+    """Load the configuration and all definitions, and list every mistake.
+
+    \b
+    Examples:
+        pipedag-dagster check
+        pipedag-dagster check --database --content
+    """
     problems: list[str] = []
     console = Console()
     try:

@@ -42,7 +42,14 @@ def plan(
     workspace: Path,
 ) -> None:
     """Show what a run of INSTANCE would do about each table, and why. No task runs, and nothing is locked, written or
-    pinned. Cache functions are called, and lazy tasks build their queries."""
+    pinned. Cache functions are called, and lazy tasks build their queries.
+
+    \b
+    Examples:
+        pipedag-dagster plan midi
+        pipedag-dagster plan midi --select report
+        pipedag-dagster plan midi --check
+    """
     planned: list[PlannedTable] = []
     for location in of_instance(locations(module, workspace), instance):
         selection = set(location.select(select))
@@ -105,7 +112,13 @@ def _fate(table: PlannedTable) -> str:
 @where
 def explain(instance: str, table: str, runs: int, module: str | None, workspace: Path) -> None:
     """Show what the last runs of INSTANCE did about a table, and why, with a diff of the code or the query that
-    changed."""
+    changed.
+
+    \b
+    Examples:
+        pipedag-dagster explain midi report.ranking
+        pipedag-dagster explain midi report.ranking --runs 3
+    """
     store = of_instance(locations(module, workspace), instance)[0].instance.store.table_store
     stage, asset = _known(store, instance, table)
     done = store.records.runs(stage, asset, runs)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipedag_dagster.catalog.catalog import SourceVersion
-from pipedag_dagster.cli.options import count, where
+from pipedag_dagster.cli.options import count, json_option, print_json, where
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.orchestration.run import rollback as roll_back
@@ -24,11 +24,20 @@ from pipedag_dagster.versions import history, removal
 @click.command(short_help="Show the versions of a stage.")
 @click.argument("instance")
 @click.argument("stage")
+@json_option
 @where
-def versions(instance: str, stage: str, module: str | None, workspace: Path) -> None:
-    """Show the versions of STAGE in INSTANCE: when and by which run each was committed, and which tables changed."""
+def versions(instance: str, stage: str, as_json: bool, module: str | None, workspace: Path) -> None:
+    """Show the versions of STAGE in INSTANCE: when and by which run each was committed, and which tables changed.
+
+    \b
+    Example:
+        pipedag-dagster versions full report
+    """
     (chosen,) = _instances(module, workspace, instance)
     listed = history.versions(chosen.store.table_store, _stage(chosen, stage))
+    if as_json:
+        print_json(listed)
+        return
     grid = Grid(box=None, padding=(0, 2, 0, 0))
     for name in ("version", "when", "run", "tables changed", "from"):
         grid.add_column(name, justify="right" if name == "version" else "left", no_wrap=name in ("when", "run"))
@@ -49,7 +58,13 @@ def versions(instance: str, stage: str, module: str | None, workspace: Path) -> 
 @click.option("--to", type=int, metavar="N", help="Number of the version. Default: the version before the current one.")
 @where
 def rollback(instance: str, stage: str, to: int | None, module: str | None, workspace: Path) -> None:
-    """Commit the tables of an older version of STAGE as a new one."""
+    """Commit the tables of an older version of STAGE as a new one.
+
+    \b
+    Examples:
+        pipedag-dagster rollback full report
+        pipedag-dagster rollback full report --to 7
+    """
     (chosen,) = _instances(module, workspace, instance)
     after = roll_back(chosen, _stage(chosen, stage), to)
     done = history.versions(chosen.store.table_store, after.stage)[0]
@@ -59,9 +74,17 @@ def rollback(instance: str, stage: str, to: int | None, module: str | None, work
 
 @click.command(short_help="Drop old versions that nobody needs.")
 @click.argument("instance", required=False)
+@json_option
 @where
-def gc(instance: str | None, module: str | None, workspace: Path) -> None:
-    """Drop old versions of INSTANCE, or of all instances, and show what was freed and what was kept."""
+def gc(instance: str | None, as_json: bool, module: str | None, workspace: Path) -> None:
+    """Drop old versions of INSTANCE, or of all instances, and show what was freed and what was kept.
+
+    \b
+    Examples:
+        pipedag-dagster gc
+        pipedag-dagster gc midi
+    """
+    done = {}
     for chosen in _instances(module, workspace, instance):
         if os.environ.get("DAGSTER_HOME"):
             import dagster as dg  # noqa: PLC0415
@@ -70,12 +93,16 @@ def gc(instance: str | None, module: str | None, workspace: Path) -> None:
 
             with dg.DagsterInstance.get() as dagster_instance:
                 release_ended(dagster_instance, chosen)
-        freed = removal.gc(chosen.store.table_store, str(uuid.uuid4()))
+        freed = done[chosen.config.name] = removal.gc(chosen.store.table_store, str(uuid.uuid4()))
+        if as_json:
+            continue
         size = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {_size(freed.bytes)}"
         size += f", {count(freed.blobs, 'blob')}" if freed.blobs else ""
         click.echo(f"{chosen.config.name}: freed {size}")
         for line in freed.stays:
             click.echo(f"  stays: {line}")
+    if as_json:
+        print_json(done)
 
 
 @click.command(short_help="Drop everything that an instance owns.")
@@ -84,7 +111,12 @@ def gc(instance: str | None, module: str | None, workspace: Path) -> None:
 @click.option("--force", is_flag=True, help="Drop tables that a run has pinned, too. If it is still alive, it fails.")
 @where
 def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: Path) -> None:
-    """Drop all schemas of INSTANCE, after a question. Schemas of other owners are not touched."""
+    """Drop all schemas of INSTANCE, after a question. Schemas of other owners are not touched.
+
+    \b
+    Example:
+        pipedag-dagster drop midi
+    """
     (chosen,) = _instances(module, workspace, instance)
     store = chosen.store.table_store
     owned = removal.holdings(store)
@@ -108,7 +140,12 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
 @where
 def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: Path) -> None:
     """Take the lock of STAGE from the run that holds it, after a question. That run fails when it tries to commit. The
-    next run reuses the results of its finished tasks."""
+    next run reuses the results of its finished tasks.
+
+    \b
+    Example:
+        pipedag-dagster unlock full raw
+    """
     loaded = of_instance(locations(module, workspace), instance)
     store = loaded[0].instance.store.table_store
     known = {stage for location in loaded for stage, _ in location.tables()}

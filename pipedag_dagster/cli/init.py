@@ -21,7 +21,12 @@ _NAME = "my_pipeline"
 @click.option("--name", help="Name of the project's package. Default: the name of the folder.")
 def init(folder: Path, name: str | None) -> None:
     """Make a project in FOLDER (default: here): a small pipeline in three sizes, with a test. It is ready to run.
-    Existing files are not overwritten."""
+    Existing files are not overwritten.
+
+    \b
+    Example:
+        pipedag-dagster init my-shop
+    """
     package = _package(name or folder.absolute().name)
     files = {folder / path: text for path, text in _files(package)}
     existing = sorted(str(path) for path in files if path.exists())

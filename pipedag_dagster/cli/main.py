@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ import click
 from pipedag_dagster.cli.lazy_group import LazyGroup
 from pipedag_dagster.errors import PipedagError, SeveralFailed
 
+_log = logging.getLogger("pipedag_dagster")
 _PACKAGE = str(Path(__file__).parent.parent)
 
 
@@ -27,6 +29,8 @@ def main(args: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except PipedagError as error:
+        if _log.isEnabledFor(logging.DEBUG):
+            traceback.print_exception(error)
         _print_error(error)
         sys.exit(1)
     except BaseException as error:
@@ -36,10 +40,31 @@ def main(args: Sequence[str] | None = None) -> None:
         raise
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """\b
+Exit codes:
+  0    done
+  1    an error, or what --check or --exit-code asks for; the message says what to do
+  2    a wrong option or argument
+  130  interrupted
+
+\b
+Environment variables:
+  PIPEDAG_CONFIG      the configuration: a folder or a file
+  PIPEDAG_WORKSPACE   as --workspace
+  PIPEDAG_MODULE      as --module
+  DAGSTER_HOME        runs are part of the history that Dagster keeps there
+  NO_COLOR            no colors
+"""
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="pipedag_dagster")
-def cli() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done, and print whole tracebacks.")
+def cli(verbose: bool) -> None:
     """Several sizes of one pipeline in Dagster."""
+    if verbose:
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        _log.setLevel(logging.DEBUG)
 
 
 def _interrupted() -> NoReturn:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,39 @@ WORKSPACE = Path("workspace.yaml")
 
 def where(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose the definitions for a command."""
-    command = click.option("-m", "--module", help="A module with definitions, instead of a workspace.")(command)
-    workspace = click.option("-w", "--workspace", type=click.Path(path_type=Path), default=WORKSPACE, show_default=True)
+    command = click.option(
+        "-m",
+        "--module",
+        envvar="PIPEDAG_MODULE",
+        show_envvar=True,
+        help="A module with definitions, instead of a workspace.",
+    )(command)
+    workspace = click.option(
+        "-w",
+        "--workspace",
+        type=click.Path(path_type=Path),
+        default=WORKSPACE,
+        show_default=True,
+        envvar="PIPEDAG_WORKSPACE",
+        show_envvar=True,
+    )
     return workspace(command)
+
+
+def json_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The option `--json`, passed to the command as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def print_json(value: object) -> None:
+    """Print a value for programs: times as ISO 8601, a dataclass by its attributes, the names of which are public."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
 
 
 def where_or_config(command: Callable[..., None]) -> Callable[..., None]:

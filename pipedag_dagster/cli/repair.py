@@ -22,6 +22,10 @@ def repair(instance: str, stage: str | None, module: str | None, workspace: Path
     Tables and blobs that are gone or were changed are forgotten: the next run makes them again. Views are made again,
     schemas get their names back, and what is left over is dropped. `check --database --content` says what is wrong
     without changing anything.
+
+    \b
+    Example:
+        pipedag-dagster repair full raw
     """
     found = of_instance(locations(module, workspace), instance)
     store = found[0].instance.store.table_store

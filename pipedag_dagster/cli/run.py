@@ -42,7 +42,14 @@ def run(
     module: str | None,
     workspace: Path,
 ) -> None:
-    """Run INSTANCE, or some of its tables, and show for each table what was done and why."""
+    """Run INSTANCE, or some of its tables, and show for each table what was done and why.
+
+    \b
+    Examples:
+        pipedag-dagster run midi
+        pipedag-dagster run midi --select report
+        pipedag-dagster run full --cache-mode force_cache_invalid
+    """
     console = Console()
     for location in of_instance(locations(module, workspace), instance):
         selection = location.select(select)

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipedag_dagster.catalog.catalog import SampledRows
-from pipedag_dagster.cli.options import where
+from pipedag_dagster.cli.options import json_option, print_json, where
 from pipedag_dagster.errors import ConfigError, NotMaterialized, did_you_mean
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.sampling.copies import copied_calls
@@ -28,13 +29,22 @@ _ROWS = 3
 
 @click.command(short_help="Show how many rows a sample would have, and what brings them.")
 @click.argument("instance")
+@json_option
 @where
-def plan(instance: str, module: str | None, workspace: Path) -> None:
+def plan(instance: str, as_json: bool, module: str | None, workspace: Path) -> None:
     """Choose the sample that a run of INSTANCE would copy now, and show the rows of each table by reason, and what each
-    relation brings. Nothing is written. The exit code is 1 when a run would refuse the sample."""
+    relation brings. Nothing is written. The exit code is 1 when a run would refuse the sample.
+
+    \b
+    Example:
+        pipedag-dagster sample plan midi
+    """
     sampler = _sampler(locations(module, workspace), instance)
-    console = Console()
     rows, brought, refused = _chosen(sampler)
+    if as_json:
+        print_json({"tables": _as_json(sampler, rows), "relations": dict(brought), "refused": refused})
+        sys.exit(1 if refused else 0)
+    console = Console()
     console.print(_tables(sampler, rows))
     if any(brought.values()):
         console.print(_relations(brought))
@@ -116,6 +126,19 @@ def _chosen(sampler: Sampler) -> tuple[dict[str, SampledRows], Counter[str], lis
             brought += chosen.selection.brought
             refused += filter(None, [chosen.refusal(sampler.instance.config.name)])
     return rows, brought, refused
+
+
+def _as_json(sampler: Sampler, rows: Mapping[str, SampledRows]) -> list[dict[str, Any]]:
+    return [
+        {
+            "table": name,
+            "rows": sampled.rows,
+            "source_rows": sampled.source_rows,
+            "rule": rule_text(sampler.spec.rule(name)),
+            "reasons": dict(sampled.reasons),
+        }
+        for name, sampled in rows.items()
+    ]
 
 
 def _tables(sampler: Sampler, rows: Mapping[str, SampledRows]) -> Grid:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipedag_dagster.cli.options import where
+from pipedag_dagster.cli.options import json_option, print_json, where
 from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.sampling.committed import report_of, weights_of
@@ -27,24 +27,27 @@ _SHOWN = 3
 @click.argument("instance")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write a page.")
 @click.option("--columns", is_flag=True, help="Show all columns, not only those with something to look at.")
+@json_option
 @where
-def report(instance: str, html: Path | None, columns: bool, module: str | None, workspace: Path) -> None:
+def report(instance: str, html: Path | None, columns: bool, as_json: bool, module: str | None, workspace: Path) -> None:
     """Compare the input tables of INSTANCE with those of its source: rows and why they are in the sample, references,
-    and the distribution of each column. Nothing is written but FILE. With DAGSTER_HOME, Dagster shows where it is."""
+    and the distribution of each column. Nothing is written but FILE. With DAGSTER_HOME, Dagster shows where it is.
+
+    \b
+    Examples:
+        pipedag-dagster sample report midi
+        pipedag-dagster sample report midi --html midi.html
+    """
     found = of_instance(locations(module, workspace), instance)
     chosen = found[0].instance
     tables = report_of(chosen, _flows(found))
-    console = Console()
-    console.print(_tables(tables))
-    if any(table.relations for table in tables):
-        console.print(_relations(tables))
-    listed = [(table, column) for table in tables for column in table.columns if columns or _is_notable(column)]
-    if listed:
-        console.print(_columns(listed))
-    console.print(summary(tables), highlight=False)
+    if as_json:
+        print_json([table.as_json() for table in tables])
+    else:
+        _print(tables, all_columns=columns)
     if html is not None:
         html.write_text(page(chosen.config.name, str(chosen.config.copy_source), tables), encoding="utf-8")
-        click.echo(f"Written: {html}")
+        click.echo(f"Written: {html}", err=as_json)
         if os.environ.get("DAGSTER_HOME"):
             import dagster as dg  # noqa: PLC0415
 
@@ -62,9 +65,24 @@ def weights(instance: str, table: str, module: str | None, workspace: Path) -> N
     """Print a query for the rows of TABLE (stage.table) in INSTANCE with their weights, in the column sample_weight.
 
     Weighted counts and sums estimate those of the source without bias. The query reads only the small instance.
+
+    \b
+    Example:
+        pipedag-dagster sample weights midi raw.orders
     """
     found = of_instance(locations(module, workspace), instance)
     click.echo(weights_of(found[0].instance, _flows(found), table))
+
+
+def _print(tables: Sequence[TableReport], *, all_columns: bool) -> None:
+    console = Console()
+    console.print(_tables(tables))
+    if any(table.relations for table in tables):
+        console.print(_relations(tables))
+    listed = [(table, column) for table in tables for column in table.columns if all_columns or _is_notable(column)]
+    if listed:
+        console.print(_columns(listed))
+    console.print(summary(tables), highlight=False)
 
 
 def _flows(found: Sequence[Location]) -> list[FlowGraph]:

@@ -77,6 +77,18 @@ class TableReport:
     def share(self) -> float:
         return self.rows / self.source_rows if self.source_rows else 1.0
 
+    def as_json(self) -> dict[str, Any]:
+        """The report, for programs. No value of the data is in it but those that the sample lacks."""
+        names = ("name", "measure", "distance", "bound", "is_far", "missing", "edge_cases")
+        return {
+            "table": self.name,
+            "rows": self.rows,
+            "source_rows": self.source_rows,
+            "reasons": dict(self.reasons),
+            "relations": [relation.as_json() for relation in self.relations],
+            "columns": [{name: getattr(column, name) for name in names} for column in self.columns],
+        }
+
     @property
     def broken(self) -> int:
         return sum(relation.broken for relation in self.relations)
