@@ -23,6 +23,10 @@ def drop_pydiverse(instance: str, config: Path | None, flow: str | None, per_use
 
     Only schemas of stages that its metadata names are dropped. What pipedag_dagster has made stays, and so do the files
     of blobs. First make sure that no flow of pydiverse.pipedag runs.
+
+    \b
+    Example:
+        pipedag-dagster drop-pydiverse full
     """
     store = PipedagConfig(config).get(instance, flow, per_user).store.table_store
     found = pydiverse_schemas.find(store.database, store.instance_schemas)
