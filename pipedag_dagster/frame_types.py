@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import get_args, get_origin
 
 from pipedag_dagster.errors import did_you_mean
 
@@ -20,15 +21,23 @@ class FrameType(enum.StrEnum):
     POLARS = "polars.DataFrame"
     POLARS_LAZY = "polars.LazyFrame"
     ARROW = "pyarrow.Table"
+    ARROW_STREAM = "pyarrow.RecordBatchReader"
+    GENERATOR = "builtins.generator"
     SQL_TABLE = "sqlalchemy.Table"
     SQL_TEXT = "sqlalchemy.sql.expression.TextClause"
     SQL_QUERY = "sqlalchemy.sql.expression.Selectable"
 
 
-DATA = frozenset({FrameType.PANDAS, FrameType.POLARS, FrameType.POLARS_LAZY, FrameType.ARROW})
-"""The types that hold rows, or a plan for them. The others are SQL."""
+STREAMS = frozenset({FrameType.ARROW_STREAM, FrameType.GENERATOR})
+"""The types that give rows batch by batch, once."""
 
-READABLE = "pd.DataFrame, sa.Table, pa.Table, pl.DataFrame, pl.LazyFrame"
+DATA = frozenset({FrameType.PANDAS, FrameType.POLARS, FrameType.POLARS_LAZY, FrameType.ARROW, FrameType.ARROW_STREAM})
+"""The types that hold rows, or a plan for them, and that tables are read as. The others are SQL, and generators."""
+
+READABLE = (
+    "pd.DataFrame, sa.Table, pa.Table, pl.DataFrame, pl.LazyFrame, pa.RecordBatchReader, Iterator[pd.DataFrame], "
+    "Iterator[pl.DataFrame], Iterator[pa.Table]"
+)
 """The types that `input_type=` takes, for messages."""
 
 DTYPE_BACKENDS = ("nullable", "numpy", "arrow")
@@ -106,10 +115,36 @@ def is_sql(cls: object) -> bool:
     return isinstance(cls, type) and "sqlalchemy.FromClause" in class_names(cls)
 
 
+def is_stream(value: object) -> bool:
+    """Whether a value gives rows batch by batch, once: a generator, or a RecordBatchReader of Arrow."""
+    return not types_of(value).isdisjoint(STREAMS)
+
+
+def is_stream_class(cls: object) -> bool:
+    """Whether tables that are read as this class are streams."""
+    return batch_class(cls) is not None or data_type(cls) in STREAMS
+
+
+def batch_class(cls: object) -> type | None:
+    """The class of the batches in `Iterator[…]` of a frame; None for everything else.
+
+    >>> import pandas as pd
+    >>> batch_class(Iterator[pd.DataFrame]), batch_class(pd.DataFrame)
+    (<class 'pandas.DataFrame'>, None)
+    """
+    if get_origin(cls) is not Iterator:
+        return None
+    (batch,) = get_args(cls)
+    frames = (FrameType.PANDAS, FrameType.POLARS, FrameType.ARROW)
+    return batch if isinstance(batch, type) and _BY_CLASS.get(class_names(batch)[0]) in frames else None
+
+
 def is_readable(cls: object) -> bool:
     """Whether tables can be read as this class. Subclasses of DataFrames cannot: what is read is a plain one.
 
     >>> is_readable(dict)
     False
     """
+    if batch_class(cls) is not None:
+        return True
     return is_sql(cls) or (isinstance(cls, type) and _BY_CLASS.get(class_names(cls)[0]) in DATA)

@@ -136,10 +136,10 @@ def read_table(
     """
     with adbc.reading(uri) as cursor:
         pg_columns = pg_types.describe(cursor, table)
-        _refuse_unreadable(pg_columns, what)
+        refuse_unreadable(pg_columns, what)
         cursor.execute(pg_types.select(pg_columns, table, where, limit) if pg_columns else f"TABLE {table}")
         found = cursor.fetch_arrow_table()
-    return _frame(pg_columns, found, cls, what)
+    return frame(pg_columns, found, cls, what)
 
 
 def read_query(
@@ -161,22 +161,26 @@ def read_query(
         nameless = [(f"c{number}", oid, modifier) for number, (_, oid, modifier) in enumerate(columns)]
         numbered = pg_types.describe_columns(cursor, nameless)
         named = [replace(column, name=name) for column, (name, *_) in zip(numbered, columns, strict=True)]
-        _refuse_unreadable(named, what)
+        refuse_unreadable(named, what)
         names = ", ".join(column.name for column in numbered)
         selected = pg_types.select(numbered, f"({query}\n) AS q ({names})", None, None)
         cursor.execute(f"SELECT pg_catalog.set_config('search_path', {literal(search_path)}, true)")
         cursor.fetchall()
         cursor.execute(selected)
         found = cursor.fetch_arrow_table()
-    return _frame(named, found, cls, what)
+    return frame(named, found, cls, what)
 
 
-def _refuse_unreadable(pg_columns: Sequence[PgColumn], what: str) -> None:
+def refuse_unreadable(pg_columns: Sequence[PgColumn], what: str) -> None:
+    """
+    Raises:
+        TaskFailed: the type of a column cannot be read.
+    """
     for column in pg_columns:
         _explained(what, column.name, partial(getattr, column, "expression"))
 
 
-def _frame(pg_columns: Sequence[PgColumn], found: pa.Table, cls: type, what: str) -> Any:
+def frame(pg_columns: Sequence[PgColumn], found: pa.Table, cls: type, what: str) -> Any:
     """What ADBC read, as a frame: the columns, and after them their flags."""
     flags = iter(found.columns[len(pg_columns) :])
     columns = []

@@ -16,7 +16,14 @@ import pyarrow.compute as pc
 from pipedag_dagster.data import columns
 from pipedag_dagster.data.columns import ROUND, as_json
 from pipedag_dagster.data.read_columns import UUID, ReadColumn, checked, converted_elements, decimals, is_numeric
-from pipedag_dagster.data.value_checks import AS_TEXT, Refusal, check_finite, json_values, refuse_where
+from pipedag_dagster.data.value_checks import (
+    AS_TEXT,
+    NAN_BESIDE_NULL,
+    Refusal,
+    check_finite,
+    json_values,
+    refuse_where,
+)
 from pipedag_dagster.errors import UnstorableResult
 
 # What Python types one column may hold together. The order matters: a bool is an int, a datetime is a date.
@@ -107,8 +114,7 @@ def series(column: pa.ChunkedArray, dims: pa.ChunkedArray | None = None) -> pd.S
     """
     kind = column.type
     if pa.types.is_floating(kind) and column.null_count:
-        reason = "it holds NaN beside NULL, which pandas cannot tell apart. Read it with polars, or select NULLIF(…)."
-        refuse_where(pc.is_nan(column), reason)
+        refuse_where(pc.is_nan(column), NAN_BESIDE_NULL)
     if is_numeric(kind) or isinstance(kind, pa.JsonType) or kind == UUID or pa.types.is_nested(kind):
         values = _values(column)
         if dims is not None:

@@ -7,7 +7,7 @@ one dimension, and types that it does not know as the bytes of the wire.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +58,7 @@ class PgColumn:
         declared: its type as PostgreSQL prints it, as in `numeric(10,2)[]`.
         modifier: PostgreSQL's `atttypmod`, of which `decimal_type` is made; -1 for none.
         base: the name of its type without domains and arrays, or else `enum`, `composite`, `range` or `citext`.
+        decimal: the Arrow type of decimals of any size (see `with_decimals`), where it was looked for.
     """
 
     name: str
@@ -66,6 +67,7 @@ class PgColumn:
     is_array: bool
     elements_are_domains: bool
     base: str
+    decimal: pa.DataType | None = None
 
     @property
     def expression(self) -> str:
@@ -100,7 +102,7 @@ class PgColumn:
     def decimal_type(self) -> pa.DataType | None:
         """The Arrow type of a `numeric(precision, scale)`; None where the type does not say it."""
         if self.base != "numeric" or self.modifier < 4:
-            return None
+            return self.decimal
         precision, scale = (self.modifier - 4) >> 16 & 0xFFFF, (self.modifier - 4) & 0x7FF
         if scale > precision or precision > 76:  # a negative scale, too
             return None
@@ -147,6 +149,41 @@ def _base(name: str, is_catalogs: bool, typtype: str) -> str:
     if typtype in "ecrm":
         return {"e": "enum", "c": "composite", "r": "range", "m": "range"}[typtype]
     return name if is_catalogs or name == "citext" else f"{name} of an extension"
+
+
+def with_decimals(cursor: Any, columns: Sequence[PgColumn], table: str, where: str | None) -> list[PgColumn]:
+    """The columns, with the smallest type of decimals that holds all values where the type of a column does not tell
+    it. The table is read for that.
+
+    Args:
+        table, where: as for `select`.
+    """
+    unknown = [each for each in columns if each.base in ("numeric", "money") and each.decimal_type is None]
+    if not unknown:
+        return list(columns)
+    parts = ", ".join(_SIZE.format(values=_numbers(each), place=place) for place, each in enumerate(unknown))
+    cursor.execute(f"SELECT {parts} FROM {table}" + (f" WHERE {where}" if where else ""))
+    sizes = iter(cursor.fetchone())
+    decimals = {}
+    for each in unknown:
+        digits, scale = next(sizes) or 0, next(sizes) or 0
+        precision = max(digits + scale, 1)
+        if precision <= 76:  # Arrow has no larger ones: reading them says so
+            decimals[each.name] = (
+                pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+            )
+    return [replace(each, decimal=decimals.get(each.name)) for each in columns]
+
+
+_SIZE = """
+  max((SELECT max(CASE WHEN abs(v) >= 1 OR scale(v) = 0 THEN length(trunc(abs(v))::text) ELSE 0 END) {values}))
+    AS d{place},
+  max((SELECT max(scale(v)) {values})) AS s{place}"""
+
+
+def _numbers(column: PgColumn) -> str:
+    value = column.expression
+    return f"FROM unnest({value if column.is_array else f'ARRAY[{value}]'}) AS v"
 
 
 def select(columns: Sequence[PgColumn], table: str, where: str | None, limit: int | None) -> str:

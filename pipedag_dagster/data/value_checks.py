@@ -29,6 +29,7 @@ class Refusal(ValueError):
 REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 """What may be raised when a column is converted."""
 
+NAN_BESIDE_NULL = "it holds NaN beside NULL, which pandas cannot tell apart. Read it with polars, or select NULLIF(…)."
 AS_TEXT = "Make it text (in SQL: column::text)."
 _FIRST_DATE, _LAST_DATE = -719_162, 2_932_896  # the years 1 to 9999, in days
 _YEARS = "outside of the years 1 to 9999, which Python cannot hold."

@@ -19,7 +19,7 @@ from pipedag_dagster.errors import FreshInput, TaskFailed, WiringError
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.fingerprint.fingerprint import content_hash, fingerprint, libraries
 from pipedag_dagster.fingerprint.module_origin import public_name
-from pipedag_dagster.frame_types import FrameType, data_type
+from pipedag_dagster.frame_types import FrameType, batch_class, data_type
 from pipedag_dagster.graph.flow import TaskCall
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def argument_hashes(call: TaskCall) -> dict[str, str]:
     options = {
         "outputs=": task.outputs,
         "nout=": task.nout,
-        "input_type=": kind and public_name(kind),
+        "input_type=": None if kind is None else _type_name(kind),
         "call_context=": task.call_context,
         "add_input_source=": task.add_input_source or None,
     }
@@ -194,10 +194,15 @@ def argument_hashes(call: TaskCall) -> dict[str, str]:
     }
 
 
+def _type_name(kind: Any) -> str:
+    batch = batch_class(kind)
+    return public_name(kind) if batch is None else f"Iterator[{public_name(batch)}]"
+
+
 def dtypes(call: TaskCall, config: InstanceConfig) -> dict[str, str]:
     """The dtypes of the pandas DataFrames that a task gets, where they are not the usual ones."""
     kind = call.task.input_type
-    is_pandas = kind is None or data_type(kind) is FrameType.PANDAS
+    is_pandas = kind is None or data_type(batch_class(kind) or kind) is FrameType.PANDAS
     return {"dtype backend": "arrow"} if is_pandas and is_arrow_backed(call, config) else {}
 
 

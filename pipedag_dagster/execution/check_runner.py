@@ -37,6 +37,7 @@ from pipedag_dagster.execution.check_result import ENFORCED, EVALUATED, REMEMBER
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.execution.sample_checks import SampleReferences, evaluate
 from pipedag_dagster.fingerprint.fingerprint import fingerprint
+from pipedag_dagster.frame_types import is_sql
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.sql_text import render
@@ -146,7 +147,7 @@ class Checker:
 
     def _function_query(self, check: FunctionCheck, table: TableVersion) -> str | None:
         """The query that a function returns; None when it wants data."""
-        if not issubclass(check.input_type, sa.FromClause):
+        if not is_sql(check.input_type):
             return None
         query = check.fn(self.store.read(table, check.input_type))
         if not isinstance(query, sa.ClauseElement):

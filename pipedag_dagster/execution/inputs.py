@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from pipedag_dagster.cache_functions import rows_hash
 from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.data import json_values
+from pipedag_dagster.data import json_values, streams
+from pipedag_dagster.data.streams import TableStream
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.cache_key import is_arrow_backed
 from pipedag_dagster.execution.call_outputs import CallOutputs
-from pipedag_dagster.frame_types import FrameType, data_type, is_sql
+from pipedag_dagster.frame_types import FrameType, batch_class, data_type, is_sql, is_stream_class
 from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
@@ -205,6 +206,7 @@ class Arguments:
         self.call = call
         self.shapes = shapes
         self._aliases: set[str] = set()
+        self._streams: list[TableStream] = []
 
     def of_task(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """For the task itself."""
@@ -249,6 +251,8 @@ class Arguments:
             return store.reader.shape(table)
         if is_sql(kind):  # it is pinned, so nobody needs to look whether it is there
             return store.reader.described(table).alias(table.name)
+        if is_stream_class(kind):
+            return self._stream(store, table, kind)
         if kind is not None and data_type(kind) is not FrameType.PANDAS:
             return store.read(table, kind)
         if is_arrow_backed(self.call, self.inputs.instance.config):
@@ -259,6 +263,26 @@ class Arguments:
             frame = store.read(table, kind)
         frame.attrs["name"] = table.name
         return frame
+
+    def _stream(self, store: TableStore, table: TableVersion, kind: Any) -> Any:
+        batch = batch_class(kind)
+        wants_arrow = data_type(batch) is FrameType.PANDAS and is_arrow_backed(self.call, self.inputs.instance.config)
+        stream = store.reader.stream(table, pa.Table if batch is None or wants_arrow else batch)
+        self._streams.append(stream)
+        if batch is None:
+            return streams.reader(stream)
+        return self._arrow_backed(stream) if wants_arrow else stream
+
+    @staticmethod
+    def _arrow_backed(stream: TableStream) -> Iterator[Any]:
+        from pipedag_dagster.data import pandas_frames  # noqa: PLC0415
+
+        return map(pandas_frames.arrow_backed, stream)
+
+    def close(self) -> None:
+        """End the streams among the arguments."""
+        for stream in self._streams:
+            stream.close()
 
     def _with_alias_of_its_own(self, table: sa.Alias) -> sa.FromClause:
         """Two inputs may have one name, as `raw.orders` and `clean.orders`: in a join the second is `orders_2`."""

@@ -6,14 +6,14 @@
 3. If the call must run, `TaskRunner.run` (here) calls the task, or copies the tables of the source instead, and
    `OutputWriter.write` stores what it returned.
 
-`TaskRunner._call` is the only place where the function under `@materialize` is called.
+`TaskRunner._called` is the only place where the function under `@materialize` is called.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from pipedag_dagster.execution.cache_key import Key
 from pipedag_dagster.execution.inputs import Arguments, Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall, labels
 from pipedag_dagster.execution.notes import external_notes, order_notes
-from pipedag_dagster.execution.observed import Reads
+from pipedag_dagster.execution.observed import Observed, Reads
 from pipedag_dagster.execution.samples import Samples
 from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
@@ -83,36 +83,57 @@ class TaskRunner:
         tables = () if source is None else self.inputs.of_source(source, call).values()
         return any(self.samples.known(table) is None for table in tables if table.in_database)
 
-    def run(self, keyed: KeyedCall) -> TaskOutputs:
-        """What the task returned; or, for a call that is copied, what stands for it.
+    @contextmanager
+    def run(self, keyed: KeyedCall) -> Iterator[TaskOutputs]:
+        """What the task returned; or, for a call that is copied, what stands for it. Streams among the outputs can be
+        read until the context ends.
 
         Raises:
             UnstorableResult: it returned something that cannot be stored.
         """
         if keyed.is_copied:
-            return self._copy(keyed)
+            yield self._copy(keyed)
+            return
         if keyed.outputs is not None:
-            return keyed.outputs
-        result = self._call(keyed.call, Arguments(self.inputs, keyed.call), keyed.covered)
-        notes = (*result.observed.notes, *external_notes(keyed.call), *order_notes(keyed.call, keyed.inputs.values()))
-        return replace(result, observed=replace(result.observed, notes=notes))
+            yield keyed.outputs
+            return
+        with self._called(keyed.call, Arguments(self.inputs, keyed.call), keyed.covered) as result:
 
-    def _call(self, call: TaskCall, arguments: Arguments, covered: Reads | None = None) -> TaskOutputs:
+            def ended() -> Observed:
+                seen = result.ended()
+                return replace(
+                    seen,
+                    notes=(*seen.notes, *external_notes(keyed.call), *order_notes(keyed.call, keyed.inputs.values())),
+                )
+
+            yield replace(result, ended=ended)
+
+    @contextmanager
+    def _called(self, call: TaskCall, arguments: Arguments, covered: Reads | None = None) -> Iterator[TaskOutputs]:
+        """Call a task. It has ended when its streams are read: in the context of the task, and observed like it."""
         args, kwargs = arguments.of_task()
-        # A lazy task is called in every run, so it does not matter what it has read.
         around = call.task.call_context or nullcontext
-        with observe() if covered is not None else nullcontext() as observation:
-            with around():
-                returned = call.task.fn(*args, **kwargs)  # the user's function
+        with closing(arguments), ExitStack() as running:
+            # A lazy task is called in every run, so it does not matter what it has read.
+            observation = None if covered is None else running.enter_context(observe())
+            running.enter_context(around())
+            returned = call.task.fn(*args, **kwargs)  # the user's function
             config = self.instance.config
             result = unpack(
                 call, returned, config.auto_table, config.auto_blob, config.unlogged, partial(self._token, call)
             )
-        if covered is not None and observation is not None:
-            result = replace(result, observed=observed.of_call(call, observation, covered))
-        scripts = any(isinstance(output, ScriptOutput) for output in result.outputs)
-        names = arguments.physical_names() if scripts else {}
-        return replace(result, outputs=[_filled(output, names) for output in result.outputs])
+            if not any(isinstance(output, FrameTable) and output.is_stream for output in result.outputs):
+                running.close()
+
+            def ended() -> Observed:
+                running.close()
+                if covered is None or observation is None:
+                    return Observed()
+                return observed.of_call(call, observation, covered)
+
+            scripts = any(isinstance(output, ScriptOutput) for output in result.outputs)
+            names = arguments.physical_names() if scripts else {}
+            yield replace(result, outputs=[_filled(output, names) for output in result.outputs], ended=ended)
 
     def _token(self, call: TaskCall) -> str:
         """A hash of what a call takes: its arguments and the tables that it reads."""
@@ -148,7 +169,11 @@ class TaskRunner:
         frames without rows, so its result is not kept. Where these do not tell all, its code is compared."""
         call = keyed.call
         plans = polars_plans.is_lazy(call.task.input_type)
-        outputs = self._call(call, Arguments(self.inputs, call, shapes=plans))
+        with self._called(call, Arguments(self.inputs, call, shapes=plans)) as outputs:
+            return self._compared_by(keyed, outputs)
+
+    def _compared_by(self, keyed: KeyedCall, outputs: TaskOutputs) -> KeyedCall:
+        call, plans = keyed.call, polars_plans.is_lazy(keyed.call.task.input_type)
         opaque = any(isinstance(output, FrameTable) and output.is_opaque for output in outputs.outputs)
         if opaque or (plans and not _only_plans(call, outputs)):
             return replace(keyed, key=Key({**keyed.key.parts, "code": cache_key.task_code_version(call)}))

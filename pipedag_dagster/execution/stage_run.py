@@ -303,7 +303,8 @@ class _StageRun:
     def _run_and_store(self, keyed: KeyedCall) -> list[TableVersion]:
         compare = self.validation.mode is not CacheMode.force_cache_invalid  # which runs everything anyway
         writer = OutputWriter(self.instance, keyed, self.held, time.monotonic(), compare)
-        return writer.write(self.runner.run(keyed))
+        with self.runner.run(keyed) as outputs:
+            return writer.write(outputs)
 
     def _where(self, call: TaskCall) -> str:
         """Where the task failed, for its error message."""

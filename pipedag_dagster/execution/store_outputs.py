@@ -57,6 +57,7 @@ class OutputWriter:
     _versions: list[TableVersion] = field(default_factory=list)
     _script_assets: dict[int, dict[str, str]] = field(default_factory=dict)
     _plans: dict[str, str | None] = field(default_factory=dict)
+    _streams: dict[int, PhysicalTable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.call = self.keyed.call
@@ -71,7 +72,12 @@ class OutputWriter:
         Raises:
             UnstorableResult: one of them cannot be stored.
         """
-        self.observed = result.observed
+        self._streams = {  # before all others: the task runs until they are read
+            number: self.held.write_frame(output.name, output.frame, output.constraints)
+            for number, output in enumerate(result.outputs)
+            if isinstance(output, FrameTable) and output.is_stream
+        }
+        self.observed = result.ended()
         for number, output in enumerate(result.outputs):
             self._write(number, output)
         if self._script_assets:
@@ -104,7 +110,8 @@ class OutputWriter:
             case FrameTable():
                 self._print(output.name, output.frame)
                 self._plans[output.slot.asset] = polars_plans.text(output.frame)
-                table = self.held.write_frame(output.name, output.content, output.constraints)
+                stream = self._streams.get(number)
+                table = stream or self.held.write_frame(output.name, output.content, output.constraints)
                 self._add_table(output, table, output.constraints)
             case ViewOutput():
                 self._print(output.name, output.query, is_sql=True)

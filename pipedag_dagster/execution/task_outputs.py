@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,9 @@ from pipedag_dagster.data import json_values, polars_plans
 from pipedag_dagster.data.content import Content
 from pipedag_dagster.data.frames import content
 from pipedag_dagster.digest import digest
+from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution.observed import Observed
+from pipedag_dagster.frame_types import is_stream
 from pipedag_dagster.graph.flow import Slot
 from pipedag_dagster.names import TableRef
 from pipedag_dagster.sampling.sample import Sample
@@ -53,7 +55,7 @@ class QueryTable(TaskOutput):
 
 @dataclass(frozen=True)
 class FrameTable(TaskOutput):
-    """A table with the rows of a DataFrame, or of a LazyFrame of polars once it is collected."""
+    """A table with the rows of a DataFrame, of a LazyFrame of polars once it is collected, or of a stream."""
 
     constraints: Constraints
     frame: Any
@@ -74,7 +76,17 @@ class FrameTable(TaskOutput):
         """Whether it is a plan of polars that holds Python code. Two such plans cannot be compared."""
         return self.is_plan and polars_plans.serialized(self.frame) is None
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether its rows come batch by batch, while the task goes on."""
+        return is_stream(self.frame)
+
     def identity(self, labels: Mapping[str, str]) -> str:
+        if self.is_stream:
+            raise UnstorableResult(
+                f"{self.stage}.{self.name} is a stream, and a lazy task is called in each run to compare what it "
+                "returns. Write @materialize without lazy=True."
+            )
         if not self.is_plan:
             return digest(self.name, self.content.version, self.constraints.identity)
         plan = polars_plans.serialized(self.frame) or b""
@@ -139,11 +151,12 @@ class ValueOutput(TaskOutput):
 @dataclass(frozen=True)
 class TaskOutputs:
     """All outputs of a call. `shape` is what the task returned around them, as `json_values` encodes it; None when it
-    returned one output and nothing around it. `observed` is what was seen while the task ran."""
+    returned one output and nothing around it. `ended` tells what was seen while the task ran. It is called when the
+    streams among the outputs are read: until then, the task runs."""
 
     outputs: Sequence[TaskOutput]
     shape: Any = None
-    observed: Observed = field(default_factory=Observed)
+    ended: Callable[[], Observed] = Observed
 
     def identities(self, labels: Mapping[str, str]) -> list[str]:
         """The identity of the shape, if there is one, and of each output."""

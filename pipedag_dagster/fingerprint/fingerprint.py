@@ -22,6 +22,7 @@ from pipedag_dagster.fingerprint.code_text import CodeText, code_part
 from pipedag_dagster.fingerprint.module_origin import UserCode, distributions
 from pipedag_dagster.fingerprint.value_content import named
 from pipedag_dagster.fingerprint.walk import Walk
+from pipedag_dagster.frame_types import batch_class
 from pipedag_dagster.graph.task import Task
 
 __all__ = [
@@ -141,7 +142,7 @@ def code_text(code: Callable[..., Any] | type) -> str:
 def libraries(task: Task, found: Fingerprint) -> dict[str, str]:
     """The installed distributions whose modules the code of a task reaches, and that of its `input_type`, with their
     versions."""
-    kind = task.input_type
+    kind = batch_class(task.input_type) or task.input_type
     names = {*found.libraries, "pandas" if kind is None else kind.__module__.partition(".")[0]}
     installed = {one for name in names for one in distributions().get(name, ())}
     return {name: metadata.version(name) for name in sorted(installed, key=str.lower) if name != "pipedag_dagster"}

@@ -198,7 +198,8 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskO
         lazy: the task runs every time, because it only builds a query (or a plan of polars), which is compared. With
             `version`, another version makes its tables again, too.
         input_type: how inputs arrive: `pd.DataFrame`, `sa.Table` (an alias to build queries on), also
-            `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`. `(pd.DataFrame, "arrow")` gives columns that stay
+            `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`. `Iterator[…]` of a DataFrame, and
+            `pa.RecordBatchReader`, give the rows batch by batch. `(pd.DataFrame, "arrow")` gives columns that stay
             in Arrow; with "numpy" or "nullable", or alone, integers that may be NULL are `Int64`.
         allow_fresh_input: the task may read fresh input even where `cache_validation.mode` is
             `assert_no_fresh_input`.

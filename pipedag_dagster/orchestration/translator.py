@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dagster as dg
-import sqlalchemy as sa
 
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.execution.cache_key import task_code_version
-from pipedag_dagster.frame_types import FrameType, data_type
+from pipedag_dagster.frame_types import FrameType, batch_class, data_type, is_sql
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall
 from pipedag_dagster.graph.task import Task
 from pipedag_dagster.orchestration.keys import asset_key, identifier
@@ -131,8 +130,8 @@ def _description(props: TableProps) -> str | None:
 def _library(props: TableProps) -> str:
     if props.copied_from is not None:
         return "table"
-    input_type = props.task.input_type
-    if input_type is not None and issubclass(input_type, sa.FromClause):
+    input_type = batch_class(props.task.input_type) or props.task.input_type
+    if is_sql(input_type):
         return "sql"
     if input_type is None or data_type(input_type) is FrameType.PANDAS:
         return "pandas"

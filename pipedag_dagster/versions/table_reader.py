@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
-from pipedag_dagster.data import frames, json_values, polars_plans
+from pipedag_dagster.data import frames, json_values, polars_plans, streams
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.data.sql_types import sql_type
+from pipedag_dagster.data.streams import TableStream
 from pipedag_dagster.errors import NotMaterialized
+from pipedag_dagster.frame_types import FrameType, batch_class, data_type, is_sql
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.names import TableRef, quote
 from pipedag_dagster.postgres.database import Database
@@ -45,7 +50,7 @@ class TableReader:
 
         Args:
             kind: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame`, or `sa.Table` for an alias to build queries
-                on.
+                on. `pa.RecordBatchReader` and `Iterator[…]` of a frame give the rows batch by batch.
             where: an SQL condition: only these rows of it.
             limit: at most so many rows of a frame.
 
@@ -59,13 +64,59 @@ class TableReader:
         if table.kind is OutputKind.value:
             return json_values.decode(table.value, lambda part: _refuse_part(what, part))
         self.refuse_lost(table)
-        if kind is not None and issubclass(kind, sa.FromClause):
+        if is_sql(kind):
             reflected = self.reflect(table)
             return reflected.alias(table.name) if where is None else _rows(reflected, where).subquery(table.name)
-        cls = kind or frames.default_class()
+        return self._frame(self.name_of(table), kind, what, partial(self._told_of, table), where=where, limit=limit)
+
+    def _frame(
+        self,
+        name: str,
+        kind: type | None,
+        what: str,
+        told: Callable[[], AbstractContextManager[None]],
+        *,
+        where: str | None = None,
+        limit: int | None = None,
+    ) -> Any:
+        """The rows of a relation: a frame, or a stream of them.
+
+        Args:
+            name: of the relation, quoted.
+            told: the context of all that uses a connection.
+        """
+        cls, batch = kind or frames.default_class(), batch_class(kind)
+        if data_type(cls) is FrameType.ARROW_STREAM:
+            return streams.reader(self._stream(name, pa.Table, what, told, where))
+        if batch is not None:
+            return self._stream(name, batch, what, told, where)
+        with told():
+            return frames.read_table(self.database.uri, name, cls, what, where=where, limit=limit)
+
+    def _stream(
+        self, name: str, batch: type, what: str, told: Callable[[], AbstractContextManager[None]], where: str | None
+    ) -> TableStream:
+        def batches() -> Iterator[Any]:
+            with told():
+                yield from streams.read(self.database.uri, name, batch, what, where=where)
+
+        return TableStream(batches(), what)
+
+    def stream(self, table: TableVersion, batch: type) -> TableStream:
+        """The rows of a table version, batch by batch. Nothing is read before the first batch is asked for, and errors
+        come then.
+
+        Args:
+            batch: the class of the batches: `pd.DataFrame`, `pl.DataFrame` or `pa.Table`.
+        """
+        what = str(TableRef(table.stage, table.name))
+        return self._stream(self.name_of(table), batch, what, partial(self._told_of, table), None)
+
+    @contextmanager
+    def _told_of(self, table: TableVersion) -> Iterator[None]:
         try:
             with self.database.told():
-                return frames.read_table(self.database.uri, self.name_of(table), cls, what, where=where, limit=limit)
+                yield
         except Exception as error:
             if getattr(error, "sqlstate", None) == psycopg.errors.UndefinedTable.sqlstate:
                 raise self._gone(table) from None
@@ -90,12 +141,9 @@ class TableReader:
                     f"Table {quote(schema, name)} does not exist in the database of instance "
                     f"{self.schemas.config.name!r}. Create it, or fix ExternalTableReference(name, schema)."
                 ) from None
-        if kind is not None and issubclass(kind, sa.FromClause):
+        if is_sql(kind):
             return table.alias(name)
-        with self.database.told():
-            return frames.read_table(
-                self.database.uri, quote(schema, name), kind or frames.default_class(), f"{schema}.{name}"
-            )
+        return self._frame(quote(schema, name), kind, f"{schema}.{name}", self.database.told)
 
     def refuse_lost(self, table: TableVersion) -> None:
         """

@@ -7,17 +7,18 @@ indexes and statistics come last, after the data.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import psycopg
 
 from pipedag_dagster.catalog.catalog import Column, OutputKind
-from pipedag_dagster.data import adbc, frames
+from pipedag_dagster.data import adbc, frames, streams
 from pipedag_dagster.data.content import Content
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult, did_you_mean
+from pipedag_dagster.frame_types import is_stream
 from pipedag_dagster.names import Label, literal, quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import STAGING, Database
@@ -90,25 +91,39 @@ class PhysicalTable:
 def from_frame(
     database: Database, schema: str, name: str, frame: Any, constraints: Constraints, what: Label
 ) -> PhysicalTable:
-    """A physical table with the rows of a DataFrame (pandas, polars, pyarrow), or of one that was converted before.
+    """A physical table with the rows of a DataFrame (pandas, polars, pyarrow), of a stream, or of a DataFrame that was
+    converted before.
 
     Raises:
         UnstorableResult: a column cannot be stored as it is, or breaks a constraint.
+        BaseException: what a stream raises. There is no table then.
     """
-    content = frame if isinstance(frame, Content) else frames.content(frame, str(what))
+    with closing(frame) if is_stream(frame) else nullcontext():
+        return _written(database, schema, name, _content(frame, str(what)), constraints, what)
+
+
+def _written(
+    database: Database, schema: str, name: str, content: Content, constraints: Constraints, what: Label
+) -> PhysicalTable:
     try:
         with database.told(), adbc.transaction(database.uri) as cursor:
             cursor.execute(STAGING)
             with explained(what, name):
                 rows = frames.write(cursor, schema, name, content, create=constraints.create)
             columns, size = finish(adbc.Session(cursor), schema, name, constraints, what)
-    except Exception:
+    except BaseException:
         if content.failure is None:
             raise
         raise content.failure from content.failure.__cause__  # of the task that makes the rows
     # The values that others read are of the types that were declared.
     version = digest(content.version, repr(constraints.types)) if constraints.types else content.version
     return PhysicalTable(name, columns, rows, size, version, content_hash=version)
+
+
+def _content(frame: Any, what: str) -> Content:
+    if isinstance(frame, Content):
+        return frame
+    return streams.content(frame, what) if is_stream(frame) else frames.content(frame, what)
 
 
 def from_query(

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipedag_dagster.data import adbc, frames, pandas_frames
-from pipedag_dagster.data.content import Content
+from pipedag_dagster.data import adbc, frames, pandas_frames, streams
+from pipedag_dagster.data.content import Content, content_version
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster_tests.data.types_page import check_table
 
@@ -72,9 +72,21 @@ def through(uri: str, frame: Any, cls: type = pa.Table) -> tuple[str, Any]:
         query = "SELECT string_agg(format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute "
         row = connection.execute(f"{query} WHERE attrelid = '{name}'::regclass AND attnum > 0".encode()).fetchone()
         found = frames.read_table(uri, f"public.{name}", cls, "raw.t")
-        connection.execute(f"DROP TABLE {name}".encode())
+        check_streams(uri, name, table)
+        connection.execute(f"DROP TABLE {name}, {name}_s".encode())
     assert row is not None
     return row[0], found
+
+
+def check_streams(uri: str, name: str, table: pa.Table) -> None:
+    """What is stored and read batch by batch is what is stored and read at once."""
+    pieces = table.to_batches(max_chunksize=2)
+    rows = streams.content(pa.RecordBatchReader.from_batches(table.schema, pieces), "raw.t")
+    with adbc.transaction(uri) as cursor:
+        frames.write(cursor, "public", f"{name}_s", rows)
+    assert rows.version == content_version(table)
+    at_once = frames.read_table(uri, f"public.{name}", pa.Table, "raw.t")
+    assert pa.concat_tables(streams.read(uri, f"public.{name}_s", pa.Table, "raw.t")).equals(at_once)
 
 
 def micro(low: dt.datetime, high: dt.datetime, **zone: Any) -> st.SearchStrategy[Any]:
