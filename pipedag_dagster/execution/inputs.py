@@ -19,6 +19,7 @@ from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.execution.cache_key import is_arrow_backed
 from pipedag_dagster.execution.call_outputs import CallOutputs
+from pipedag_dagster.execution.stage_versions import StageVersions, stage_versions
 from pipedag_dagster.frame_types import FrameType, batch_class, data_type, is_sql, is_stream_class
 from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.external_table import ExternalTableReference
@@ -84,19 +85,24 @@ class Inputs:
         Raises:
             NotMaterialized: one of them was never committed.
         """
-        if call.compares_versions:
-            staged = {f"staged: {name}": table for name, table in self.staged_tables().items()}
-            return staged | {f"committed: {name}": table for name, table in self.committed_tables(call).items()}
-        if call.source is not None:
-            return {
-                f"{call.source.config.name}: {table.stage}.{name}": table
-                for name, table in self.source_tables(call).items()
-            }
+        if call.task.from_source:
+            what = "committed: " if call.source is None else f"{call.source.config.name}: {call.source_stage_name}."
+            other = {f"{what}{name}": table for name, table in self.stage_versions(call).other.items()}
+            return self.staged(call) | other
         return {
             f"{table.stage}.{asset}": table
             for output in call.inputs
             for asset, table in self.outputs_of(output).needed(output).items()
         }
+
+    def staged(self, call: TaskCall) -> dict[str, TableVersion]:
+        """Those tables that this run has staged, of a task that gets two versions of tables; none for other tasks."""
+        tables = self.stage_versions(call).staged if call.task.from_source else {}
+        return {f"staged: {name}": table for name, table in tables.items()}
+
+    def stage_versions(self, call: TaskCall) -> StageVersions:
+        """What a task under `@input_stage_versions` gets."""
+        return stage_versions(self, call)
 
     def around(self, call: TaskCall) -> dict[str, str]:
         """The values and shapes around the tables that a call reads: a hash of each, by name."""
@@ -129,44 +135,27 @@ class Inputs:
         """
         return source_outputs(self.instance, source, call, self.source_pins[call.stage.name])
 
-    def staged_tables(self) -> dict[str, TableVersion]:
-        """The tables of the stage that this run has made so far, or found unchanged, by name."""
-        tables = [table for made in list(self.made.values()) for table in made.values()]
-        return {table.name: table for table in tables if table.in_database and table.stage == self.stage.name}
-
-    def committed_tables(self, call: TaskCall) -> dict[str, TableVersion]:
-        """The committed tables of the stage by name, without those of a call itself."""
-        tables = (table for table in self.base.tables.values() if table.task != call.name)
-        return {table.name: table for table in tables if table.in_database}
-
-    def source_tables(self, call: TaskCall) -> dict[str, TableVersion]:
-        """For a task under @input_stage_versions: the tables of the source, without those of other tasks here."""
-        version = self._source_version(call)
-        if not version.number:
-            name = call.source.config.name
-            raise NotMaterialized(
-                f"Instance {name!r}, from which {call} copies, has not committed stage {version.stage!r} yet. "
-                f"Run it first: pipedag-dagster run {name}"
-            )
-        others = {asset for other in self.stage.calls if other is not call for asset in other.assets}
-        return {
-            table.name: table
-            for table in version.tables.values()
-            if table.name not in others | {table.asset} & others and table.in_database
-        }
-
     def sources(self, call: TaskCall) -> list[SourceVersion]:
         """The stage version of another instance that a call reads; empty when it reads its own instance only."""
         if call.source is not None:
-            version = self._source_version(call)
+            version = self.other_version(call)
             return [SourceVersion(call.source.config.name, version.stage, version.number)]
         source, stage = copied_from(self.instance, call), self.stage.name
         return [] if source is None else [SourceVersion(source.config.name, stage, self.source_pins[stage].number)]
 
-    def _source_version(self, call: TaskCall) -> StageVersion:
-        stage = getattr(call.source_stage, "name", str(call.source_stage))
-        version: StageVersion = call.source.store.table_store.pin(self.run_id, [stage])[stage]
-        return version
+    def other_version(self, call: TaskCall, stage: str | None = None) -> StageVersion:
+        """The version of a stage that a task under `@input_stage_versions` gets beside that of this run.
+
+        Args:
+            stage: without it, the stage that the call names.
+        """
+        stage = stage or call.source_stage_name
+        if call.source is None:
+            return self.base if stage == self.stage.name else self.pins[stage]
+        return self._of_source(call.source.store.table_store, stage)
+
+    def _of_source(self, source: TableStore, stage: str) -> StageVersion:
+        return source.pin(self.run_id, [stage])[stage]
 
 
 class Unpinned(Inputs):
@@ -176,10 +165,8 @@ class Unpinned(Inputs):
     def is_pinned(self) -> bool:
         return False
 
-    def _source_version(self, call: TaskCall) -> StageVersion:
-        stage = getattr(call.source_stage, "name", str(call.source_stage))
-        version: StageVersion = call.source.store.table_store.current([stage])[stage]
-        return version
+    def _of_source(self, source: TableStore, stage: str) -> StageVersion:
+        return source.current([stage])[stage]
 
 
 def own_alias(name: str, taken: Collection[str]) -> str:
@@ -212,7 +199,7 @@ class Arguments:
         """For the task itself."""
         self._aliases.clear()
         if self.call.task.from_source:
-            return self._of_source(), {name: self.call.arguments[name] for name in self.call.task.pass_args}
+            return self._versions(), {name: self._read(self.call.arguments[name]) for name in self.call.task.pass_args}
         bound = self.call.task.signature.bind_partial()
         bound.arguments.update({name: self._read(value) for name, value in self.call.arguments.items()})
         return bound.args, bound.kwargs
@@ -223,17 +210,28 @@ class Arguments:
         if self.call.task.from_source:
             return self.of_task()
         arguments = self.call.arguments.items()
-        return (), {name: self._read(value) for name, value in arguments if names is None or name in names}
+        return (), {name: self._references(value) for name, value in arguments if names is None or name in names}
 
-    def _of_source(self) -> tuple[Any, ...]:
-        inputs, call = self.inputs, self.call
-        staged = {name: self._table(inputs.store, table) for name, table in inputs.staged_tables().items()}
-        if call.compares_versions:
-            committed = inputs.committed_tables(call).items()
-            return staged, {name: self._table(inputs.store, table) for name, table in committed}
-        source = call.source.store.table_store
-        tables = {name: self._table(source, table) for name, table in inputs.source_tables(call).items()}
-        return staged, tables, call.source
+    def _references(self, value: Any) -> Any:
+        """An argument for a cache function: `Table(ExternalTableReference(…))` stays, with the name of the table."""
+
+        def named(table: Table) -> Any:
+            reference = table.obj
+            is_unnamed = isinstance(reference, ExternalTableReference) and table.name is None
+            return Table(reference, reference.name) if is_unnamed else table
+
+        return self._read_data(nested.replace(value, Table, named))
+
+    def _versions(self) -> tuple[Any, ...]:
+        """The positional arguments of a task under `@input_stage_versions`."""
+        call, own = self.call, self.inputs.store
+        versions = self.inputs.stage_versions(call)
+        other = own if call.source is None else call.source.store.table_store
+        pairs = [(own, versions.staged.items()), (other, versions.other.items())]
+        tables = [{name: self._table(store, t) for name, t in items if t.in_database} for store, items in pairs]
+        blobs = [{name: self._table(store, t) for name, t in items if not t.in_database} for store, items in pairs]
+        source = () if call.source is None else (call.source,)
+        return (*tables, *(blobs if versions.has_blobs else ()), *source)
 
     def _table(self, store: TableStore, table: TableVersion) -> Any:
         value = self._value(store, table)
@@ -313,12 +311,14 @@ class Arguments:
                 yield from self._named(getattr(value, one.name), f"{name}.{one.name}")
 
     def _read(self, value: Any) -> Any:
-        """`value` with its outputs replaced by data."""
+        """`value` with its outputs and external tables replaced by data."""
+        return self._read_data(bare_references(value))
 
+    def _read_data(self, value: Any) -> Any:
         def read(output: Output) -> Any:
             return self.inputs.outputs_of(output).read(output, lambda table: self._table(self.inputs.store, table))
 
-        return map_outputs(nested.replace(bare_references(value), ExternalTableReference, self._external), read)
+        return map_outputs(nested.replace(value, ExternalTableReference, self._external), read)
 
     def _external(self, reference: ExternalTableReference) -> Any:
         """The table that a reference in the arguments names."""

@@ -149,7 +149,7 @@ class _StagePlan:
         if source is not None:
             self.inputs.of_source(source, call)
         if call.source is not None:
-            self.inputs.source_tables(call)
+            self.inputs.stage_versions(call)
         reads_source = source_of(self.inputs.instance, call) is not None
         cache_key.assert_not_fresh(call, self.validation, reads_source=reads_source, reason=NEW)
         return Action.runs, str(NEW)

@@ -153,6 +153,9 @@ class TaskRunner:
             "inputs" if source is None else "source": {name: table.data_version for name, table in inputs.items()}
             | self.inputs.around(call),
         }
+        staged = {} if source is None else self.inputs.staged(call)
+        if staged:  # they are not of the source, whose changes may be ignored
+            parts["inputs"] = {name: parts["source"].pop(name) for name in staged}
         classes = observed.class_versions(inputs.values(), self.inputs.nodes_around(call).values())
         if classes:
             parts["classes"] = classes

@@ -52,6 +52,8 @@ class TaskCall:
     source_stage: StageCalls | None = None
     compares_versions: bool = False
     """Whether it takes the tables that the run has made before it, beside those that are committed."""
+    compared: Any = None
+    """The outputs of which a task under `@input_stage_versions` gets two versions; without any, all of the stage."""
     slots: tuple[Slot, ...] = ()
     after: list[TaskCall] = field(default_factory=list)
     """Calls of the stage that come first, although nothing of them is read (`ordering_barrier`)."""
@@ -62,7 +64,12 @@ class TaskCall:
     @property
     def inputs(self) -> list[Output]:
         """The outputs of other calls that this one takes, in the order of its arguments."""
-        return list(outputs_in(self.arguments))
+        return list(outputs_in([self.arguments, self.compared]))
+
+    @property
+    def source_stage_name(self) -> str:
+        """The stage of which a task under `@input_stage_versions` gets two versions."""
+        return str(getattr(self.source_stage, "name", self.source_stage))
 
     @property
     def assets(self) -> list[str]:

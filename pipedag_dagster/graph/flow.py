@@ -143,26 +143,24 @@ class Stage(StageCalls, _Wired):
     def _bind_source(self, call: TaskCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The arguments of a task under `@input_stage_versions`."""
         task = call.task
-        if not args and "stage" not in kwargs:
-            call.compares_versions = True
-            missing = set(task.pass_args) ^ set(kwargs)
-            if missing:
-                raise WiringError(
-                    f"{call}: pass_args is {list(task.pass_args)}, but it is called with {sorted(kwargs)}."
-                )
-            call.arguments = {name: kwargs[name] for name in task.pass_args}
-            return
-        if len(args) != 1 or not isinstance(args[0], Instance):
-            raise WiringError(
-                f"{call}: call it as {task.name}(source_cfg, stage=stage, …). The instance to copy from is its only "
-                f"positional argument. Or call {task.name}() to compare this run with the committed version."
-            )
-        call.source = args[0]
-        call.source_stage = kwargs.get("stage", self)
-        unknown = set(kwargs) - {"stage", *task.pass_args}
         missing = set(task.pass_args) - set(kwargs) - {"stage"}
-        if unknown or missing:
+        if missing:
             raise WiringError(f"{call}: pass_args is {list(task.pass_args)}, but it is called with {sorted(kwargs)}.")
+        others = {name: value for name, value in kwargs.items() if name not in ("stage", *task.pass_args)}
+        instances = [value for value in (*args, *others.values()) if isinstance(value, Instance)]
+        if len(instances) > 1:
+            raise WiringError(f"{call} is called with {len(instances)} instances. Give it the one to copy from.")
+        for name, value in [*enumerate(args, 1), *others.items()]:
+            if not isinstance(value, Instance) and not any(True for _ in outputs_in(value)):
+                raise WiringError(
+                    f"{call}: its argument {name!r} is not an instance, and there are no outputs of tasks in it. Pass "
+                    f"values with pass_args=[…]. To copy, call it as {task.name}(source_cfg, stage=stage, …). To "
+                    f"compare this run with the committed version, call it as {task.name}(), or with some outputs."
+                )
+        call.compared = [value for value in (*args, *others.values()) if not isinstance(value, Instance)]
+        call.source = instances[0] if instances else None
+        call.compares_versions = call.source is None
+        call.source_stage = kwargs.get("stage", self)
         arguments = {"stage": self} | kwargs
         call.arguments = {name: arguments[name] for name in task.pass_args}
 
@@ -323,11 +321,6 @@ def _name_outputs(stage: Stage) -> None:
     for call in stage.calls:
         if call.slots:
             continue
-        if call.task.from_source and not call.compares_versions:
-            raise WiringError(
-                f"{call}: nobody knows before it runs which tables it copies. "
-                'Declare them with outputs=[…], or ask for them: tbls["orders"].'
-            )
         paths: list[Path] = [()] if call.count is None else [(number,) for number in range(call.count)]
         call.slots = tuple(Slot(_free_name(call, owner, numbers), path) for path in paths)
 

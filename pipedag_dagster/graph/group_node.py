@@ -69,12 +69,14 @@ class VisualizationStyle:
 
 
 def order_calls(calls: list[TaskCall]) -> None:
-    """Fill in `after` of the calls of one stage: what barriers put before them."""
+    """Fill in `after` of the calls of one stage: what barriers put before them. A task under `@input_stage_versions`
+    that gets all tables of the stage waits for those that are wired before it."""
     barriers: list[TaskCall] = []  # few, mostly: all others are compared with these only
     for number, call in enumerate(calls):
         is_barrier = call.task.ordering_barrier or any(group.ordering_barrier for group in call.groups)
-        for other in calls[:number] if is_barrier or call.compares_versions else barriers:
-            if call.compares_versions or _is_barrier(call, other) or _is_barrier(other, call):
+        takes_all = call.task.from_source and not call.compared
+        for other in calls[:number] if is_barrier or takes_all else barriers:
+            if takes_all or _is_barrier(call, other) or _is_barrier(other, call):
                 call.after.append(other)
         if is_barrier:
             barriers.append(call)

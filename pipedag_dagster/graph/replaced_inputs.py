@@ -49,6 +49,11 @@ def with_inputs(flow: _Flow, inputs: Mapping[Any, Any]) -> _Flow:
         def argument(taken: Output, consumer: TaskCall = old) -> Any:
             for output, table in tables.items():
                 if taken.call is output.call and taken.path[: len(output.path)] == output.path:
+                    if consumer.compared:
+                        raise WiringError(
+                            f"flow.run(inputs=…): {consumer} compares versions of {taken}, so no other table can take "
+                            f"its place. Leave {output} out of inputs."
+                        )
                     used.add(output)
                     return table
                 if taken.call is output.call and output.path[: len(taken.path)] == taken.path:
@@ -59,6 +64,7 @@ def with_inputs(flow: _Flow, inputs: Mapping[Any, Any]) -> _Flow:
             return Output(calls.get(taken.call, taken.call), taken.path)
 
         call.arguments = map_outputs(old.arguments, argument)
+        call.compared = map_outputs(old.compared, argument)
         call.after = [calls[other] for other in old.after]
     for output in tables.keys() - used:
         log.warning("flow.run(inputs=…): no task of the flow takes %r, so its table is not used.", output)

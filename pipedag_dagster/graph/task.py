@@ -67,7 +67,10 @@ class TaskOptions(_Options, total=False):
 class CopyOptions(_Options, total=False):
     """The options of `@input_stage_versions`."""
 
+    nout: int | None
     pass_args: Sequence[str]
+    include_views: bool
+    lock_source_stages: bool
 
 
 class Task(Generic[P, R]):
@@ -105,6 +108,7 @@ class Task(Generic[P, R]):
         self.allow_fresh_input: bool = given.get("allow_fresh_input", False)
         self.from_source = from_source
         self.pass_args: tuple[str, ...] = given.get("pass_args", ())
+        self.include_views: bool = given.get("include_views", True)
         self.signature = inspect.signature(fn)
         self._check_lists()
         self.outputs = None if self.outputs is None else tuple(asset_name(output) for output in self.outputs)
@@ -228,31 +232,45 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskO
     return lambda function: Task(function, options)
 
 
-def input_stage_versions(**options: Unpack[CopyOptions]) -> Callable[[Callable[..., Any]], Task]:
-    """Make a task that fills a stage from another instance: copying by hand.
+@overload
+def input_stage_versions(fn: Callable[..., Any], /) -> Task: ...
+@overload
+def input_stage_versions(**options: Unpack[CopyOptions]) -> Callable[[Callable[..., Any]], Task]: ...
+def input_stage_versions(fn: Callable[..., Any] | None = None, /, **options: Unpack[CopyOptions]) -> Any:
+    """Make a task that gets two versions of the tables of its stage: to copy from another instance by hand, or to
+    compare what a run has made with what is committed.
 
-    It is called as `task(source_cfg, stage=stage, **kwargs)`, where `source_cfg` is the instance to copy from. The
-    function (and its cache function) is called as
-    `fn(tbls, source_tbls, source_cfg, **{name: … for name in pass_args})`:
+    **To copy**, call it as `task(source_cfg, stage=stage, **kwargs)`, where `source_cfg` is the instance to copy from.
+    The function (and its cache function) is called as `fn(tbls, source_tbls, source_cfg, **passed)`:
 
-    - `tbls`: the tables of this stage that this run has staged so far, by name; usually none.
+    - `tbls`: the tables of this stage that this run has staged before, by name; usually none.
     - `source_tbls`: the tables of the same stage that the source has committed, by name, without those that
       other tasks of this stage make. They are pinned: they all come from one stage version, even if the source
       commits meanwhile.
 
-    Called as `task(**kwargs)`, without another instance, it compares: `fn(tbls, committed, **…)` gets the tables that
-    this run has staged before it, and those of the committed version of the stage (none in the first run). It may raise
-    an error, so that the stage is not committed, and return anything that a task may return.
+    It returns tables, as any task does. Dagster knows them before the task has run if they are named with
+    `outputs=[…]`, or if later tasks ask for them: `tbls["orders"]`.
 
-    It returns a dict of tables. Ask the handle for the tables that later tasks need: `tbls["orders"]`.
+    **To compare**, call it as `task(**kwargs)`, without another instance: `fn(tbls, committed, **passed)` gets the
+    tables that this run has staged before it, and those of the committed version of the stage (none in the first run).
+    It may raise an error, so that the stage is not committed, and return anything that a task may return.
+
+    **Some tables only**: outputs among the arguments choose them, in lists and dicts, too. `task(orders)` compares this
+    table alone; `task(source_cfg, orders)` with the one of the other instance. A table of another stage has the name
+    `"stage.table"`. A table that the other version does not have is missing there. If there are blobs among them, the
+    function gets two more dicts: `fn(tbls, committed, blobs, committed_blobs, …)`.
 
     Args:
         pass_args: the keyword arguments of the call that are passed to the function.
-        outputs, input_type, cache, lazy, version, allow_fresh_input: as for `materialize`.
+        include_views: without outputs among the arguments, take views, too.
+        lock_source_stages: accepted for pydiverse.pipedag, without an effect: what is read is pinned.
+        outputs, nout, input_type, cache, lazy, version, allow_fresh_input: as for `materialize`.
         description, owners, tags, kinds, columns, checks: as for `materialize`.
 
     Raises:
         UnknownOption: there is no option of this name.
         WiringError: an option has a value that it cannot have.
     """
+    if fn is not None:
+        return Task(fn, options, from_source=True)
     return lambda function: Task(function, options, from_source=True)

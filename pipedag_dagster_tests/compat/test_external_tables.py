@@ -144,6 +144,19 @@ def test_the_cache_function_of_a_task_tells_that_an_argument_has_changed(full: C
     assert counts == [2, 3]
 
 
+def test_a_cache_function_gets_the_reference_in_a_table_and_not_its_rows(full: ConfigContext) -> None:
+    def reference(tables: list[Table]) -> Any:
+        return [(table.name, table.obj.schema) for table in tables]
+
+    def lengths(tables: list[pd.DataFrame]) -> Any:
+        return [len(table) for table in tables]
+
+    with Flow() as flow, Stage("raw"):
+        result = materialize(lengths, cache=reference, input_type=pd.DataFrame)([Table(CUSTOMERS)])
+    assert flow.run().get(result) == [2]
+    assert reference([Table(CUSTOMERS, "Customers")]) == [("Customers", "crm")]
+
+
 def test_a_run_says_when_nothing_tells_of_changes(full: ConfigContext, caplog: pytest.LogCaptureFixture) -> None:
     with Flow() as flow, Stage("raw"):
         materialize(len, name="count", input_type=pd.DataFrame)(CUSTOMERS)

@@ -344,27 +344,27 @@ def test_a_copying_task_takes_the_source_and_what_pass_args_names(instances: Ins
     source = instances().get("full")
     with Flow(), Stage("raw") as raw:
         copy(source, stage=raw, attrs={"rows": 3})["orders"]
-        with pytest.raises(WiringError, match=r"call it as copy\(source_cfg, stage=stage, …\)"):
-            copy(stage=raw, attrs={})
         with pytest.raises(WiringError, match=r"pass_args is \['attrs', 'stage'\], but it is called with \['stage'\]"):
             copy(source, stage=raw)
-        with pytest.raises(WiringError, match=r"pass_args is .* called with \['attrs', 'rows', 'stage'\]"):
+        with pytest.raises(WiringError, match=r"raw.copy_2: its argument 'rows' is not an instance.*pass_args="):
             copy(source, stage=raw, attrs={}, rows=3)
+        with pytest.raises(WiringError, match=r"raw.copy_2 is called with 2 instances"):
+            copy(source, source, stage=raw, attrs={})
     assert names(raw) == [["orders"]]
 
 
-def test_a_copying_task_whose_tables_nobody_names_is_refused(instances: Instances) -> None:
+def test_a_copying_task_whose_tables_nobody_names_has_one_output(instances: Instances) -> None:
     source = instances().get("full")
-    expected = r'raw\.copy: nobody knows before it runs which tables it copies\..*outputs=.*tbls\["orders"\]'
-    with pytest.raises(WiringError, match=expected), Flow(), Stage("raw") as raw:
+    with Flow(), Stage("raw") as raw:
         copy(source, stage=raw, attrs={})
+    assert names(raw) == [["copy"]]
 
 
 def test_a_copying_task_needs_the_configuration_of_an_instance_as_its_source() -> None:
     with (
         Flow(),
         Stage("raw") as raw,
-        pytest.raises(WiringError, match=r"raw\.copy: .*The instance to copy from is its only positional"),
+        pytest.raises(WiringError, match=r"raw\.copy: its argument 1 is not an instance.*source_cfg, stage=stage"),
     ):
         copy("full", stage=raw, attrs={})
 
