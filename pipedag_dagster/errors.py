@@ -39,6 +39,7 @@ what to type next. A docstring here is the remedy in one line::
     ├── NotComparable           choose a key by which the tables can be compared
     ├── BadQuery                fix the query or the condition: the database refuses it
     ├── EmptySelection          select at least one table
+    ├── WrongPartition          name a partition that the assets have
     └── FilesInTheWay           choose another folder for the new project
 """
 
@@ -274,6 +275,10 @@ class BadQuery(PipedagError):
 
 class EmptySelection(PipedagError):
     """Select at least one table."""
+
+
+class WrongPartition(PipedagError):
+    """Name a partition that the assets have: `--partition KEY`."""
 
 
 class FilesInTheWay(PipedagError):

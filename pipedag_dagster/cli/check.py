@@ -12,6 +12,7 @@ from rich.console import Console
 from pipedag_dagster.cli.options import WORKSPACE, count, where
 from pipedag_dagster.context import PipedagConfig
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem
+from pipedag_dagster.orchestration.unloadable import refuse_unloadable
 from pipedag_dagster.orchestration.workspace import locations, refuse_shared_keys
 from pipedag_dagster.versions.verify import differences
 
@@ -65,6 +66,7 @@ def _check_definitions(module: str | None, workspace: Path, console: Console) ->
     loaded = locations(module, workspace, checked=True)
     refuse_shared_keys(loaded)
     for location in loaded:
+        refuse_unloadable(location)
         text = f"{location.name}: {location.instance.config.name}, {count(len(location.tables()), 'table')}"
         console.print(text, highlight=False, soft_wrap=True)
 

@@ -20,6 +20,8 @@ from pipedag_dagster.execution.plan import plan as what_would_run
 from pipedag_dagster.execution.run_log import SUSPICION, is_suspicious
 from pipedag_dagster.execution.run_validation import validation
 from pipedag_dagster.fingerprint.code_text import difference
+from pipedag_dagster.orchestration.partition_choice import choose
+from pipedag_dagster.orchestration.plain_plan import plan_plain
 from pipedag_dagster.orchestration.table_names import find_table, label
 from pipedag_dagster.orchestration.workspace import Location, locations, of_instance
 from pipedag_dagster.versions.table_store import TableStore
@@ -42,7 +44,8 @@ def plan(
     workspace: Path,
 ) -> None:
     """Show what a run of INSTANCE would do about each table, and why. No task runs, and nothing is locked, written or
-    pinned. Cache functions are called, and lazy tasks build their queries.
+    pinned. Cache functions are called, and lazy tasks build their queries. Partitioned assets are left out, as a run
+    without --partition leaves them out.
 
     \b
     Examples:
@@ -52,7 +55,8 @@ def plan(
     """
     planned: list[PlannedTable] = []
     for location in of_instance(locations(module, workspace), instance):
-        selection = set(location.select(select))
+        choice = choose(location.assets(), location.select(select), None, selected=False)
+        selection = set(choice.tables)
         tables = what_would_run(
             location.instance,
             location.stages,
@@ -64,6 +68,7 @@ def plan(
                 ignore_task_version or None,
             ),
         )
+        tables += plan_plain(location, choice.tables)
         console = Console()
         console.print(_title(location, tables), soft_wrap=True)
         console.print(_planned(tables))
@@ -153,7 +158,7 @@ def _heading(instance: str, table: str, current: TableVersion | None) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in current.libraries.items())
     parts = [
         count(current.rows, "row"),
-        f"code version {current.code_version}",
+        f"code version {current.code_version}" if current.code_version else "a plain asset: it runs in every run",
         f"data version {current.data_version}",
         *([f"with {libraries}"] if libraries else []),
     ]

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.table import Table as Grid
 from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, where
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
+from pipedag_dagster.orchestration.partition_choice import PartitionRange, choose
 from pipedag_dagster.orchestration.result import Result
 from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster.orchestration.table_names import label
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 @click.argument("instance")
 @click.option("-s", "--select", help="A stage, stage.table, or Dagster's selection syntax (group:raw+). Default: all.")
 @cache_modes
+@click.option("--partition", metavar="KEY", help="Run partitioned assets for this partition.")
+@click.option("--partitions", metavar="FROM..TO", help="Run partitioned assets for these partitions, in their order.")
 @click.option("--attr", "attrs", multiple=True, metavar="NAME=VALUE", help="Another attr for this run, as YAML.")
 @where
 def run(
@@ -38,6 +41,8 @@ def run(
     cache_mode: str | None,
     disable_cache_function: bool,
     ignore_task_version: bool,
+    partition: str | None,
+    partitions: str | None,
     attrs: tuple[str, ...],
     module: str | None,
     workspace: Path,
@@ -49,31 +54,49 @@ def run(
         pipedag-dagster run midi
         pipedag-dagster run midi --select report
         pipedag-dagster run full --cache-mode force_cache_invalid
+        pipedag-dagster run full --partition 2026-01-31
     """
     console = Console()
+    overrides = {
+        "cache_validation_mode": cache_mode,
+        "disable_cache_function": disable_cache_function or None,
+        "ignore_task_version": ignore_task_version or None,
+    }
     for location in of_instance(locations(module, workspace), instance):
-        selection = location.select(select)
-        started = time.monotonic()
-        bar = _Bar(location, len(selection))
-        with bar.bars:
-            result = execute(
-                location.definitions,
-                location.instance,
-                {
-                    "cache_validation_mode": cache_mode,
-                    "disable_cache_function": disable_cache_function or None,
-                    "ignore_task_version": ignore_task_version or None,
-                    "attrs": attrs_of(location.instance, attrs),
-                },
-                selection=selection,
-                log_level=logging.CRITICAL,
-                progress=bar,
-            )
-        if result.error is not None:
-            raise result.error
-        console.print(_summary(location, result, time.monotonic() - started))
-        for line in _checks(result.checks):
-            console.print(line, soft_wrap=True, highlight=False)
+        changes = overrides | {"attrs": attrs_of(location.instance, attrs)}
+        choice = choose(location.assets(), location.select(select), partition or partitions, selected=bool(select))
+        for part in choice.runs:
+            _run(console, location, changes, choice.tables, part)
+        if choice.left_out:
+            names = ", ".join(".".join(table) for table in choice.left_out)
+            again = f"pipedag-dagster run {instance} --partition KEY"
+            console.print(f"Left out, because they are partitioned: {names}. To run them: {again}", soft_wrap=True)
+
+
+def _run(
+    console: Console,
+    location: Location,
+    overrides: dict[str, Any],
+    selection: Sequence[tuple[str, str]],
+    partitions: PartitionRange | None,
+) -> None:
+    started = time.monotonic()
+    bar = _Bar(location, len(selection))
+    with bar.bars:
+        result = execute(
+            location.definitions,
+            location.instance,
+            overrides,
+            selection=selection,
+            partitions=partitions,
+            log_level=logging.CRITICAL,
+            progress=bar,
+        )
+    if result.error is not None:
+        raise result.error
+    console.print(_summary(location, result, time.monotonic() - started))
+    for line in _checks(result.checks):
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 class _Bar:

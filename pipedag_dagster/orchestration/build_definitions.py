@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pipedag_dagster.context import ConfigContext, PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError
@@ -32,6 +32,11 @@ def build_definitions(
     per_user: bool = False,
     translator: PipedagTranslator | None = None,
     assets: Sequence[dg.AssetsDefinition] = (),
+    asset_checks: Sequence[dg.AssetsDefinition] = (),
+    jobs: Sequence[Any] = (),
+    schedules: Sequence[Any] = (),
+    sensors: Sequence[dg.SensorDefinition] = (),
+    resources: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
     """The Dagster definitions of one instance of a pipeline: one code location.
 
@@ -47,7 +52,11 @@ def build_definitions(
         translator: changes what Dagster shows about each table.
         assets: plain Dagster assets. Their keys become `[instance_id, stage, table]`; the stage is the asset's group
             or key prefix. They may name tables without the instance: `AssetKey(["raw", "orders"])`. On small instances,
-            assets with `metadata={"pipedag/input": True}` are copied and not run.
+            assets with `metadata={"pipedag/input": True}` are copied and not run. Assets with
+            `metadata={"pipedag/only_on": ["full"]}` are only on these instances.
+        asset_checks, jobs, schedules, sensors: of the project, as `dg.Definitions` takes them. They name assets as the
+            project does; the keys are replaced. What only belongs to assets of other instances is left out.
+        resources: of the project. `instance` and `io_manager` are taken.
 
     Returns:
         Definitions with one asset group per stage, the resources `instance` and `io_manager`, the executor of the
@@ -67,10 +76,12 @@ def build_definitions(
 
     def make() -> dg.Definitions:
         from pipedag_dagster.orchestration.definitions import define  # noqa: PLC0415
+        from pipedag_dagster.orchestration.project import Project  # noqa: PLC0415
 
-        return define(chosen, flows, translator, assets, build)
+        project = Project(assets, asset_checks, jobs, schedules, sensors, resources)
+        return define(chosen, flows, translator, project, build)
 
-    if assets or not is_deferring():
+    if assets or asset_checks or jobs or schedules or sensors or not is_deferring():
         return make()
     refuse_unusable(chosen, flows)
     check_sample(chosen, flows)

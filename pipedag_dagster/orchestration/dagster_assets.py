@@ -16,35 +16,81 @@ from pipedag_dagster.execution.write_one_table import CopiedRows, NewTable, Slic
 from pipedag_dagster.names import TableRef
 from pipedag_dagster.orchestration.io_manager import stage_and_table, table_metadata
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
-from pipedag_dagster.orchestration.tags import INPUT
+from pipedag_dagster.orchestration.tags import INPUT, ONLY_ON
 from pipedag_dagster.sampling.flow_samples import flow_sampler
 from pipedag_dagster.sampling.sampler import Sampler
 
+_KNOWN = (INPUT, ONLY_ON, PARTITION)
 
-def instance_assets(
+
+def assets_on(instance: ConfigContext, assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """The assets that an instance has: all but those with `metadata={"pipedag/only_on": […]}` of other instances.
+
+    Raises:
+        WiringError: an asset has metadata that nobody reads, or it needs an asset that the instance does not have.
+    """
+    assets = list(assets)
+    for spec in (spec for definition in assets for spec in definition.specs):
+        refuse_unknown_metadata(spec, instance.files.instance_names)
+    has = {id(definition): _is_on(instance.config.name, definition) for definition in assets}
+    missing = {spec.key: spec for definition in assets if not has[id(definition)] for spec in definition.specs}
+    chosen = [definition for definition in assets if has[id(definition)]]
+    for spec in (spec for definition in chosen for spec in definition.specs):
+        for dep in spec.deps:
+            if dep.asset_key in missing:
+                names = list(missing[dep.asset_key].metadata[ONLY_ON])
+                raise WiringError(
+                    f"Asset {spec.key.to_user_string()} needs {dep.asset_key.to_user_string()}, which instance "
+                    f'{instance.config.name!r} does not have. Give both the metadata {{"{ONLY_ON}": {names}}}.'
+                )
+    return chosen
+
+
+def _is_on(name: str, definition: dg.AssetsDefinition) -> bool:
+    wanted = {tuple(spec.metadata.get(ONLY_ON, [name])) for spec in definition.specs}
+    if len(wanted) > 1:
+        names = ", ".join(sorted(key.to_user_string() for key in definition.keys))
+        raise WiringError(
+            f"The assets of one function ({names}) have different {ONLY_ON}, but the function runs as a whole. "
+            "Give them the same, or write several functions."
+        )
+    return not wanted or name in wanted.pop()
+
+
+def instance_keys(
     instance: ConfigContext, assets: Iterable[dg.AssetsDefinition], tables: Iterable[tuple[str, str]] = ()
-) -> list[dg.AssetsDefinition]:
-    """The assets with the keys `[instance_id, stage, table]`. If the instance copies its inputs, assets with
-    `metadata={"pipedag/input": True}` are not run: a sample of the committed tables of the source takes their place.
+) -> dict[dg.AssetKey, dg.AssetKey]:
+    """The key `[instance_id, stage, table]` of each asset, by the key that the project gives it.
 
     Args:
         tables: stage and name of the tables of the flows, which the assets may read as `AssetKey([stage, table])`.
 
     Raises:
-        WiringError: two assets are the same table, only some assets of a multi-asset are inputs, or an asset has
-            metadata that nobody reads.
+        WiringError: two assets are the same table.
     """
-    assets = list(assets)
     keys = {dg.AssetKey(pair): _key(instance, *pair) for pair in tables}
     taken = set(keys.values())
-    for definition in assets:
-        for spec in definition.specs:
-            refuse_unknown_metadata(spec)
-            keys[spec.key] = _key(instance, *stage_and_table(spec.key, spec.group_name))
-            if keys[spec.key] in taken:
-                raise WiringError(f"Two assets are the table {keys[spec.key].to_user_string()}. Rename one of them.")
-            taken.add(keys[spec.key])
-    stages = sorted({key.path[1] for key in taken})
+    for spec in (spec for definition in assets for spec in definition.specs):
+        keys[spec.key] = _key(instance, *stage_and_table(spec.key, spec.group_name))
+        if keys[spec.key] in taken:
+            raise WiringError(f"Two assets are the table {keys[spec.key].to_user_string()}. Rename one of them.")
+        taken.add(keys[spec.key])
+    return keys
+
+
+def instance_assets(
+    instance: ConfigContext, assets: Sequence[dg.AssetsDefinition], keys: dict[dg.AssetKey, dg.AssetKey]
+) -> list[dg.AssetsDefinition]:
+    """The assets with their keys of the instance. If the instance copies its inputs, assets with
+    `metadata={"pipedag/input": True}` are not run: a sample of the committed tables of the source takes their place.
+
+    Args:
+        keys: see `instance_keys`.
+
+    Raises:
+        WiringError: only some assets of a multi-asset are inputs.
+    """
+    stages = sorted({key.path[1] for key in keys.values()})
     inputs = [definition for definition in assets if _is_input(definition)]
     copied = [TableRef(*keys[key].path[1:]) for definition in inputs for key in definition.keys]
     return [
@@ -61,19 +107,29 @@ def input_tables(assets: Iterable[dg.AssetsDefinition]) -> list[tuple[str, str]]
     return [stage_and_table(spec.key, spec.group_name) for spec in specs]
 
 
-def refuse_unknown_metadata(spec: dg.AssetSpec) -> None:
+def refuse_unknown_metadata(spec: dg.AssetSpec, instances: Sequence[str]) -> None:
     """
+    Args:
+        instances: the names of all instances.
+
     Raises:
         WiringError: the asset has a key of metadata that looks like one of ours, but that nobody reads.
     """
     asset = f"Asset {spec.key.to_user_string()}"
     for key, value in spec.metadata.items():
-        close = difflib.get_close_matches(key, (INPUT, PARTITION), n=1, cutoff=0.8)
-        if key not in (INPUT, PARTITION) and (key.startswith("pipedag/") or close):
-            hint = did_you_mean(key, (INPUT, PARTITION))
+        close = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.8)
+        if key not in _KNOWN and (key.startswith("pipedag/") or close):
+            hint = did_you_mean(key, _KNOWN)
             raise WiringError(f"{asset}: nobody reads the metadata {key!r}.{hint}")
         if key == INPUT and not isinstance(value, bool):
             raise WiringError(f"{asset}: the metadata {INPUT!r} must be True or False, not {value!r}.")
+    only_on = spec.metadata.get(ONLY_ON, [])
+    if not isinstance(only_on, list | tuple):
+        raise WiringError(f'{asset}: the metadata {ONLY_ON!r} must be a list of instances, such as ["full"].')
+    for name in only_on:
+        if name not in instances:
+            hint = did_you_mean(name, instances)
+            raise WiringError(f"{asset}: {ONLY_ON} names {name!r}, which is not an instance.{hint}")
     if PARTITION in spec.metadata and spec.partitions_def is None:
         raise WiringError(
             f"{asset}: nobody reads the metadata {PARTITION!r}, because the asset has no partitions. "

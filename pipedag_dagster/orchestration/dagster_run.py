@@ -16,6 +16,7 @@ from pipedag_dagster.execution.progress import Progress
 from pipedag_dagster.orchestration.assets import report
 from pipedag_dagster.orchestration.definitions import job_name
 from pipedag_dagster.orchestration.keys import asset_key
+from pipedag_dagster.orchestration.partition_choice import PartitionRange
 from pipedag_dagster.orchestration.resources import caller_releases
 from pipedag_dagster.orchestration.shown_failure import original
 from pipedag_dagster.orchestration.step_progress import observer
@@ -30,6 +31,7 @@ def run_job(
     overrides: dict[str, Any],
     *,
     selection: Iterable[tuple[str, str]] | None,
+    partitions: PartitionRange | None,
     log_level: int,
     progress: Progress | None,
 ) -> tuple[list[BaseException], list[dg.AssetCheckEvaluation]]:
@@ -38,6 +40,7 @@ def run_job(
     Args:
         overrides: fields of the instance resource, for this run.
         selection: stage and asset of the tables to run; None for all.
+        partitions: of partitioned assets. The job of the instance leaves these out, so they run in Dagster's own job.
         log_level: of Dagster's own log on the console.
 
     Returns:
@@ -49,7 +52,11 @@ def run_job(
     }
     keys = None if selection is None else [asset_key(instance.instance_id, *table) for table in selection]
     errors: list[BaseException] = []
-    job = definitions.resolve_job_def(job_name(instance)).with_hooks({_collect(errors)})
+    if partitions is None:
+        job = definitions.resolve_job_def(job_name(instance))
+    else:
+        job = definitions.resolve_implicit_global_asset_job_def()
+    job = job.with_hooks({_collect(errors)})
     with _dagster_instance() as dagster_instance:
         token, observed = caller_releases.set(True), observer.set(progress)
         try:
@@ -59,6 +66,8 @@ def run_job(
                 instance=dagster_instance,
                 run_id=run_id,
                 asset_selection=keys,
+                partition_key=None if partitions is None else partitions.key,
+                tags=None if partitions is None else partitions.tags,
                 raise_on_error=instance.config.fail_fast,
             )
             if not done.success and not errors:

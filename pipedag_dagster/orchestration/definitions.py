@@ -11,14 +11,21 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.orchestration.assets import stage_assets
 from pipedag_dagster.orchestration.build import Build
-from pipedag_dagster.orchestration.dagster_assets import input_tables, instance_assets, refuse_circles
+from pipedag_dagster.orchestration.dagster_assets import (
+    assets_on,
+    input_tables,
+    instance_assets,
+    instance_keys,
+    refuse_circles,
+)
 from pipedag_dagster.orchestration.executors import executor
 from pipedag_dagster.orchestration.flow_checks import refuse_unusable
 from pipedag_dagster.orchestration.io_manager import TableIOManager
 from pipedag_dagster.orchestration.keys import identifier
+from pipedag_dagster.orchestration.project import NO_PROJECT, Project, on_instance
 from pipedag_dagster.orchestration.resources import bound_resource
-from pipedag_dagster.orchestration.schedules import schedules
-from pipedag_dagster.orchestration.sensors import sensors
+from pipedag_dagster.orchestration.schedules import schedules as instance_schedules
+from pipedag_dagster.orchestration.sensors import sensors as instance_sensors
 from pipedag_dagster.orchestration.table_names import check_sample
 from pipedag_dagster.orchestration.tags import INSTANCE_TAG
 from pipedag_dagster.orchestration.translator import PipedagTranslator
@@ -28,7 +35,7 @@ def define(
     instance: ConfigContext,
     flows: Sequence[FlowGraph],
     translator: PipedagTranslator | None = None,
-    assets: Sequence[dg.AssetsDefinition] = (),
+    project: Project = NO_PROJECT,
     build: Build | None = None,
 ) -> dg.Definitions:
     """The definitions of an instance, for flows that are already built. Without `build`, runs cannot have other attrs.
@@ -38,21 +45,30 @@ def define(
         WiringError: the flows cannot run as they are wired.
     """
     stages = [stage for flow in flows for stage in flow.stages]
-    names = [stage.name for stage in stages]
-    refuse_unusable(instance, flows, may_be_empty=bool(assets))
-    translator = translator or PipedagTranslator()
+    refuse_unusable(instance, flows, may_be_empty=bool(project.assets))
+    project.refuse_wrong_names(instance)
     resource = bound_resource(instance, stages, build)
     tables = [(stage.name, asset) for stage in stages for call in stage.calls for asset in call.assets]
-    plain = instance_assets(instance, assets, tables)
-    check_sample(instance, flows, input_tables(assets))
-    of_stages = [stage_assets(instance, stage, translator) for stage in stages]
+    own = assets_on(instance, project.assets)
+    keys = instance_keys(instance, own, tables)
+    plain = instance_assets(instance, own, keys)
+    check_sample(instance, flows, input_tables(own))
+    of_stages = [stage_assets(instance, stage, translator or PipedagTranslator()) for stage in stages]
     refuse_circles(of_stages, plain)
+
+    def originals() -> list[dg.AssetsDefinition]:
+        short = {keys[dg.AssetKey(pair)]: dg.AssetKey(pair) for pair in tables}
+        return [*(stage.with_attributes(asset_key_replacements=short) for stage in of_stages), *project.assets]
+
+    resources = {**(project.resources or {}), "instance": resource, "io_manager": TableIOManager(instance=resource)}
+    others = on_instance(project, instance, keys, resources, originals)
     return dg.Definitions(
         assets=[*of_stages, *plain],
-        resources={"instance": resource, "io_manager": TableIOManager(instance=resource)},
-        jobs=_jobs(instance, names, plain),
-        schedules=schedules(instance, job_name(instance)),
-        sensors=sensors(instance, flows, job_name(instance)),
+        asset_checks=others.asset_checks,
+        resources=resources,
+        jobs=[*_jobs(instance, [stage.name for stage in stages], plain), *others.jobs],
+        schedules=[*instance_schedules(instance, job_name(instance)), *others.schedules],
+        sensors=[*instance_sensors(instance, flows, job_name(instance)), *others.sensors],
         executor=executor(instance),
     )
 

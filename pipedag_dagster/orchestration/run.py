@@ -37,6 +37,8 @@ from pipedag_dagster.versions import history
 if TYPE_CHECKING:
     import dagster as dg
 
+    from pipedag_dagster.orchestration.partition_choice import PartitionRange
+
 _held: ContextVar[list[tuple[ConfigContext, str]] | None] = ContextVar("held", default=None)
 
 
@@ -215,6 +217,7 @@ def execute(
     overrides: dict[str, Any] | None = None,
     *,
     selection: Collection[tuple[str, str]] | None = None,
+    partitions: PartitionRange | None = None,
     log_level: int = logging.WARNING,
     progress: Progress | None = None,
 ) -> Result:
@@ -224,6 +227,7 @@ def execute(
     Args:
         overrides: fields of the instance resource, for this run.
         selection: stage and asset of the tables to run; None for all.
+        partitions: of partitioned assets.
         log_level: of Dagster's own log on the console.
         progress: is told what happens while it runs.
     """
@@ -244,7 +248,14 @@ def execute(
     run_id = str(uuid.uuid4())
     with _released(instance, run_id):
         errors, checks = run_job(
-            definitions, instance, run_id, chosen, selection=selection, log_level=log_level, progress=progress
+            definitions,
+            instance,
+            run_id,
+            chosen,
+            selection=selection,
+            partitions=partitions,
+            log_level=log_level,
+            progress=progress,
         )
     return _result(instance, run_id, errors, lambda: checks)
 

@@ -8,9 +8,13 @@ from pipedag_dagster.graph.flow import Stage
 
 INPUT = "pipedag/input"
 """Metadata of an asset that brings data in from outside: `metadata={"pipedag/input": True}`."""
+ONLY_ON = "pipedag/only_on"
+"""Metadata of an asset that only some instances have, because it sends mail, say: `{"pipedag/only_on": ["full"]}`."""
 INSTANCE_TAG = "pipedag/instance"
 EXECUTOR_TAG = "pipedag/executor"
 """The executor of a run whose steps are in other processes."""
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+"""Dagster's tags of a run for several partitions."""
 
 
 def run_tags(instance: ConfigContext, stage: Stage, result: StageResult) -> dict[str, str]:

@@ -42,11 +42,11 @@ class Location:
         """All tables of the instance, stage by stage, without the tables of its `copy_source`."""
         if deferred(self.definitions) is not None:  # they have no plain assets
             return [(stage.name, asset) for stage in self.stages for asset in sorted(_assets(stage))]
-        return [(key.path[1], key.path[2]) for assets in self._assets() for key in sorted(assets.keys)]
+        return [(key.path[1], key.path[2]) for assets in self.assets() for key in sorted(assets.keys)]
 
     def plain_inputs(self) -> list[tuple[str, str]]:
         """The input tables that plain assets make."""
-        specs = (spec for assets in self._assets() for spec in assets.specs)
+        specs = (spec for assets in self.assets() for spec in assets.specs)
         return [(spec.key.path[1], spec.key.path[2]) for spec in specs if spec.metadata.get(INPUT)]
 
     def select(self, text: str | None) -> list[tuple[str, str]]:
@@ -71,7 +71,9 @@ class Location:
             raise EmptySelection(f"--select {text!r} selects no table.{did_you_mean(text, known)}")
         return chosen
 
-    def _assets(self) -> list[dg.AssetsDefinition]:
+    def assets(self) -> list[dg.AssetsDefinition]:
+        """The assets of the instance: one definition for each stage, and the plain ones. None if there are only stages
+        and Dagster is not imported yet."""
         if deferred(self.definitions) is not None:
             return []
         import dagster as dg  # noqa: PLC0415
