@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipedag_dagster.context import ConfigContext, PipedagConfig, find_config
 from pipedag_dagster.errors import ConfigError
@@ -51,14 +51,15 @@ def build_definitions(
         per_user: one instance for each user.
         translator: changes what Dagster shows about each table.
         assets: plain Dagster assets. Their keys become `[instance_id, stage, table]`; the stage is the asset's group
-            or key prefix. They may name tables without the instance: `AssetKey(["raw", "orders"])`. Small instances copy
-            assets with `metadata={"pipedag/input": True}`. `{"pipedag/only_on": ["full"]}` keeps an asset off others.
+            or key prefix. They may name tables without the instance: `AssetKey(["raw", "orders"])`. Small instances
+            copy assets with `metadata={"pipedag/input": True}`. `{"pipedag/only_on": ["full"]}` keeps an asset off
+            others.
         asset_checks, jobs, schedules, sensors, resources: as `dg.Definitions` takes them. They name assets as the
             project does; the keys are replaced. What only belongs to assets of other instances is left out.
 
     Returns:
-        Definitions with one asset group per stage, the resources `instance` and `io_manager`, the executor, schedule and
-        sensors of the YAML, a job that runs the whole instance, and a job for each stage.
+        Definitions with one asset group per stage, the resources `instance` and `io_manager`, the executor, schedule
+        and sensors of the YAML, a job that runs the whole instance, and a job for each stage.
 
     Raises:
         ConfigError: the configuration has mistakes. All are listed, with file and line.
@@ -84,11 +85,13 @@ def build_definitions(
     return _made_later(chosen, flows, make)
 
 
-def _made_later(instance: ConfigContext, flows: Sequence[FlowGraph], make: Callable[[], dg.Definitions]) -> Any:
+def _made_later(
+    instance: ConfigContext, flows: Sequence[FlowGraph], make: Callable[[], dg.Definitions]
+) -> dg.Definitions:
     refuse_unusable(instance, flows)
     check_sample(instance, flows)
     stages = tuple(stage for flow in flows for stage in flow.stages)
-    return DeferredDefinitions(Deferred(instance, stages, make))
+    return cast("dg.Definitions", DeferredDefinitions(Deferred(instance, stages, make)))
 
 
 def _refuse_unread_settings(instance: ConfigContext, flows: Sequence[FlowGraph]) -> None:
