@@ -22,6 +22,7 @@ class CommandEntry(NamedTuple):
 
 COMMANDS = {
     "check": CommandEntry("check", "check", "List every mistake in configuration and definitions."),
+    "diff": CommandEntry("diff", "diff", "Compare two instances, or two versions of a stage."),
     "drop": CommandEntry("history", "drop", "Drop everything that an instance owns."),
     "drop-pydiverse": CommandEntry(
         "drop_pydiverse", "drop_pydiverse", "Drop what pydiverse.pipedag has made for an instance."

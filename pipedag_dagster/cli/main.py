@@ -31,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except PipedagError as error:
         if _log.isEnabledFor(logging.DEBUG):
             traceback.print_exception(error)
-        _print_error(error)
+        print_error(error)
         sys.exit(1)
     except BaseException as error:
         dagster = sys.modules.get("dagster")  # not imported for this: most commands do not load Dagster
@@ -76,7 +76,7 @@ def _interrupted() -> NoReturn:
     os._exit(130)  # at once: otherwise Python would wait for tasks that still run in threads
 
 
-def _print_error(error: PipedagError) -> None:
+def print_error(error: PipedagError) -> None:
     """Print the message, and the traceback of the user's own exception without the frames of this package."""
     from rich.console import Console  # noqa: PLC0415  # only when there is something to print: importing it takes a while
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipedag_dagster.catalog.catalog import TableVersion
+from pipedag_dagster.comparing.diff import Diff
+from pipedag_dagster.comparing.sides import compare_instances, compare_last_commits, compare_versions
 from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.data import frames
 from pipedag_dagster.errors import NotMaterialized, WrongCall
@@ -159,6 +162,46 @@ class OpenInstance:
             },
             f"Stage {stage} was never committed.",
         )
+
+    def diff(
+        self,
+        other: OpenInstance | str | None = None,
+        select: str | None = None,
+        *,
+        versions: tuple[int, int] | None = None,
+        key: Sequence[str] = (),
+        examples: int | None = None,
+    ) -> Diff:
+        """What differs, from this instance to another one. The database compares, and nothing is written.
+
+        Args:
+            other: the other instance, or its name in the same configuration. Without it, the last commit of each
+                stage is compared with the one before.
+            select: a stage, or `stage.table`. Without it, all tables.
+            versions: two versions of the stage `select` of this instance.
+            key: the columns by which rows of both sides are the same row. Without it, the primary key.
+            examples: how many rows that only one side has are shown. With 0, no data is.
+
+        Returns:
+            `.tables` with one `TableDiff` for each table, `.equal`, `.different`, `.summary` and `.to_dict()`.
+
+        Raises:
+            NotMaterialized: there is no such table, stage or version.
+            NotComparable: both are the same tables; or several rows have the same key.
+
+        Example:
+            open_instance("full").diff("midi", "report.ranking", key=["customer"]).summary
+        """
+        if versions is not None:
+            if other is not None:
+                raise WrongCall("diff(…): versions= compares two versions of this instance, not another one.")
+            return compare_versions(self._store, *versions, select, key=key, examples=examples)
+        if other is None:
+            return compare_last_commits(self._store, select, key=key, examples=examples)
+        if isinstance(other, str):
+            config = self.instance.config
+            other = OpenInstance(self.instance.files.get(other, config.flow, config.per_user))
+        return compare_instances(self._store, other._store, select, key=key, examples=examples)
 
     def run(self, select: str | None = None) -> Result:
         """Run the instance, or some of its tables, as `pipedag-dagster run` does: the flow is that of the definitions

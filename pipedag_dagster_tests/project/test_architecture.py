@@ -22,7 +22,7 @@ LAYERS = [
     {"postgres"},
     {"catalog"},
     {"versions"},
-    {"context", "sampling"},
+    {"context", "sampling", "comparing"},
     {"cache_functions"},
     {"execution"},
     {"orchestration"},

@@ -89,6 +89,7 @@ def test_the_page_about_looking_does_what_it_says(project: Path) -> None:
     (project / "instances" / "midi.yaml").rename(project / "instances" / "mini.yaml")
     run(project, "pipedag-dagster", "run", "full")
     run(project, "pipedag-dagster", "run", "mini")
+    run(project, "pipedag-dagster", "run", "full", "--cache-mode", "force_cache_invalid")
     for block in snippets("looking.md", "bash"):
         for line in block.splitlines():
             assert run(project, *shlex.split(line, comments=True)), line
