@@ -13,11 +13,12 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from pipedag_dagster.cli.main import print_error
-from pipedag_dagster.cli.options import opened, where_or_config
-from pipedag_dagster.comparing.diff import Diff, TableDiff, described_row, shown
-from pipedag_dagster.comparing.markdown import markdown, overview_row
-from pipedag_dagster.comparing.page import page
+from pipedag_dagster.cli.opening import opened, where_or_config
+from pipedag_dagster.cli.options import json_option
+from pipedag_dagster.comparing.diff import Diff
+from pipedag_dagster.comparing.markdown import overview_row
 from pipedag_dagster.comparing.sides import compare_instances
+from pipedag_dagster.comparing.table_diff import TableDiff, described_row, shown
 from pipedag_dagster.errors import NotComparable, PipedagError
 from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
 
@@ -34,7 +35,7 @@ from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
 )
 @click.option("--key", metavar="A,B", help="The columns by which rows are the same row. Default: the primary key.")
 @click.option("--examples", type=click.IntRange(0), help="How many rows of one side to show; 0 shows no data.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write a page.")
 @click.option("--exit-code", is_flag=True, help="Exit with code 1 if something differs, 2 on an error.")
@@ -81,11 +82,11 @@ def diff(
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     elif as_markdown:
-        click.echo(markdown(found), nl=False)
+        click.echo(found.to_markdown(), nl=False)
     else:
         _print(found)
     if html is not None:
-        html.write_text(page(found), encoding="utf-8")
+        html.write_text(found.to_html(), encoding="utf-8")
         click.echo(f"Written: {html}", err=True)
     if exit_code and not found.equal:
         sys.exit(1)

@@ -44,7 +44,7 @@ _EPILOG = """\b
 Exit codes:
   0    done
   1    an error, or what --check or --exit-code asks for; the message says what to do
-  2    a wrong option or argument
+  2    a wrong option or argument; for diff --exit-code, any error
   130  interrupted
 
 \b

@@ -16,7 +16,6 @@ from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, did_you_mean
-from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
 
 WORKSPACE = Path("workspace.yaml")
 
@@ -56,23 +55,6 @@ def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
-
-
-def where_or_config(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose an instance for a command that only reads data."""
-    text = "Read only this configuration (a file or folder), and none of your code."
-    command = click.option("--config", type=click.Path(path_type=Path), help=text)(command)
-    return where(command)
-
-
-def opened(name: str, module: str | None, workspace: Path, config: Path | None) -> OpenInstance:
-    """The instance that a command looks at: that of the definitions, so that all commands mean the same one. Without
-    definitions, it is that of the configuration."""
-    if config is None and (module is not None or workspace.is_file()):
-        from pipedag_dagster.orchestration.workspace import locations, of_instance  # noqa: PLC0415  # imports Dagster
-
-        return OpenInstance(of_instance(locations(module, workspace), name)[0].instance)
-    return open_instance(name, config)
 
 
 def _known_mode(context: click.Context, option: click.Parameter, value: str | None) -> str | None:

@@ -11,7 +11,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from pipedag_dagster.catalog.catalog import TableVersion
-from pipedag_dagster.cli.options import count, opened, where_or_config
+from pipedag_dagster.cli.opening import opened, where_or_config
+from pipedag_dagster.cli.options import count, json_option
 from pipedag_dagster.errors import BadQuery
 from pipedag_dagster.looking import committed, table_rows
 from pipedag_dagster.looking.open_instance import OpenInstance
@@ -25,7 +26,7 @@ from pipedag_dagster.looking.queries import Queries, Rows
 @click.option("--rows", type=click.IntRange(0), default=20, show_default=True, help="At most so many rows.")
 @click.option("--columns", metavar="A,B", help="Only these columns, in this order.")
 @click.option("--version", "number", type=int, metavar="N", help="An older version of the stage.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option
 @where_or_config
 def show(
     instance: str,

@@ -11,7 +11,8 @@ import click
 import sqlalchemy as sa
 from rich.console import Console
 
-from pipedag_dagster.cli.options import opened, where_or_config
+from pipedag_dagster.cli.opening import opened, where_or_config
+from pipedag_dagster.cli.options import json_option
 from pipedag_dagster.cli.show import grid
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.looking.open_instance import OpenInstance
@@ -22,7 +23,7 @@ from pipedag_dagster.looking.queries import Queries
 @click.argument("instance")
 @click.argument("query", required=False)
 @click.option("--rows", type=click.IntRange(1), default=1000, show_default=True, help="Show at most so many rows.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of all rows.")
+@json_option
 @where_or_config
 def sql(
     instance: str,

@@ -10,9 +10,10 @@ import psycopg
 
 from pipedag_dagster.catalog.catalog import OutputKind, StageVersion, TableVersion
 from pipedag_dagster.comparing.compare_tables import Connection, compare
-from pipedag_dagster.comparing.diff import Diff, Status, TableDiff
+from pipedag_dagster.comparing.diff import Diff
 from pipedag_dagster.comparing.relation import Relation
 from pipedag_dagster.comparing.streamed import streamed
+from pipedag_dagster.comparing.table_diff import Status, TableDiff
 from pipedag_dagster.errors import NotComparable, NotMaterialized, did_you_mean
 from pipedag_dagster.versions.table_store import TableStore
 

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import psycopg
 
-from pipedag_dagster.comparing.diff import ColumnDiff, Status, TableDiff, ValueDiff, described_row
 from pipedag_dagster.comparing.relation import Relation, comparable, differs, key_conditions
+from pipedag_dagster.comparing.table_diff import ColumnDiff, Status, TableDiff, ValueDiff, described_row
 from pipedag_dagster.errors import NotComparable, did_you_mean
 from pipedag_dagster.names import quote
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from pipedag_dagster.comparing.diff import Diff, Status, TableDiff, described_row, shown
+from pipedag_dagster.comparing.table_diff import Status, TableDiff, described_row, shown
 
 
-def markdown(diff: Diff) -> str:
+def markdown(left: str, right: str, summary: str, tables: Sequence[TableDiff]) -> str:
     """A table of what differs, and a foldable part for each table with more to say."""
-    lines = [f"### {_text(diff.summary)}", ""]
-    if diff.different:
-        heads = ["table", "rows", "in both", f"only {diff.left}", f"only {diff.right}", "changed rows", "what"]
+    different = [table for table in tables if table.status is not Status.equal]
+    lines = [f"### {_text(summary)}", ""]
+    if different:
+        heads = ["table", "rows", "in both", f"only {left}", f"only {right}", "changed rows", "what"]
         lines += ["| " + " | ".join(map(_text, heads)) + " |", "|---|---|--:|--:|--:|--:|---|"]
-        lines += [f"| {' | '.join(map(_text, row))} |" for row in map(overview_row, diff.different)]
-    for table in diff.different:
-        details = list(_details(diff, table))
+        lines += [f"| {' | '.join(map(_text, row))} |" for row in map(overview_row, different)]
+    for table in different:
+        details = list(_details(left, right, table))
         if details:
             lines += ["", f"<details><summary>{_text(table.name)}</summary>", "", *details, "", "</details>"]
     return "\n".join(lines) + "\n"
@@ -49,7 +50,7 @@ def words(table: TableDiff) -> str:
     return "; ".join(parts) or table.note or "rows"
 
 
-def _details(diff: Diff, table: TableDiff) -> Iterator[str]:
+def _details(left: str, right: str, table: TableDiff) -> Iterator[str]:
     if table.values:
         yield f"Rows with the same key ({', '.join(map(_code, table.key))}):"
         yield ""
@@ -59,7 +60,7 @@ def _details(diff: Diff, table: TableDiff) -> Iterator[str]:
             key = described_row(dict(zip(table.key, value.key, strict=True))) if value.key else ""
             change = f"{_code(shown(value.left))} → {_code(shown(value.right))}" if value.key else ""
             yield f"| {_text(value.column)} | {value.rows:,} | {_text(key)} | {change} |"
-    for side, examples in ((diff.left, table.left_examples), (diff.right, table.right_examples)):
+    for side, examples in ((left, table.left_examples), (right, table.right_examples)):
         if examples:
             yield ""
             yield f"Only in {_text(side)}, for example: {', '.join(_code(described_row(row)) for row in examples)}"

@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Sequence
 from html import escape
 
-from pipedag_dagster.comparing.diff import Diff, Status, TableDiff, described_row, shown
 from pipedag_dagster.comparing.markdown import overview_row
+from pipedag_dagster.comparing.table_diff import Status, TableDiff, described_row, shown
 
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; --line: #8884; --quiet: #808080; }
@@ -22,25 +22,24 @@ code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere; }
 """
 
 
-def page(diff: Diff) -> str:
-    """The comparison as an HTML page."""
+def page(left: str, right: str, content: str) -> str:
+    """An HTML page around the body of a comparison."""
     when = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}"
-    title = f"{escape(diff.left)} → {escape(diff.right)}"
+    title = f"{escape(left)} → {escape(right)}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
-        f'<p class="quiet">{when}</p>{body(diff)}</body></html>\n'
+        f'<p class="quiet">{when}</p>{content}</body></html>\n'
     )
 
 
-def body(diff: Diff) -> str:
-    """The comparison as a part of a page, also for notebooks."""
-    heads = ["table", "rows", "in both", f"only {diff.left}", f"only {diff.right}", "changed rows", "what"]
-    lines = "".join(map(_overview, diff.tables))
-    details = "".join(_table(diff, table) for table in diff.different)
-    overview = f'<div class="scroll"><table><thead>{_row("th", heads)}</thead><tbody>{lines}</tbody></table></div>'
-    return f"<p>{escape(diff.summary)}</p>{overview}{details}"
+def body(left: str, right: str, summary: str, tables: Sequence[TableDiff]) -> str:
+    """A comparison as a part of a page, also for notebooks."""
+    heads = ["table", "rows", "in both", f"only {left}", f"only {right}", "changed rows", "what"]
+    lines = "".join(map(_overview, tables))
+    details = "".join(_table(left, right, table) for table in tables if table.status is not Status.equal)
+    return f"<p>{escape(summary)}</p>{_grid(heads, lines)}{details}"
 
 
 def _overview(table: TableDiff) -> str:
@@ -50,13 +49,13 @@ def _overview(table: TableDiff) -> str:
     return f'<tr class="{table.status.value}"><td>{text}</td>{cells}<td>{rest[-1]}</td></tr>'
 
 
-def _table(diff: Diff, table: TableDiff) -> str:
+def _table(left: str, right: str, table: TableDiff) -> str:
     parts = [f'<h2 id="{escape(table.name)}">{escape(table.name)}</h2>']
     if table.note:
         parts.append(f'<p class="quiet">{escape(table.note)}</p>')
     if table.columns:
         rows = "".join(_row("td", [column.name, column.left or "", column.right or ""]) for column in table.columns)
-        parts.append(_grid(["column", f"type in {diff.left}", f"type in {diff.right}"], rows))
+        parts.append(_grid(["column", f"type in {left}", f"type in {right}"], rows))
     if table.values:
         key = ", ".join(table.key)
         rows = "".join(
@@ -69,8 +68,8 @@ def _table(diff: Diff, table: TableDiff) -> str:
             + "</tr>"
             for value in table.values
         )
-        parts.append(_grid(["column", "rows that differ", f"for example ({key})", diff.left, diff.right], rows))
-    for side, examples in ((diff.left, table.left_examples), (diff.right, table.right_examples)):
+        parts.append(_grid(["column", "rows that differ", f"for example ({key})", left, right], rows))
+    for side, examples in ((left, table.left_examples), (right, table.right_examples)):
         if examples:
             listed = ", ".join(f"<code>{escape(described_row(row))}</code>" for row in examples)
             parts.append(f"<p>Only in {escape(side)}, for example: {listed}</p>")

@@ -11,7 +11,7 @@ from pipedag_dagster.comparing.compare_stages import Side, compare_sides
 from pipedag_dagster.comparing.diff import Diff
 from pipedag_dagster.errors import NotComparable, NotMaterialized, did_you_mean
 from pipedag_dagster.versions.renewal import renewed
-from pipedag_dagster.versions.table_store import TableStore, take_pinned
+from pipedag_dagster.versions.table_store import TableStore, pinned_by
 
 
 def compare_instances(
@@ -134,5 +134,5 @@ def _pinned() -> Iterator[str]:
         try:
             yield run_id
         finally:
-            for store in take_pinned(run_id):
+            for store in pinned_by(run_id):
                 store.unpin(run_id)

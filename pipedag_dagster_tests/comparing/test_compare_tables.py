@@ -9,8 +9,8 @@ import pytest
 
 from pipedag_dagster.catalog.catalog import Column
 from pipedag_dagster.comparing.compare_tables import compare
-from pipedag_dagster.comparing.diff import ColumnDiff, Status, TableDiff, ValueDiff
 from pipedag_dagster.comparing.relation import Relation
+from pipedag_dagster.comparing.table_diff import ColumnDiff, Status, TableDiff, ValueDiff
 from pipedag_dagster.errors import NotComparable
 from pipedag_dagster_tests.helpers import Connection
 

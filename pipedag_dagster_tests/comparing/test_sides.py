@@ -11,10 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_dagster import OpenInstance, PipedagConfig, open_instance
-from pipedag_dagster.comparing.diff import Status
-from pipedag_dagster.comparing.markdown import markdown
-from pipedag_dagster.comparing.page import page
 from pipedag_dagster.comparing.sides import compare_instances
+from pipedag_dagster.comparing.table_diff import Status
 from pipedag_dagster.errors import NotComparable, NotMaterialized, WrongCall
 from pipedag_dagster_tests.helpers import Connection, Instances, libpq
 from pipedag_dagster_tests.helpers.stage import Stage
@@ -216,10 +214,10 @@ def test_a_comparison_is_shown_as_json_markdown_and_html(full: OpenInstance, mid
     as_json = json.loads(json.dumps(found.to_dict()))
     assert as_json["equal"] is False
     assert as_json["tables"][1]["values"] == [{"column": "amount", "rows": 1, "key": ["1"], "left": "7", "right": "70"}]
-    text = markdown(found)
+    text = found.to_markdown()
     assert "| raw.orders | 3 → 2 | 2 | 1 | 0 | 1 | values of amount |" in text
     assert "| amount | 1 | id=1 | `7` → `70` |" in text
-    html = page(found)
+    html = found.to_html()
     assert "<code>70</code>" in html
     assert 'href="#raw.orders"' in html
     assert found._repr_html_() in html
@@ -230,6 +228,6 @@ def test_values_are_nothing_but_values_in_markdown_and_html(config: PipedagConfi
     for name, text in zip(("full", "midi"), texts, strict=True):
         commit(open_instance(name, config), t=pd.DataFrame({"id": [1], "te|xt": [text]}))
     found = open_instance("full", config).diff("midi")
-    assert "<script>" not in page(found)
-    row = next(line for line in markdown(found).splitlines() if line.startswith("| te"))
+    assert "<script>" not in found.to_html()
+    row = next(line for line in found.to_markdown().splitlines() if line.startswith("| te"))
     assert row == "| te\\|xt | 1 | id=1 | `` <script>`a` \\| b</script> `` → `x # y` |"
