@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import re
@@ -42,7 +43,7 @@ class Key:
 
     parts: Mapping[str, Any]
 
-    @property
+    @functools.cached_property
     def task_key(self) -> str:
         """The key without the parts that stand for outside data: the cache function's value, and the source."""
         left_out = {"cache", "source"}
@@ -50,11 +51,11 @@ class Key:
             left_out |= {"query"} if "source" in self.parts else {"inputs"}
         return content_hash(_by_name({name: part for name, part in self.parts.items() if name not in left_out}))
 
-    @property
+    @functools.cached_property
     def cache_key(self) -> str:
         return digest(self.task_key, str(self.parts.get("cache")), self.source_key)
 
-    @property
+    @functools.cached_property
     def source_key(self) -> str:
         """A hash of the tables of another instance that the task reads; for a lazy task, of those in its query."""
         return source_key(self.parts)

@@ -208,7 +208,6 @@ class _StageRun:
     def _finished(self, outcome: Outcome, total: int) -> None:
         self.outcomes[outcome.call] = outcome
         done, self.done = self.done, self.done + len(outcome.tables)
-        self.inputs.made[outcome.call] = outcome.tables
         for number, (asset, table) in enumerate({} if outcome.cached else outcome.tables.items(), done + 1):
             what = f"staged {_size(table)} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
             self.progress.message(f"{self.stage.name}.{asset}: {what}: {outcome.reason}")
@@ -277,10 +276,12 @@ class _StageRun:
 
     def _run_call(self, call: TaskCall) -> Outcome:
         try:
-            return self._run_task(call)
+            outcome = self._run_task(call)
         except PipedagError as error:
             error.task, error.line = str(call), failed_line(error.__cause__) or defined_at(call.task.fn)
             raise
+        self.inputs.made[call] = outcome.tables  # before any call that needs them starts
+        return outcome
 
     def _run_task(self, call: TaskCall) -> Outcome:
         started = time.monotonic()

@@ -12,7 +12,7 @@ from pipedag_dagster.fingerprint.code_source import code_file
 from pipedag_dagster.fingerprint.code_walk import CodeWalk
 from pipedag_dagster.fingerprint.import_effects import import_effects, loaded_modules
 from pipedag_dagster.fingerprint.library_extensions import extensions
-from pipedag_dagster.fingerprint.value_content import ATOMS, Unstable
+from pipedag_dagster.fingerprint.value_content import ADDRESS, ATOMS, Unstable, content
 from pipedag_dagster.fingerprint.whole_module import whole_module
 
 _BUDGET = 20_000  # values in one constant of a module that counts as a whole
@@ -38,6 +38,9 @@ class Walk(CodeWalk):
                 raise TooLarge
         if type(value) in ATOMS and not isinstance(value, str):
             return digest(type(value).__name__, repr(value))
+        if type(value) is str and self._folder is None and not ADDRESS.search(value):  # most values: without detours
+            self._library(str.__module__)
+            return self._content(content(value, silent=not self.strict), where)
         if id(value) in self._busy:
             return f"cycle {len(self._busy) - self._busy[id(value)]}"
         if self.strict and is_code(value, self.user_code):

@@ -72,7 +72,14 @@ def _closes(words: list[sql_lexer.Token]) -> bool:
     return all(token.depth > words[0].depth for token in words[1:-1])
 
 
+_PLAIN_QUERY = re.compile(
+    rf"[\s(]*(?:{'|'.join(_QUERY_WORDS)})(?![\w$]|[^\x00-\x7f])(?:(?!;|--|/\*).)*", re.DOTALL | re.I
+)
+
+
 def _one_query(text: str) -> str:
+    if _PLAIN_QUERY.fullmatch(text):  # nothing in it could be another statement, or a comment
+        return text.strip()
     text = sql_lexer.without_last_semicolon(text)
     code = [token for token in sql_lexer.tokens(text) if token.is_code]
     if any(token.text == ";" for token in code):
