@@ -50,6 +50,7 @@ class Inputs:
     pins: Mapping[str, StageVersion]
     source_pins: Mapping[str, StageVersion]
     made: dict[TaskCall, Mapping[str, TableVersion]] = field(default_factory=dict)
+    _of_sources: dict[tuple[TableStore, str], StageVersion] = field(default_factory=dict, init=False)
 
     @property
     def is_pinned(self) -> bool:
@@ -152,7 +153,10 @@ class Inputs:
         stage = stage or call.source_stage_name
         if call.source is None:
             return self.base if stage == self.stage.name else self.pins[stage]
-        return self._of_source(call.source.store.table_store, stage)
+        store: TableStore = call.source.store.table_store
+        if (store, stage) not in self._of_sources:  # it is asked for each of its tables
+            self._of_sources[store, stage] = self._of_source(store, stage)
+        return self._of_sources[store, stage]
 
     def _of_source(self, source: TableStore, stage: str) -> StageVersion:
         return source.pin(self.run_id, [stage])[stage]
