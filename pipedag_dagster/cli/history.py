@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import click
+from rich import filesize
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
@@ -96,7 +97,7 @@ def gc(instance: str | None, as_json: bool, module: str | None, workspace: Path)
         freed = done[chosen.config.name] = removal.gc(chosen.store.table_store, str(uuid.uuid4()))
         if as_json:
             continue
-        size = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {_size(freed.bytes)}"
+        size = f"{count(freed.versions, 'version')}, {count(freed.tables, 'table')}, {filesize.decimal(freed.bytes)}"
         size += f", {count(freed.blobs, 'blob')}" if freed.blobs else ""
         click.echo(f"{chosen.config.name}: freed {size}")
         for line in freed.stays:
@@ -125,7 +126,7 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
         return
     for schema in owned.schemas:
         click.echo(f"  {schema}")
-    size = f"{count(len(owned.schemas), 'schema')}, {count(owned.tables, 'table')}, {_size(owned.bytes)}"
+    size = f"{count(len(owned.schemas), 'schema')}, {count(owned.tables, 'table')}, {filesize.decimal(owned.bytes)}"
     if not yes and not click.confirm(f"Drop {instance}: {size}?"):
         click.echo("Nothing was dropped.")
         return
@@ -204,10 +205,3 @@ def _changes(changes: history.Changes | None) -> str:
         return "unknown"
     signed = (("+", changes.added), ("", changes.changed), ("-", changes.removed))
     return ", ".join(f"{sign}{escape(name)}" for sign, names in signed for name in names) or "none"
-
-
-def _size(number: int) -> str:
-    size, unit = float(number), 0
-    while size >= 1000 and unit < 4:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} B" if unit == 0 else f"{size:.1f} {'kMGT'[unit - 1]}B"

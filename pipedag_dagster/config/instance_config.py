@@ -70,6 +70,8 @@ class InstanceConfig(Settings):
     wider: WiderSample | None = None
     """The sample that this instance's sample is part of."""
     attrs: dict[Any, Any]
+    plain_attrs: frozenset[Any] = frozenset()
+    """The attrs that were written without a placeholder, so that they are no secrets."""
     base_path: str
     """Where blobs are: a folder, or a url of fsspec."""
     project: Path

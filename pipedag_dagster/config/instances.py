@@ -194,6 +194,7 @@ class ConfigFiles:
             poll=switched_on(section.poll),
             wider=self._wider(section.sample.within, flow),
             attrs=attrs,
+            plain_attrs=frozenset(name for name, value in attrs.items() if value == section.attrs[name]),
             base_path=self._base_path(base_path),
             project=self._project,
             file=draft.layers[-1].source.file,

@@ -193,6 +193,17 @@ def _module(name: str) -> str:
     return name
 
 
+def _group_name(template: str) -> str:
+    try:
+        known = {"stage": "a", "instance_id": "b", "name": "c"}
+        fine = template.format_map(known) != template.format_map(known | {"stage": "d"})
+    except (KeyError, IndexError, ValueError):
+        fine = False
+    if not fine:
+        raise ValueError(f"{template!r} must contain {{stage}}, and may contain {{instance_id}} and {{name}}.")
+    return template
+
+
 class Settings(Keys):
     """The keys of an instance that are used as they are written."""
 
@@ -203,6 +214,8 @@ class Settings(Keys):
     max_concurrent: _Count = 4
     keep_versions: _Count = 2
     keep_code: bool = True
+    group_name: Annotated[str, AfterValidator(_group_name)] = "{stage}"
+    """The asset group of a stage in Dagster. What Dagster does not allow in it becomes `_`."""
     content_hash_rows: Annotated[int, Field(ge=0)] = 20_000_000
     preview: Annotated[int, Field(ge=0)] = 5
     lock_timeout: _Seconds | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
@@ -14,14 +15,17 @@ from pipedag_dagster.graph.flow import FlowGraph, Stage
 from pipedag_dagster.orchestration.build import Build, built
 from pipedag_dagster.sampling.copies import source_of
 
+_SECRET = re.compile("pass|secret|token|credential|key", re.IGNORECASE)
 _TYPES: tuple[type, ...] = (bool, int, float, str, dict, list)
 
 
-def typed(attrs: Mapping[Any, Any]) -> type[dg.Config]:
+def typed(attrs: Mapping[Any, Any], plain: Collection[Any]) -> type[dg.Config]:
     """The attrs of an instance as a config class of Dagster: the launchpad shows their names and types, and refuses
     others.
 
-    Their values are not in it: one may be a secret from the environment.
+    Args:
+        plain: the attrs that were written without a placeholder. It shows their values, too, unless they are called
+            something like a secret.
     """
     fields: dict[str, Any] = {}
     for number, (name, value) in enumerate(attrs.items()):
@@ -29,14 +33,19 @@ def typed(attrs: Mapping[Any, Any]) -> type[dg.Config]:
             attr_type = next((each for each in _TYPES if type(value) is each), None)
             annotation: Any = Any if attr_type is None else attr_type | None
             # By alias, because an attr may have the name of an attribute of pydantic's models.
-            fields[f"attr_{number}"] = (annotation, Field(default=None, alias=name))
+            is_shown = attr_type is not None and name in plain and not _SECRET.search(name)
+            default = value if is_shown else None
+            fields[f"attr_{number}"] = (annotation, Field(default=default, alias=name))
     return create_model("Attrs", __base__=dg.Config, **fields)
 
 
 def chosen_attrs(attrs: Any) -> dict[str, Any]:
-    """The attrs that a run has chosen."""
-    values = attrs.model_dump(by_alias=True) if isinstance(attrs, dg.Config) else attrs or {}
-    return {name: value for name, value in values.items() if value is not None}
+    """The attrs that a run has chosen: those that differ from the instance's own."""
+    if not isinstance(attrs, dg.Config):
+        return {name: value for name, value in (attrs or {}).items() if value is not None}
+    own = {field.alias: field.default for field in type(attrs).model_fields.values()}
+    values = attrs.model_dump(by_alias=True)
+    return {name: value for name, value in values.items() if value is not None and value != own[name]}
 
 
 def rewired(

@@ -15,6 +15,7 @@ from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.execution.write_one_table import CopiedRows, NewTable, Slice, write_table
 from pipedag_dagster.names import TableRef
 from pipedag_dagster.orchestration.io_manager import stage_and_table, table_metadata
+from pipedag_dagster.orchestration.keys import group_name
 from pipedag_dagster.orchestration.partitions import PARTITION, table_slice
 from pipedag_dagster.orchestration.tags import INPUT, ONLY_ON
 from pipedag_dagster.sampling.flow_samples import flow_sampler
@@ -202,7 +203,7 @@ def _copying(
                 deps=[original],
                 code_version="copy",
                 description=text,
-                group_name=stage,
+                group_name=group_name(instance, stage),
             )
         )
 

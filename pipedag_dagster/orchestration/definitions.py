@@ -89,7 +89,7 @@ def _jobs(
         *(
             dg.define_asset_job(
                 f"{whole}_{stage}",
-                dg.AssetSelection.groups(stage) - partitioned,
+                dg.AssetSelection.key_prefixes([name, stage]) - partitioned,
                 description=f"The stage {stage} of {name}.",
                 tags=tags,
             )

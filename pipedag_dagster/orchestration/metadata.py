@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import dagster as dg
+from rich import filesize
 
 from pipedag_dagster.catalog.catalog import Column, OutputKind, StageVersion, TableVersion
 from pipedag_dagster.data import json_values
@@ -60,6 +61,7 @@ def _of_table(
     instance = store.config.instance_id
     columns = [_column(column, table, descriptions.get(column.name), instance) for column in table.columns]
     metadata: Metadata = {"pipedag/kind": Value.text(table.kind.value), "pipedag/bytes": Value.int(table.bytes)}
+    metadata["pipedag/size"] = Value.text(filesize.decimal(table.bytes))
     if table.in_database:
         metadata |= {
             "dagster/table_name": Value.text(where),

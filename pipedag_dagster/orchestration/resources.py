@@ -49,8 +49,8 @@ class InstanceResource(dg.ConfigurableResource[Any]):
     instance: str = Field(description="Name of the instance in the configuration.")
     flow: str | None = Field(default=None, description="The flow whose settings in the configuration count.")
     per_user: bool = Field(default=False, description="One instance for each user.")
-    cache_validation_mode: str | None = Field(
-        default=None, description=f"Replaces the instance's own mode in this run: {', '.join(CacheMode)}."
+    cache_validation_mode: CacheMode | None = Field(
+        default=None, description="Replaces the instance's own mode in this run."
     )
     disable_cache_function: bool | None = Field(default=None, description="Do not call cache functions in this run.")
     ignore_task_version: bool | None = Field(default=None, description="Run tasks with a version in this run.")
@@ -157,7 +157,8 @@ def bound_resource(
         for name, value in bound.items()
     }
     description = InstanceResource.model_fields["attrs"].description
-    fields["attrs"] = (typed(config.attrs) | None, Field(None, description=description))
+    attrs = typed(config.attrs, config.plain_attrs)
+    fields["attrs"] = (attrs, Field(attrs(), description=description))
     model = create_model("InstanceResource", __base__=InstanceResource, __doc__=InstanceResource.__doc__, **fields)
     model.bound = bound
     model.stages = tuple(stages)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 
@@ -14,7 +16,7 @@ from pipedag_dagster.execution.cache_key import task_code_version
 from pipedag_dagster.frame_types import FrameType, batch_class, data_type, is_sql
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall
 from pipedag_dagster.graph.task import Task
-from pipedag_dagster.orchestration.keys import asset_key, identifier
+from pipedag_dagster.orchestration.keys import asset_key, group_name, identifier
 from pipedag_dagster.sampling.copies import copied_from, source_of
 
 
@@ -65,11 +67,12 @@ class PipedagTranslator:
         return dg.AssetSpec(
             props.key,
             deps=props.deps,
-            group_name=props.stage,
+            group_name=group_name(props.instance, props.stage),
             code_version=props.code_version,
             description=_description(props),
             owners=list(about.owners),
             tags=about.tags,
+            metadata=_code_reference(props),
             # The lineage graph shows nothing else that tells the tables of several instances apart.
             kinds={identifier(props.instance.instance_id), "postgres", _library(props), *about.kinds},
         )
@@ -125,6 +128,23 @@ def _description(props: TableProps) -> str | None:
     if props.copied_from is None:
         return text
     return f"A sample of {props.deps[0].to_user_string()}, copied in place of this task:\n\n{text or props.task.name}"
+
+
+def _code_reference(props: TableProps) -> dict[str, dg.CodeReferencesMetadataValue]:
+    """Where the task is written. `dg.link_code_references_to_git` makes links to a repository of such references."""
+    code = inspect.unwrap(props.task.fn)
+    try:
+        file, line = inspect.getsourcefile(code), inspect.getsourcelines(code)[1]
+    except (TypeError, OSError):
+        return {}  # not written in a file
+    if file is None:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        reference = dg.LocalFileCodeReference(
+            file_path=str(Path(file).absolute()), line_number=line, label=props.task.name
+        )
+        return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
 
 
 def _library(props: TableProps) -> str:

@@ -11,7 +11,16 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, build_definitions, materialize
+from pipedag_dagster import (
+    CacheValidationMode,
+    ConfigContext,
+    Flow,
+    PipedagConfig,
+    Stage,
+    Table,
+    build_definitions,
+    materialize,
+)
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster_tests.helpers import Instances
 
@@ -24,6 +33,7 @@ attrs:
   names: {first: a, second: b}
   with_extra: false
   secret: hush-hush-hush
+  login: "{$SHOP_LOGIN}"
 keep_versions: 5
 """
 
@@ -55,7 +65,8 @@ def build(instance: ConfigContext) -> Flow:
 
 
 @pytest.fixture
-def config(instances: Instances) -> PipedagConfig:
+def config(instances: Instances, monkeypatch: pytest.MonkeyPatch) -> PipedagConfig:
+    monkeypatch.setenv("SHOP_LOGIN", "whispered")
     config = instances(mini=MINI)
     full = config.get("full")
     assert build(full).run(config=full).successful
@@ -118,7 +129,7 @@ def test_attrs_that_change_the_wiring_are_refused_before_anything_runs(
         assert config.get("mini").store.table_store.current(["raw"])["raw"].number == 0
 
 
-def test_the_launchpad_knows_the_attrs_by_name_and_type_but_not_their_values(config: PipedagConfig) -> None:
+def test_the_launchpad_knows_the_attrs_by_name_type_and_value_but_no_secret(config: PipedagConfig) -> None:
     definitions = build_definitions(build, config, instance="mini")
     job = definitions.resolve_job_def("mini")
     for attrs, says in (
@@ -129,8 +140,30 @@ def test_the_launchpad_knows_the_attrs_by_name_and_type_but_not_their_values(con
         with pytest.raises(dg.DagsterInvalidConfigError, match=says):
             dg.validate_run_config(job, {"resources": {"instance": {"config": {"attrs": attrs}}}})
     offered = job.run_config_schema.config_type.fields["resources"].default_value  # type: ignore[attr-defined]
+    attrs = offered["instance"]["config"]["attrs"]
+    assert (attrs["factor"], attrs["names"], attrs["with_extra"]) == (2, {"first": "a", "second": "b"}, False)
     assert "hush-hush-hush" not in str(offered)
+    assert "whispered" not in str(offered)
     assert dg.validate_run_config(job, {"resources": offered})
+
+
+def test_the_values_that_the_launchpad_offers_change_nothing(
+    config: PipedagConfig, dagster: dg.DagsterInstance
+) -> None:
+    definitions = build_definitions(build, config, instance="mini")
+    assert launch(definitions, dagster, {}).success
+    same = launch(definitions, dagster, {"factor": 2, "names": {"first": "a", "second": "b"}, "with_extra": False})
+    assert set(reasons(same).values()) == {"cached"}
+
+
+def test_the_launchpad_offers_the_cache_modes(config: PipedagConfig) -> None:
+    job = build_definitions(build, config, instance="mini").resolve_job_def("mini")
+    for mode in CacheValidationMode:
+        run_config = {"resources": {"instance": {"config": {"cache_validation_mode": mode.value}}}}
+        assert dg.validate_run_config(job, run_config)
+    mistyped = {"resources": {"instance": {"config": {"cache_validation_mode": "force_chache"}}}}
+    with pytest.raises(dg.DagsterInvalidConfigError, match="not in enum type CacheMode"):
+        dg.validate_run_config(job, mistyped)
 
 
 def test_in_python_a_flow_is_built_with_other_attrs(config: PipedagConfig) -> None:
