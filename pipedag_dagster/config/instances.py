@@ -165,7 +165,7 @@ class ConfigFiles:
         prefix = fill(PREFIX, args.schema_prefix, known_values)
         suffix = fill((*ARGS, "schema_suffix"), args.schema_suffix, known_values)
         role = fill(ROLE, args.role, known_values) if args.role else ""
-        attrs = fill.deep(("attrs",), section.attrs)
+        attrs = _attrs(fill, section.attrs)
         executor = section.executor.name
         options = fill.deep(("executor", executor), get(draft.data, ("executor", executor)) or {})
         base_path = fill(BASE_PATH, section.blob_store.args.base_path or "", known_values)
@@ -193,8 +193,7 @@ class ConfigFiles:
             refresh=switched_on(section.refresh),
             poll=switched_on(section.poll),
             wider=self._wider(section.sample.within, flow),
-            attrs=attrs,
-            plain_attrs=frozenset(name for name, value in attrs.items() if value == section.attrs[name]),
+            **attrs,
             base_path=self._base_path(base_path),
             project=self._project,
             file=draft.layers[-1].source.file,
@@ -247,6 +246,12 @@ def _check(rule: Callable[[str], str], name: str, problem: Callable[[str], Probl
         rule(name)
     except InvalidName as error:
         raise ConfigError(problem(str(error))) from None
+
+
+def _attrs(fill: Filler, written: Mapping[Any, Any]) -> dict[str, Any]:
+    """The attrs of an `InstanceConfig`, and those of them that were written without a placeholder."""
+    attrs = fill.deep(("attrs",), written)
+    return {"attrs": attrs, "plain_attrs": frozenset(name for name, value in attrs.items() if value == written[name])}
 
 
 def _check_role(draft: Draft, role: str) -> None:
