@@ -17,6 +17,7 @@ from pipedag_dagster.frame_types import DTYPE_BACKENDS, READABLE, FrameType, dat
 from pipedag_dagster.graph.cache_option import combined
 from pipedag_dagster.graph.description import DescriptionOptions, TableDescription
 from pipedag_dagster.graph.nested import parts
+from pipedag_dagster.graph.schema_annotations import warn_of_schemas
 from pipedag_dagster.names import asset_name, table_name
 from pipedag_dagster.options import defined_at, refuse_unknown
 
@@ -117,6 +118,7 @@ class Task(Generic[P, R]):
         self.about = TableDescription.of(self.name, **cast("DescriptionOptions", described))
         self._check_outputs()
         self._check_values()
+        warn_of_schemas(self.name, fn)
 
     def _check_lists(self) -> None:
         for option in ("outputs", "pass_args"):
@@ -139,7 +141,8 @@ class Task(Generic[P, R]):
             hint = did_you_mean(str(self.dtype_backend), DTYPE_BACKENDS)
             raise self._error(f"there is no dtype backend {self.dtype_backend!r}.{hint}")
         if self.input_type is not None and not is_readable(self.input_type):
-            raise self._error(f"tables cannot be read as input_type={self.input_type!r}. Known: {READABLE}.")
+            hint = _what_to_read(self.input_type)
+            raise self._error(f"tables cannot be read as input_type={self.input_type!r}. {hint}")
         if not isinstance(self.version, str | None):
             raise self._error(f'version must be a text, as in version="1.0", not {self.version!r}.')
         if self.cache is not None and not callable(self.cache):
@@ -168,6 +171,16 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
+
+
+def _what_to_read(given: Any) -> str:
+    """What to write instead of a type that tables cannot be read as."""
+    if isinstance(given, type) and given.__module__.partition(".")[0] == "pydiverse":
+        return (
+            "Write input_type=sa.Table or input_type=pl.LazyFrame, and make a table of pydiverse.transform in the "
+            "task. Return the query or the frame that it holds."
+        )
+    return f"Known: {READABLE}."
 
 
 def _input_type(given: Any) -> tuple[type | None, str | None]:

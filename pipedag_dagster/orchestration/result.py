@@ -14,6 +14,7 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
+from pipedag_dagster.graph.not_drawn import NotDrawn
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -45,7 +46,7 @@ class TaskStates(dict[Any, FinalTaskState]):
         raise KeyError(key)
 
 
-class Result:
+class Result(NotDrawn):
     """The result of a run.
 
     Attributes:

@@ -24,6 +24,7 @@ from pipedag_dagster.graph.calls import committed_reader
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import FlowGraph, Output, Stage, TaskCall
 from pipedag_dagster.graph.group_node import GroupNode
+from pipedag_dagster.graph.not_drawn import NotDrawn
 from pipedag_dagster.graph.replaced_inputs import with_inputs
 from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.options import known_options
@@ -65,7 +66,7 @@ _ACCEPTED = ("ignore_position_hashes", "orchestration_engine", "trace_hook")
 log = logging.getLogger(__name__)
 
 
-class Flow(FlowGraph):
+class Flow(FlowGraph, NotDrawn):
     """The graph of a pipeline: `with Flow("shop") as flow:` around its stages.
 
     Args:
@@ -162,7 +163,7 @@ class Flow(FlowGraph):
         return Subflow(self, components)
 
 
-class Subflow:
+class Subflow(NotDrawn):
     """Some parts of a flow: `flow.get_subflow("raw", "report.ranking").run()`."""
 
     def __init__(self, flow: Flow, components: Sequence[Any]) -> None:

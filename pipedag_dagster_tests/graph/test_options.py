@@ -46,8 +46,8 @@ def test_a_misspelt_option_of_a_task_names_the_task_and_its_line(option: str, me
 def test_options_of_the_other_decorator_are_unknown() -> None:
     with pytest.raises(UnknownOption, match="there is no option 'pass_args'"):
         materialize(pass_args=["attrs"])(load)  # type: ignore[call-overload]
-    with pytest.raises(UnknownOption, match="there is no option 'nout'"):
-        input_stage_versions(nout=2)(load)  # type: ignore[call-arg]
+    with pytest.raises(UnknownOption, match="there is no option 'input'"):
+        input_stage_versions(input=True)(load)  # type: ignore[call-arg]
 
 
 def test_what_is_decorated_must_be_a_function() -> None:
