@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from pipedag_dagster.cli.options import WORKSPACE, count, where
+from pipedag_dagster.cli.options import WORKSPACE, count, json_option, print_json, where
 from pipedag_dagster.context import PipedagConfig
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem
 from pipedag_dagster.orchestration.unloadable import refuse_unloadable
@@ -21,8 +22,11 @@ from pipedag_dagster.versions.verify import differences
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Check only this configuration.")
 @click.option("--database", is_flag=True, help="Compare the catalog of each instance with the database, too.")
 @click.option("--content", is_flag=True, help="As --database, but read all tables, too, and find changed rows.")
+@json_option
 @where
-def check(config: Path | None, database: bool, content: bool, module: str | None, workspace: Path) -> None:
+def check(
+    config: Path | None, database: bool, content: bool, as_json: bool, module: str | None, workspace: Path
+) -> None:
     """Load the configuration and all definitions, and list every mistake.
 
     \b
@@ -31,7 +35,7 @@ def check(config: Path | None, database: bool, content: bool, module: str | None
         pipedag-dagster check --database --content
     """
     problems: list[str] = []
-    console = Console()
+    console = Console(stderr=as_json)
     try:
         files = PipedagConfig(config)
         for note in files.notes:
@@ -46,8 +50,12 @@ def check(config: Path | None, database: bool, content: bool, module: str | None
         problems += map(str, error.problems)
     if module or (config is None and (workspace.is_file() or workspace != WORKSPACE)):
         problems += _mistakes(partial(_check_definitions, module, workspace, console))
+    problems = list(dict.fromkeys(problems))
+    if as_json:
+        print_json({"problems": problems})
+        sys.exit(1 if problems else 0)
     if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+        raise ConfigError("\n".join(problems))
     console.print("Everything is right.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table as Grid
 
 from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
-from pipedag_dagster.cli.options import cache_modes, count, where
+from pipedag_dagster.cli.options import cache_modes, count, json_option, print_json, where
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.execution.plan import Action, PlannedTable
 from pipedag_dagster.execution.plan import plan as what_would_run
@@ -32,6 +33,7 @@ from pipedag_dagster.versions.table_store import TableStore
 @click.option("-s", "--select", help="As for run: a stage, stage.table, or Dagster's selection syntax. Default: all.")
 @click.option("--check", is_flag=True, help="Exit with code 1 unless a run would change nothing.")
 @cache_modes
+@json_option
 @where
 def plan(
     instance: str,
@@ -40,6 +42,7 @@ def plan(
     cache_mode: str | None,
     disable_cache_function: bool,
     ignore_task_version: bool,
+    as_json: bool,
     module: str | None,
     workspace: Path,
 ) -> None:
@@ -69,10 +72,13 @@ def plan(
             ),
         )
         tables += plan_plain(location, choice.tables)
-        console = Console()
-        console.print(_title(location, tables), soft_wrap=True)
-        console.print(_planned(tables))
         planned += tables
+        if not as_json:
+            console = Console()
+            console.print(_title(location, tables), soft_wrap=True)
+            console.print(_planned(tables))
+    if as_json:
+        print_json(planned)
     if check and any(table.action is not Action.cached for table in planned):
         sys.exit(1)
 
@@ -114,8 +120,9 @@ def _fate(table: PlannedTable) -> str:
 @click.argument("instance")
 @click.argument("table", metavar="STAGE.TABLE")
 @click.option("-n", "--runs", type=click.IntRange(1), default=10, show_default=True, help="How many runs.")
+@json_option
 @where
-def explain(instance: str, table: str, runs: int, module: str | None, workspace: Path) -> None:
+def explain(instance: str, table: str, runs: int, as_json: bool, module: str | None, workspace: Path) -> None:
     """Show what the last runs of INSTANCE did about a table, and why, with a diff of the code or the query that
     changed.
 
@@ -127,17 +134,38 @@ def explain(instance: str, table: str, runs: int, module: str | None, workspace:
     store = of_instance(locations(module, workspace), instance)[0].instance.store.table_store
     stage, asset = _known(store, instance, table)
     done = store.records.runs(stage, asset, runs)
+    if as_json:
+        print_json([_as_json(run, _diff(store, run)) for run in done])
+        return
     console = Console(highlight=False)
     current = store.current([stage])[stage].tables.get(asset)
     shown = f"{stage}.{label(asset, current.name) if current else asset}"
     console.print(_heading(instance, shown, current), soft_wrap=True)
     for run in done:
         console.print(_run(run), soft_wrap=True)
-        diff = difference(store.records.text(run.old_text), store.records.text(run.new_text)) if run.old_text else ""
-        if diff:
+        if diff := _diff(store, run):
             console.print(Padding(Syntax(diff, "diff", background_color="default", word_wrap=True), (0, 0, 0, 4)))
     if is_suspicious(done):
         console.print(f"[yellow]{stage}.{asset}: {escape(SUSPICION)}[/]", soft_wrap=True)
+
+
+def _diff(store: TableStore, run: RunRecord) -> str:
+    """What changed in the code or the query; empty when that is not why the task ran."""
+    if not run.old_text:
+        return ""
+    return difference(store.records.text(run.old_text), store.records.text(run.new_text))
+
+
+def _as_json(run: RunRecord, diff: str) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "at": run.at,
+        "cached": run.cached,
+        "reason": str(run.reason),
+        "seconds": run.seconds,
+        "same_content": run.same,
+        "diff": diff or None,
+    }
 
 
 def _known(store: TableStore, instance: str, table: str) -> tuple[str, str]:

@@ -79,6 +79,25 @@ def test_a_sample_as_json_has_its_rows_and_what_brings_them(command: Command) ->
     assert (report["raw.orders"]["rows"], report["raw.orders"]["source_rows"]) == (1, 3)
 
 
+def test_a_plan_as_json_has_what_would_run_and_why(command: Command) -> None:
+    planned = loaded(command("plan", "full", "--json").out)
+    assert {(table["asset"], table["action"], table["reason"]) for table in planned if table["stage"] == "raw"} == {
+        ("orders", "runs", "new"),
+        ("customers", "runs", "new"),
+    }
+
+
+def test_runs_of_a_table_as_json_say_why(command: Command) -> None:
+    command("run", "full")
+    command("run", "full")
+    last, first = loaded(command("explain", "full", "raw.orders", "--json").out)
+    assert (last["cached"], first["reason"], first["diff"]) == (True, "new", None)
+
+
+def test_a_check_as_json_lists_the_problems(command: Command) -> None:
+    assert loaded(command("check", "--json").out) == {"problems": []}
+
+
 def test_verbose_prints_the_whole_traceback_and_then_the_message(command: Command) -> None:
     done = command("-v", "list", "ful")
     assert "Traceback" in done.err
