@@ -25,11 +25,15 @@ _RELATION = sa.table("pg_class", sa.column("relname", sa.Text), sa.column("relki
 class Forgetting(Pins, Samples):
     """Statements that forget. Each takes the connection, and so the transaction, to run in."""
 
-    def forget(self, connection: sa.Connection, stage: str, keep: int) -> None:
+    def forget(self, connection: sa.Connection, stage: str, keep: int, asset: str | None = None) -> None:
         """Forget stage versions, except the last `keep` and the pinned ones, and everything that nothing refers to.
 
         Results that were written after the newest forgotten version stay: the next run may use them. What one execution
         made goes together. The physical tables are the caller's to drop.
+
+        Args:
+            asset: what older runs did is forgotten when too many are remembered of this table, because most runs do
+                something about all tables of a stage; without it, always.
         """
         self._lock_pins(connection, shared=False)
         self._forget_pins(connection)
@@ -37,7 +41,9 @@ class Forgetting(Pins, Samples):
         connection.execute(self.stage_version.delete().where(self._is_old(stage, keep)))
         if last is not None:
             connection.execute(self.table_version.delete().where(self._is_unused(stage, sa.literal(last))))
-        self._forget_runs(connection, stage)
+        if asset is None or connection.scalar(sa.select(self._are_many_runs(stage, asset))):
+            self._forget_runs(connection, stage)
+        self._forget_texts(connection)
         self.forget_profiles(connection, stage)
 
     def is_anything_left(
@@ -46,18 +52,16 @@ class Forgetting(Pins, Samples):
         """Whether there is anything to clean up in a stage: to forget here, or to drop from its schemas. One statement.
 
         Args:
-            asset: whether too many runs are remembered is looked up for this table, because most runs do something
-                about all tables of a stage.
+            asset: see `forget`. Without it, runs are not looked at.
         """
-        run, namespace, relation = self.run_table, _NAMESPACE.c, _RELATION.c
-        runs = sa.select(run.c.run_id).where(run.c.stage == stage, run.c.asset == asset)
+        namespace, relation = _NAMESPACE.c, _RELATION.c
         old = sa.func.substr(namespace.nspname, len(schemas.old) + 1).regexp_match(r"^\d*$")
         versions = sa.func.to_regnamespace(quote(schemas.versions))
         left = (
             sa.exists().where(self._has_ended()),
             sa.exists().where(self._is_old(stage, keep)),
             sa.exists().where(self._is_unused(stage, self._last_not_kept(stage, keep))),
-            runs.offset(_MANY_RUNS * KEPT_RUNS).limit(1).exists(),
+            self._are_many_runs(stage, asset),
             sa.exists().where(sa.func.starts_with(namespace.nspname, schemas.old), old),
             sa.exists().where(namespace.nspname == schemas.next),
             sa.exists().where(
@@ -105,14 +109,23 @@ class Forgetting(Pins, Samples):
             table.c.created_at < before,
         )
 
+    def _are_many_runs(self, stage: str, asset: str | None) -> sa.Exists:
+        run = self.run_table
+        runs = sa.select(run.c.run_id).where(run.c.stage == stage, run.c.asset == asset)
+        return runs.offset(_MANY_RUNS * KEPT_RUNS).limit(1).exists()
+
     def _forget_runs(self, connection: sa.Connection, stage: str) -> None:
-        """Forget what older runs did about each table of a stage, and the texts that nothing refers to any more."""
-        run, made, text = self.run_table, self.table_version, self.text
+        """Forget what older runs did about each table of a stage."""
+        run = self.run_table
         kinds = (run.c.asset, run.c.reason == ReasonKind.cached.value)
         newest = sa.func.row_number().over(partition_by=kinds, order_by=run.c.at.desc()).label("newest")
         ranked = sa.select(run.c.run_id, run.c.asset, newest).where(run.c.stage == stage).subquery()
         old = sa.select(ranked.c.run_id, ranked.c.asset).where(ranked.c.newest > KEPT_RUNS)
         connection.execute(run.delete().where(run.c.stage == stage, sa.tuple_(run.c.run_id, run.c.asset).in_(old)))
+
+    def _forget_texts(self, connection: sa.Connection) -> None:
+        """Forget the texts that nothing refers to any more."""
+        run, made, text = self.run_table, self.table_version, self.text
         columns = (made.c.text, run.c.old_text, run.c.new_text)
         used = sa.union_all(*(sa.select(column).where(column.is_not(None)) for column in columns))
         connection.execute(text.delete().where(text.c.key.not_in(used)))

@@ -36,7 +36,9 @@ def source_outputs(
 
 def outputs_of(call: TaskCall, version: StageVersion) -> dict[str, TableVersion]:
     """The outputs of a call in a stage version, by asset."""
-    return {asset: table for asset, table in version.tables.items() if asset in call.assets or table.task == call.name}
+    declared = (version.tables[asset] for asset in call.assets if asset in version.tables)
+    found = {table.asset: table for table in (*version.by_task.get(call.name, ()), *declared)}
+    return dict(sorted(found.items(), key=lambda item: item[1].id or 0))  # as the task returned them
 
 
 def flow_sampler(

@@ -13,22 +13,32 @@ from pipedag_dagster.versions.ownership import Owner
 
 
 def clean_up(
-    database: Database, catalog: Catalog, schemas: StageSchemas, owner: Owner, keep: int, *, check: Callable[[], None]
+    database: Database,
+    catalog: Catalog,
+    schemas: StageSchemas,
+    owner: Owner,
+    keep: int,
+    asset: str | None,
+    *,
+    check: Callable[[], None],
 ) -> None:
     """Forget old stage versions and drop what nobody needs any more.
 
     Other people's views are pointed at the new version first. Objects that other people's objects depend on stay, and
     the log says so: nothing is dropped with CASCADE. Objects that are being read are left for the next clean-up.
+
+    Args:
+        asset: what older runs did is forgotten when too many are remembered of this table; without it, always.
     """
     with database.begin() as guard:
         gate(guard, schemas, check)
-        with database.begin() as connection:
-            left = schema_objects.old_schemas(connection, schemas, owner)
-        foreign_views.repoint(database, owner, schemas.current, left)
-        for schema in (*left, schemas.next):  # `next` is left when a commit was killed
+        with database.look() as connection:
+            left = schema_objects.replaced_schemas(connection, schemas, owner)
+        foreign_views.repoint(database, owner, schemas.current, [name for name in left if name != schemas.next])
+        for schema in left:
             schema_objects.drop_views(database, schema, owner)
         with database.begin() as connection:
-            catalog.forget(connection, owner.stage, keep)
+            catalog.forget(connection, owner.stage, keep, asset)
             known = catalog.physical_names(connection, owner.stage)
             unknown = {
                 kind: [

@@ -197,7 +197,7 @@ class LockedStage:
             restored,
             check=self.check,
         )
-        self._clean_up_after()
+        self._clean_up_after(records, is_changed=True)
 
     def shows(self, version: StageVersion) -> bool:
         """Whether people see the views of this version. Somebody may have dropped one."""
@@ -215,15 +215,15 @@ class LockedStage:
                 self._catalog.record(connection, records)
                 # Another run may have committed it since this one pinned what it sees.
                 self._catalog.move_pin(connection, self.run_id, self.stage, number)
-        self._clean_up_after(unless_clean=next((record.asset for record in records), None))
+        self._clean_up_after(records, is_changed=False)
 
     # Cleaning up
 
-    def clean_up(self) -> None:
-        """Drop old versions that nobody needs any more."""
+    def clean_up(self, asset: str | None = None) -> None:
+        """Drop old versions that nobody needs any more, and forget what older runs did (see `cleanup.clean_up`)."""
         before = self._files()
         keep = self._config.keep_versions
-        cleanup.clean_up(self._database, self._catalog, self._schemas, self._owner, keep, check=self.check)
+        cleanup.clean_up(self._database, self._catalog, self._schemas, self._owner, keep, asset, check=self.check)
         if before:
             self._remove_files(before - self._files())
 
@@ -231,19 +231,20 @@ class LockedStage:
         """Remove files that the catalog does not know: those of a run that was killed."""
         self._remove_files(self._blobs().sizes(self.stage).keys() - self._files())
 
-    def _clean_up_after(self, *, unless_clean: str | None = None) -> None:
+    def _clean_up_after(self, records: Sequence[RunRecord], *, is_changed: bool) -> None:
         """Clean up after a commit. What goes wrong here does not undo it.
 
         Args:
-            unless_clean: first look whether there is anything to clean up. This is an asset that the run has recorded.
+            is_changed: without a change, first look whether there is anything to clean up.
         """
+        asset = next((record.asset for record in records), None)
         try:
-            if unless_clean is None or self._is_anything_left(unless_clean):
-                self.clean_up()
+            if is_changed or self._is_anything_left(asset):
+                self.clean_up(asset)
         except (DatabaseError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
             log.warning("stage %s: old versions stay for the next run. %s", self.stage, error)
 
-    def _is_anything_left(self, asset: str) -> bool:
+    def _is_anything_left(self, asset: str | None) -> bool:
         keep = self._config.keep_versions
         with self._database.look() as connection:
             return self._catalog.is_anything_left(connection, self.stage, self._schemas, keep, asset)

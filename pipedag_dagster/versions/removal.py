@@ -87,7 +87,7 @@ def _stays(store: TableStore, stage: str) -> Iterator[str]:
     with store.database.read() as connection:
         known = store.catalog.physical_names(connection, stage)
         left = [name for name in _tables(connection, [schemas.versions], "rv") if name not in known]
-        old = schema_objects.old_schemas(connection, schemas, store.owner(stage))
+        old = schema_objects.replaced_schemas(connection, schemas, store.owner(stage))
         needed = _dependents(connection, [schemas.current, *old, schemas.versions])
     for schema, name in [(schemas.versions, name) for name in left] + [(schema, "") for schema in old]:
         theirs = {their for one, relation, their in needed if one == schema and name in ("", relation)}

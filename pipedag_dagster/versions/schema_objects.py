@@ -10,7 +10,7 @@ import psycopg
 import sqlalchemy as sa
 
 from pipedag_dagster.names import StageSchemas, quote
-from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.database import Database, driver_of
 from pipedag_dagster.versions import ownership
 from pipedag_dagster.versions.ownership import Owner
 
@@ -23,16 +23,24 @@ DROP_TIMEOUT = "200ms"
 log = logging.getLogger(__name__)
 
 
-def old_schemas(connection: sa.Connection, schemas: StageSchemas, owner: Owner) -> list[str]:
-    """The schemas of earlier versions that are still there."""
-    return [name for name in named_old(connection, schemas) if ownership.owner_of(connection, name) == owner]
+def replaced_schemas(connection: sa.Connection, schemas: StageSchemas, owner: Owner) -> list[str]:
+    """The schemas of ours that held the views of earlier versions, or that a commit has left when it was killed."""
+    query = "SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace "
+    query += "WHERE starts_with(nspname, :old) OR nspname = :next ORDER BY length(nspname), nspname"
+    rows = connection.execute(sa.text(query), {"old": schemas.old, "next": schemas.next})
+    ours = [name for name, comment in rows if ownership.named_by(comment) == owner]
+    return [name for name in ours if name == schemas.next or _is_old(schemas, name)]
 
 
 def named_old(connection: sa.Connection, schemas: StageSchemas) -> list[str]:
     """The schemas that are called `…__old`, `…__old2`, …, whoever owns them."""
     query = "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, :old) ORDER BY length(nspname), nspname"
     names = connection.scalars(sa.text(query), {"old": schemas.old})
-    return [name for name in names if re.fullmatch(r"\d*", name.removeprefix(schemas.old))]
+    return [name for name in names if _is_old(schemas, name)]
+
+
+def _is_old(schemas: StageSchemas, name: str) -> bool:
+    return re.fullmatch(r"\d*", name.removeprefix(schemas.old)) is not None
 
 
 def relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
@@ -45,7 +53,7 @@ def relations(connection: sa.Connection, schema: str, kind: str) -> list[str]:
 
 def drop_views(database: Database, schema: str, owner: Owner) -> None:
     """Drop a schema of ours that holds views. Views that other people's objects depend on stay."""
-    with database.begin() as connection:
+    with database.look() as connection:
         if ownership.owner_of(connection, schema) != owner:
             return
         views = relations(connection, schema, "v")
@@ -60,9 +68,10 @@ def drop(database: Database, kind: str, names: Sequence[str]) -> list[str]:
     while batches:
         batch = batches.pop()
         try:
-            with database.transaction() as connection:
-                connection.execute(f"SET LOCAL lock_timeout = '{DROP_TIMEOUT}'".encode())
-                connection.execute(f"DROP {kind} IF EXISTS {', '.join(batch)} RESTRICT".encode())
+            with database.look() as connection:
+                # One message, and so one transaction.
+                limit, what = f"SET LOCAL lock_timeout = '{DROP_TIMEOUT}'", ", ".join(batch)
+                driver_of(connection).execute(f"{limit}; DROP {kind} IF EXISTS {what} RESTRICT".encode())
         except psycopg.Error as error:
             if error.sqlstate is None:
                 raise  # the connection is lost

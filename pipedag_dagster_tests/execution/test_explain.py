@@ -122,6 +122,7 @@ def test_each_text_is_kept_once_and_as_long_as_somebody_needs_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "KEPT_RUNS", 2)
+    monkeypatch.setattr(forgetting, "_MANY_RUNS", 1)
     project.run()
     project.run(cache_validation_mode="force_cache_invalid")
     assert len(project.texts) == 1

@@ -103,3 +103,39 @@ def test_a_run_that_changes_nothing_sends_as_many_statements_for_many_tables_as_
 def test_a_run_that_changes_nothing_sends_at_most_twelve_statements_for_each_stage(server: Server) -> None:
     statements = warm(server, 10)
     assert len(statements) <= 12 * len(wired(10).stages), "\n".join(statements)
+
+
+def with_one_change(tables: int, number: int) -> Flow:
+    """A flow of queries. Another `number` changes the first of them."""
+
+    @materialize(lazy=True)
+    def first() -> Table:
+        return Table(sa.text(f"SELECT {number} AS id"))
+
+    @materialize(lazy=True)
+    def other() -> Table:
+        return Table(sa.text("SELECT 1 AS id"))
+
+    with Flow("changing") as flow, Stage("changing"):
+        first()
+        for _ in range(tables - 1):
+            other()
+    return flow
+
+
+def after_a_change(server: Server, tables: int) -> list[str]:
+    """The statements that clean up after a run in which one table of a stage has changed."""
+    full = server.files("counted").get("full")
+    log = Log(server.data / "log")
+    for number in range(4):  # from the third on, an old version is dropped
+        log.statements()
+        assert with_one_change(tables, number).run(full).successful
+    statements = log.statements()
+    last = max(number for number, statement in enumerate(statements) if statement.startswith("ALTER SCHEMA"))
+    return statements[last:]
+
+
+def test_cleaning_up_after_a_change_takes_as_many_statements_for_many_tables_as_for_few(server: Server) -> None:
+    few, many = after_a_change(server, 5), after_a_change(server, 50)
+    assert len(few) == len(many)
+    assert len(many) <= 45, "\n".join(many)

@@ -192,7 +192,7 @@ def test_a_commit_that_fails_leaves_the_old_version_whole(raw: Stage, connection
 
 @pytest.mark.parametrize(
     ("module", "step"),
-    [(commit_module, "_wait_for_readers"), (schema_objects, "old_schemas"), (schema_objects, "drop")],
+    [(commit_module, "_wait_for_readers"), (schema_objects, "replaced_schemas"), (schema_objects, "drop")],
 )
 def test_a_process_killed_at_a_step_leaves_one_whole_version(
     raw: Stage, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str
