@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # What the oldest versions could break: types of data, SQL as text, configuration, a whole run.
 LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data postgres/test_sql_text.py config/test_config.py graph examples/test_seed.py)
 
-.PHONY: help demo ui docs docs-links test test-lowest test-wheel torture lint clean
+.PHONY: help demo ui docs docs-links test test-lowest test-wheel torture bench lint clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-wheel: $(READY) ## build the wheel, install it into an empty environment, m
 torture: $(READY) ## the long form of the tests that break things on purpose; prints a table
 	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture pipedag_dagster_tests/sampling
 
+bench: $(READY) .venv-pipedag/.ready ## all measurements, beside pydiverse.pipedag; writes docs/benchmarks.md: an hour
+	$(BIN)/python benchmarks/bench.py
+
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,13 +46,19 @@ lint: $(READY) ## ruff and mypy
 
 clean: ## stop the embedded PostgreSQL and remove everything that was made here
 	-@test ! -x $(BIN)/pipedag-dagster || $(BIN)/pipedag-dagster stop
-	rm -rf $(VENV) .venv-lowest dist docs/_build .pipedag .dagster_home .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-pipedag dist docs/_build .pipedag .dagster_home .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(call environment,$(VENV),-c constraints.txt -e '.[$(EXTRAS)]')
 
 .venv-lowest/.ready: pyproject.toml constraints-lowest.txt
 	$(call environment,.venv-lowest,-c constraints-lowest.txt -e '.[embedded,pandas]' pytest pytest-xdist hypothesis polars)
+
+# Of its own, because it needs other libraries. Its bound on Python would refuse some versions of 3.11.
+.venv-pipedag/.ready: benchmarks/compare/requirements.txt
+	$(call environment,.venv-pipedag,pip)
+	.venv-pipedag/bin/python -m pip install -q --disable-pip-version-check --no-deps --ignore-requires-python -r $<
+	@touch $@
 
 # $(call environment,FOLDER,WHAT PIP INSTALLS)
 define environment

