@@ -1,7 +1,8 @@
 """All measurements, from one run on one machine: `make bench`.
 
-    python benchmarks/bench.py [--quick] [--only compare,dagster,curves] [--peer PYTHON] [--page docs/benchmarks.md]
+    python benchmarks/bench.py [--short | --quick] [--only compare,dagster,curves] [--peer PYTHON] [--page FILE]
 
+    --short   fewer rounds and sizes, in about ten minutes
     --quick   small sizes, in a minute or two: whether it works, not how fast it is
     --peer    the Python that has pydiverse.pipedag; by default that of .venv-pipedag, if it is there
 
@@ -31,35 +32,36 @@ PARTS = ("compare", "dagster", "curves")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts: {', '.join(PARTS)}")
     parser.add_argument("--peer", type=Path, default=ROOT / ".venv-pipedag" / "bin" / "python")
     parser.add_argument("--page", type=Path, help="by default docs/benchmarks.md, unless --quick or --only")
     given = parser.parse_args()
     parts = given.only.split(",")
-    sizes = steps.QUICK if given.quick else steps.FULL
+    form = "QUICK" if given.quick else "SHORT" if given.short else "FULL"
+    target = given.page or (None if given.quick or parts != list(PARTS) else ROOT / "docs" / "benchmarks.md")
     peer = given.peer if given.peer.exists() else None
-    started, loads = time.time(), [os.getloadavg()[0]]
-    results = page.Results(sizes)
+    started = time.time()
+    results = page.Results(getattr(steps, form), " --short" if given.short else "")
     with tempfile.TemporaryDirectory(prefix="pdbench") as name:
         folder = Path(name)
         url = session.libpq(embedded.start(folder).set(database="postgres"))
         try:
             results.server = page.describe(url)
-            if "compare" in parts:
-                _compare(results, sizes, url, folder, peer)
-            if "dagster" in parts:
-                results.dagster = overhead.measure(repeat=1 if given.quick else 5)
-            if "curves" in parts:
-                results.curves = curves.measure(url, folder, curves.QUICK if given.quick else curves.FULL)
+            for part in parts:
+                results.load = max(results.load, os.getloadavg()[0])
+                if part == "compare":
+                    _compare(results, results.sizes, url, folder, peer)
+                elif part == "dagster":
+                    results.dagster = overhead.measure(repeat={"QUICK": 1, "SHORT": 2, "FULL": 5}[form])
+                elif part == "curves":
+                    results.curves = curves.measure(url, folder, getattr(curves, form))
+                results.minutes = (time.time() - started) / 60
+                if target is not None:  # after each part: a run that is interrupted leaves what it has
+                    target.write_text(page.text(results))
         finally:
             embedded.stop(folder)
-    loads.append(os.getloadavg()[0])
-    results.load, results.minutes = max(loads), (time.time() - started) / 60
-    text = page.text(results)
-    print(text)
-    target = given.page or (None if given.quick or parts != list(PARTS) else ROOT / "docs" / "benchmarks.md")
-    if target is not None:
-        target.write_text(text)
+    print(page.text(results))
 
 
 def _compare(results: page.Results, sizes: steps.Sizes, url: str, folder: Path, peer: Path | None) -> None:

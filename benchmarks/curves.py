@@ -24,6 +24,12 @@ class Sizes:
 
 
 FULL = Sizes()
+SHORT = Sizes(
+    tasks=(10, 100, 1_000),
+    versions=(10, 100),
+    rows=(10_000, 100_000, 1_000_000),
+    frame_rows=(10_000, 100_000, 1_000_000),
+)
 QUICK = Sizes(tasks=(2,), stages=2, versions=(1,), rows=(10,), frame_rows=(10,))
 
 

@@ -19,6 +19,7 @@ class Sizes:
 
 
 FULL = Sizes()
+SHORT = Sizes(larger_rows=1_000_000, rounds=2)
 QUICK = Sizes(small_tables=3, large_rows=1_000, larger_rows=2_000, frame_rows=1_000, rounds=1)
 
 
