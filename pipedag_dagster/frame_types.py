@@ -7,9 +7,10 @@ frame: add it here, and teach `data.frames` to convert it to Arrow and back.
 from __future__ import annotations
 
 import enum
+import functools
 import sys
 from collections.abc import Iterable, Iterator
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pipedag_dagster.errors import did_you_mean
 
@@ -53,7 +54,12 @@ def class_names(cls: type) -> list[str]:
     >>> class_names(FrameType)[:2]
     ['pipedag_dagster.FrameType', 'enum.StrEnum']
     """
-    return [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in cls.__mro__]
+    return list(_class_names(cls))
+
+
+@functools.lru_cache(maxsize=1024)
+def _class_names(cls: Any) -> tuple[str, ...]:
+    return tuple(f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in cls.__mro__)
 
 
 def types_of(value: object) -> frozenset[FrameType]:
