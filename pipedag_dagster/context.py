@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from pipedag_dagster.config.attrs import Attrs
 from pipedag_dagster.config.drafts import misspelt_attrs
 from pipedag_dagster.config.instances import ANY, AUTO_TABLE, CacheValidation, ConfigFiles, InstanceConfig
 from pipedag_dagster.config.keys import WITHOUT_EFFECT, Settings, changed
@@ -45,14 +46,14 @@ class ConfigContext(Instance):
         add_user_modules(config.user_modules)
         self._tokens: list[Token[ConfigContext | None]] = []
 
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """The `attrs` of the instance."""
-        return self.config.attrs
+    @functools.cached_property
+    def attrs(self) -> Attrs:
+        """The `attrs` of the instance: `attrs["rows"]`, or `attrs.rows`. They cannot be changed (see `with_attrs`)."""
+        return Attrs(self.config.attrs)
 
     def content_for_hash(self) -> tuple[Any, ...]:
         """What tasks may know of an instance, and so depend on."""
-        return (self.instance_id, self.attrs)
+        return (self.instance_id, self.config.attrs)
 
     @property
     def instance_name(self) -> str:
@@ -113,7 +114,7 @@ class ConfigContext(Instance):
             raise ConfigError(f"attrs.copy_filter_cnt: must be a whole number of at least 1, not {rows!r}.")
         if "copy_filter_cnt" in attrs and self.config.sample.rows is not None:
             raise ConfigError("attrs.copy_filter_cnt: has no effect, because sample.rows is set. Keep one of them.")
-        config = self.config.model_copy(update={"attrs": merge(self.attrs, dict(attrs))})
+        config = self.config.model_copy(update={"attrs": merge(self.config.attrs, dict(attrs))})
         other = ConfigContext(config, self.files)
         other.store = self.store
         return other

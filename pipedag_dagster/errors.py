@@ -8,11 +8,14 @@ what to type next. A docstring here is the remedy in one line::
     │   ├── NoInstance          write `with instance:` around it (a LookupError, too)
     │   ├── NoConfig            write a configuration, or say where it is
     │   ├── UnknownInstance     choose an instance that exists (an AttributeError, too)
+    │   ├── UnknownAttr         fix the name of the key of `attrs` (an AttributeError and a KeyError, too)
+    │   ├── FrozenAttrs         choose other attrs by with_attrs (a TypeError and an AttributeError, too)
     │   └── MissingVariable     set the environment variable, or write the attribute file
     ├── WiringError             fix the flow: names, cycles, the way tasks are called
     │   ├── UnknownOption       fix the name of the option (a TypeError, too)
     │   ├── WrongCall           fix the arguments of the call of a task (a TypeError, too)
     │   ├── UnknownName         fix the name of the stage, task or output (a KeyError, too)
+    │   ├── NoTask              call it inside of a task (a LookupError, too)
     │   └── InvalidName         choose another name for a stage or table
     ├── DatabaseError           look at the database
     │   ├── DatabaseUnreachable start it, or fix host and port
@@ -113,6 +116,14 @@ class UnknownInstance(ConfigError, AttributeError):
     """Choose an instance that exists. (Callers from pydiverse.pipedag catch an AttributeError.)"""
 
 
+class UnknownAttr(ConfigError, AttributeError, KeyError):
+    """Fix the name: the `attrs` of the instance have no such key."""
+
+
+class FrozenAttrs(ConfigError, TypeError, AttributeError):
+    """Choose other `attrs` by `instance.with_attrs({…})`: those of an instance do not change."""
+
+
 class MissingVariable(ConfigError):
     """Set the environment variable, or write the attribute file, that the instance uses."""
 
@@ -131,6 +142,10 @@ class WrongCall(WiringError, TypeError):
 
 class UnknownName(WiringError, KeyError):
     """Fix the name: the flow has no such stage, task or output."""
+
+
+class NoTask(WiringError, LookupError):
+    """Call it inside of a task, while a flow runs it."""
 
 
 class InvalidName(WiringError):

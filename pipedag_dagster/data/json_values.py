@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from pipedag_dagster.config.attrs import Attrs
 from pipedag_dagster.errors import TaskFailed
 
 Path: TypeAlias = tuple[int | str, ...]
@@ -54,7 +55,7 @@ def encode(value: Any, path: Path, part: Callable[[Any, Path], Any]) -> Any:
         return [part(one, (*path, number)) for number, one in enumerate(value)]
     if kind is tuple:
         return {"$tuple": [part(one, (*path, number)) for number, one in enumerate(value)]}
-    if kind is dict:
+    if kind is dict or kind is Attrs:
         keys = [key.item() if isinstance(key, np.number | np.bool_) else key for key in value]
         if not all(key is None or type(key) in (bool, int, str) for key in keys):
             raise NotJson("a dict whose keys are neither text nor whole numbers")

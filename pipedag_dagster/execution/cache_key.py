@@ -25,6 +25,9 @@ from pipedag_dagster.graph.flow import TaskCall
 
 log = logging.getLogger(__name__)
 
+TABLE_PART = "table"
+"""In the key of a table that a lazy task has written itself: which of its tables it is. Other keys are of calls."""
+
 _FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 

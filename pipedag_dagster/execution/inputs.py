@@ -237,22 +237,24 @@ class Arguments:
         source = () if call.source is None else (call.source,)
         return (*tables, *(blobs if versions.has_blobs else ()), *source)
 
+    def of_table(self, table: TableVersion, kind: type | None) -> Any:
+        """A table of the instance as a type."""
+        return self._value(self.inputs.store, table, kind)
+
     def _table(self, store: TableStore, table: TableVersion) -> Any:
-        value = self._value(store, table)
-        value = self._with_alias_of_its_own(value) if isinstance(value, sa.Alias) else value
+        value = self._value(store, table, self.call.task.input_type)
         if not (self.call.task.add_input_source and table.in_database):
             return value
         return value, Table(None, table.name, primary_key=table.primary_key, indexes=table.indexes)
 
-    def _value(self, store: TableStore, table: TableVersion) -> Any:
-        kind = self.call.task.input_type
+    def _value(self, store: TableStore, table: TableVersion, kind: type | None) -> Any:
         if not table.in_database:
             return store.read(table, kind)
         store.reader.refuse_lost(table)
         if self.shapes:
             return store.reader.shape(table)
         if is_sql(kind):  # it is pinned, so nobody needs to look whether it is there
-            return store.reader.described(table).alias(table.name)
+            return self._with_alias_of_its_own(store.reader.described(table).alias(table.name))
         if is_stream_class(kind):
             return self._stream(store, table, kind)
         if kind is not None and data_type(kind) is not FrameType.PANDAS:
@@ -286,7 +288,7 @@ class Arguments:
         for stream in self._streams:
             stream.close()
 
-    def _with_alias_of_its_own(self, table: sa.Alias) -> sa.FromClause:
+    def _with_alias_of_its_own(self, table: Any) -> Any:
         """Two inputs may have one name, as `raw.orders` and `clean.orders`: in a join the second is `orders_2`."""
         alias = own_alias(table.name, self._aliases)
         self._aliases.add(alias)

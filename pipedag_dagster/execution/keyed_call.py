@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.execution.cache_key import Key
 from pipedag_dagster.execution.observed import Reads
-from pipedag_dagster.execution.task_outputs import TaskOutputs
+from pipedag_dagster.execution.task_outputs import MaterializedTable, TaskOutputs
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -33,8 +33,10 @@ class KeyedCall:
     outputs: TaskOutputs | None = None
     covered: Reads = field(default_factory=Reads)
 
-    def labels(self, *, versions: bool) -> dict[str, str]:
-        return labels(self.inputs, versions=versions)
+    @property
+    def materialized(self) -> list[MaterializedTable]:
+        """The tables that a lazy task has written itself when it was called for its key."""
+        return [] if self.outputs is None else self.outputs.materialized
 
 
 def labels(inputs: Mapping[str, TableVersion], *, versions: bool) -> dict[str, str]:

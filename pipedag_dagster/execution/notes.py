@@ -22,16 +22,19 @@ from pipedag_dagster.versions.table_store import TableStore
 _LISTED = 5
 
 
-def query_notes(keyed: KeyedCall, store: TableStore, asset: str, query: str | None) -> list[str]:
+def query_notes(
+    keyed: KeyedCall, store: TableStore, asset: str, query: str | None, tables: Iterable[TableVersion]
+) -> list[str]:
     """What to say of a query that made a table or view.
 
     Args:
         query: None for a table that was not made by a query.
+        tables: those that it may read.
     """
     if query is None or keyed.is_copied or keyed.source is not None or keyed.call.task.cache is not None:
         return []
     reads = query_reads(store.database, query)
-    known = {(store.schemas(table.stage).versions, table.physical) for table in keyed.inputs.values()}
+    known = {(store.schemas(table.stage).versions, table.physical) for table in tables}
     what = f"{keyed.call.stage.name}.{asset}"
     notes = []
     if reads.functions:
@@ -39,11 +42,11 @@ def query_notes(keyed: KeyedCall, store: TableStore, asset: str, query: str | No
             f"{what} uses {_listed(reads.functions)}: its result may change by itself, but the task runs only when its "
             "query or inputs change. Write @materialize(cache=…) with a function that says when it must run."
         )
-    tables = [".".join(name) for name in reads.tables if name not in known]
-    if tables:
-        arguments = ", ".join(map(json.dumps, tables[:_LISTED]))
+    others = [".".join(name) for name in reads.tables if name not in known]
+    if others:
+        arguments = ", ".join(map(json.dumps, others[:_LISTED]))
         notes.append(
-            f"{what} reads {_listed(tables)}, which is not an input of the task, so its change will not be noticed. "
+            f"{what} reads {_listed(others)}, which is not an input of the task, so its change will not be noticed. "
             f"Write @materialize(cache=table_content({arguments})), or pass the table to the task."
         )
     return notes

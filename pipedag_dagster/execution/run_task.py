@@ -21,14 +21,16 @@ from typing import Any
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.data import polars_plans
+from pipedag_dagster.data import json_values, polars_plans
 from pipedag_dagster.digest import digest
 from pipedag_dagster.execution import cache_key, observed
 from pipedag_dagster.execution.cache_key import Key
+from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Arguments, Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall, labels
+from pipedag_dagster.execution.materialized import Materializer, NotWritten, by_name
 from pipedag_dagster.execution.notes import external_notes, order_notes
-from pipedag_dagster.execution.observed import Observed, Reads
+from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.execution.samples import Samples
 from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
@@ -39,10 +41,11 @@ from pipedag_dagster.execution.task_outputs import (
     TaskOutputs,
     ValueOutput,
 )
-from pipedag_dagster.execution.unpack import unpack
+from pipedag_dagster.execution.unpack import Unpacking
 from pipedag_dagster.fingerprint.observation import observe
 from pipedag_dagster.graph.flow import Slot, TaskCall
 from pipedag_dagster.sampling.copies import copied_from, source_of
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.table_store import TableStore
 
 
@@ -52,10 +55,12 @@ class TaskRunner:
     Args:
         inputs: the table versions that the calls read.
         validation: cache functions are not called with `disable_cache_function`.
+        held: the stage, for tables that tasks write themselves. None if nothing may be written.
     """
 
-    def __init__(self, inputs: Inputs, validation: CacheValidation) -> None:
+    def __init__(self, inputs: Inputs, validation: CacheValidation, held: LockedStage | None = None) -> None:
         self.inputs = inputs
+        self.held = held
         self.instance = inputs.instance
         self.validation = validation
         self.samples = Samples(inputs)
@@ -97,7 +102,9 @@ class TaskRunner:
         if keyed.outputs is not None:
             yield keyed.outputs
             return
-        with self._called(keyed.call, Arguments(self.inputs, keyed.call), keyed.covered) as result:
+        arguments = Arguments(self.inputs, keyed.call)
+        tables = Materializer(keyed, arguments, self.held, self._unpacking(keyed.call))
+        with self._called(arguments, tables, is_observed=True) as result:
 
             def ended() -> Observed:
                 seen = result.ended()
@@ -109,31 +116,36 @@ class TaskRunner:
             yield replace(result, ended=ended)
 
     @contextmanager
-    def _called(self, call: TaskCall, arguments: Arguments, covered: Reads | None = None) -> Iterator[TaskOutputs]:
-        """Call a task. It has ended when its streams are read: in the context of the task, and observed like it."""
-        args, kwargs = arguments.of_task()
+    def _called(
+        self, arguments: Arguments, tables: Materializer, *, is_observed: bool = False
+    ) -> Iterator[TaskOutputs]:
+        """Call a task. It has ended when its streams are read: in the context of the task, and observed like it.
+
+        Args:
+            is_observed: False for a lazy task. It is called in every run, so it does not matter what it has read.
+        """
+        call, (args, kwargs) = arguments.call, arguments.of_task()
         around = call.task.call_context or nullcontext
-        with closing(arguments), ExitStack() as running:
-            # A lazy task is called in every run, so it does not matter what it has read.
-            observation = None if covered is None else running.enter_context(observe())
+        with closing(arguments), tables, ExitStack() as running:
+            observation = running.enter_context(observe()) if is_observed else None
             running.enter_context(around())
             returned = call.task.fn(*args, **kwargs)  # the user's function
-            config = self.instance.config
-            result = unpack(
-                call, returned, config.auto_table, config.auto_blob, config.unlogged, partial(self._token, call)
-            )
+            tables.refuse_tainted()
+            result = tables.unpacking.unpack(returned, tables)
             if not any(isinstance(output, FrameTable) and output.is_stream for output in result.outputs):
                 running.close()
 
             def ended() -> Observed:
                 running.close()
-                if covered is None or observation is None:
-                    return Observed()
-                return observed.of_call(call, observation, covered)
+                return Observed() if observation is None else observed.of_call(call, observation, tables.keyed.covered)
 
             scripts = any(isinstance(output, ScriptOutput) for output in result.outputs)
             names = arguments.physical_names() if scripts else {}
             yield replace(result, outputs=[_filled(output, names) for output in result.outputs], ended=ended)
+
+    def _unpacking(self, call: TaskCall) -> Unpacking:
+        config = self.instance.config
+        return Unpacking(call, config.auto_table, config.auto_blob, config.unlogged, partial(self._token, call))
 
     def _token(self, call: TaskCall) -> str:
         """A hash of what a call takes: its arguments and the tables that it reads."""
@@ -172,17 +184,37 @@ class TaskRunner:
         frames without rows, so its result is not kept. Where these do not tell all, its code is compared."""
         call = keyed.call
         plans = polars_plans.is_lazy(call.task.input_type)
-        with self._called(call, Arguments(self.inputs, call, shapes=plans)) as outputs:
-            return self._compared_by(keyed, outputs)
+        try:
+            return self._drafted(keyed, plans=plans) or self._drafted(keyed, plans=plans, reuse=False) or keyed
+        except NotWritten as error:
+            return replace(keyed, outputs=TaskOutputs([error.table]))
 
-    def _compared_by(self, keyed: KeyedCall, outputs: TaskOutputs) -> KeyedCall:
+    def _drafted(self, keyed: KeyedCall, *, plans: bool, reuse: bool = True) -> KeyedCall | None:
+        """Call a lazy task for its key. None if it has used tables of the catalog that it does not return as before.
+
+        Args:
+            plans: it gets frames without rows, and builds plans of polars.
+            reuse: whether it may use tables that it has written itself before.
+        """
+        arguments = Arguments(self.inputs, keyed.call, shapes=plans)
+        decider = Decider(self.inputs.store, self.inputs.base, self.validation)
+        unpacking = self._unpacking(keyed.call)
+        tables = Materializer(keyed, arguments, self.held, unpacking, decider, reuse=reuse, is_draft=plans)
+        with self._called(arguments, tables) as outputs:
+            if reuse and not _fit(outputs):
+                tables.drop()
+                return None
+            return self._compared_by(keyed, outputs, materializes=tables.was_called)
+
+    def _compared_by(self, keyed: KeyedCall, outputs: TaskOutputs, *, materializes: bool) -> KeyedCall:
         call, plans = keyed.call, polars_plans.is_lazy(keyed.call.task.input_type)
         opaque = any(isinstance(output, FrameTable) and output.is_opaque for output in outputs.outputs)
-        if opaque or (plans and not _only_plans(call, outputs)):
+        if opaque or (plans and (materializes or not _only_plans(call, outputs))):
             return replace(keyed, key=Key({**keyed.key.parts, "code": cache_key.task_code_version(call)}))
+        reads = {**keyed.inputs, **by_name(outputs.materialized)}
         parts = {
-            "text": outputs.identities(labels(keyed.inputs, versions=False)),
-            "query": outputs.identities(labels(keyed.inputs, versions=True)),
+            "text": outputs.identities(labels(reads, versions=False)),
+            "query": outputs.identities(labels(reads, versions=True)),
         }
         return replace(keyed, key=Key({**keyed.key.parts, **parts}), outputs=None if plans else outputs)
 
@@ -232,6 +264,16 @@ def _only_plans(call: TaskCall, outputs: TaskOutputs) -> bool:
 
 
 _PLACEHOLDER = re.compile(r"\{\{ *([\w.]+) *\}\}|\{([\w.]+)\}")
+
+
+def _fit(result: TaskOutputs) -> bool:
+    """Whether the tables of the catalog that a task has used are where it returns them now."""
+    tables = [table for table in result.materialized if not table.is_new]
+    same = all((table.slot.asset, table.name) == (table.version.asset, table.version.name) for table in tables)
+    if len(tables) < len(result.outputs):
+        return same
+    shape = json_values.text(result.shape)  # no other table of the call holds it
+    return same and all(json_values.text(table.version.shape) == shape for table in tables)
 
 
 def _filled(output: TaskOutput, names: Mapping[str, str]) -> TaskOutput:

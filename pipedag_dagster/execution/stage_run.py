@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pipedag_dagster.catalog.catalog import RunRecord, SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.catalog.reason import ReasonKind
 from pipedag_dagster.checks import Check
-from pipedag_dagster.config.instances import CacheMode, CacheValidation
+from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed, task_failed
 from pipedag_dagster.execution.check_runner import Checker, refuse
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.execution.keyed_call import KeyedCall
+from pipedag_dagster.execution.materialized import Refusal, dropped_if_it_fails
 from pipedag_dagster.execution.progress import LoggedProgress, Progress
 from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_record, suspect
 from pipedag_dagster.execution.run_task import TaskRunner
@@ -119,7 +120,7 @@ class _StageRun:
 
     def __post_init__(self) -> None:
         self.store = self.instance.store.table_store
-        self.runner = TaskRunner(self.inputs, self.validation)
+        self.runner = TaskRunner(self.inputs, self.validation, self.held)
         self.decider = Decider(self.store, self.base, self.validation)
 
     # The stage as a whole
@@ -134,13 +135,13 @@ class _StageRun:
             error.add_note(self._left())
             raise
         outcomes = tuple(self.outcomes[call] for call in calls)
-        cached = [asset for outcome in outcomes if outcome.cached for asset in outcome.tables]
+        cached = [asset for outcome in outcomes for asset in outcome.tables if asset not in outcome.written]
         if cached:
             # One line for all: each is an entry in Dagster's event log, which costs more than the look-up.
             self.progress.message(f"stage {self.stage.name}: {len(cached)} cached ({', '.join(cached)})")
         members = self._members(outcomes, assets)
         records = [
-            run_record(self.run_id, outcome.reason, outcome.seconds, table, self.base.tables.get(asset))
+            run_record(self.run_id, outcome.reason_of(asset), outcome.seconds, table, self.base.tables.get(asset))
             for outcome in outcomes
             for asset, table in outcome.tables.items()
             if assets is None or asset in assets or asset not in outcome.call.assets
@@ -208,7 +209,7 @@ class _StageRun:
     def _finished(self, outcome: Outcome, total: int) -> None:
         self.outcomes[outcome.call] = outcome
         done, self.done = self.done, self.done + len(outcome.tables)
-        for number, (asset, table) in enumerate({} if outcome.cached else outcome.tables.items(), done + 1):
+        for number, (asset, table) in enumerate(outcome.written.items(), done + 1):
             what = f"staged {_size(table)} in {outcome.seconds:.1f} s ({number}/{max(total, number)})"
             self.progress.message(f"{self.stage.name}.{asset}: {what}: {outcome.reason}")
         if not outcome.cached:
@@ -287,10 +288,12 @@ class _StageRun:
         started = time.monotonic()
         try:
             keyed = self.runner.key(call)
-            decision = self.decider.decide(keyed)
-            tables = decision.cached or self._run_and_store(keyed)
+            with dropped_if_it_fails(self.held, keyed.materialized):
+                decision = self.decider.decide(keyed)
+                tables = decision.cached or self._run_and_store(keyed)
         except TaskFailed as error:
-            raise type(error)(f"{error}\n{self._where(call)}") from error.__cause__
+            cause = error if isinstance(error, Refusal) else error.__cause__
+            raise type(error)(f"{error}\n{self._where(call)}") from cause
         except NotMaterialized:
             self.held.check()  # a server that crashed has lost tables that were just written
             raise
@@ -299,11 +302,12 @@ class _StageRun:
         except (Exception, SystemExit) as error:
             message = f"{call} failed: {type(error).__name__}: {error}\n{self._where(call)}"
             raise task_failed(message, error) from error
-        return Outcome(call, {table.asset: table for table in tables}, decision.reason, time.monotonic() - started)
+        reused = {table.version.asset for table in keyed.materialized if not table.is_new}
+        made = {table.asset: table for table in tables}
+        return Outcome(call, made, decision.reason, time.monotonic() - started, reused)
 
     def _run_and_store(self, keyed: KeyedCall) -> list[TableVersion]:
-        compare = self.validation.mode is not CacheMode.force_cache_invalid  # which runs everything anyway
-        writer = OutputWriter(self.instance, keyed, self.held, time.monotonic(), compare)
+        writer = OutputWriter(self.instance, keyed, self.held, time.monotonic(), self.decider.compares)
         with self.runner.run(keyed) as outputs:
             return writer.write(outputs)
 

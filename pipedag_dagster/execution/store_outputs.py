@@ -15,7 +15,8 @@ from pipedag_dagster.data import json_values, polars_plans
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.execution import cache_key
-from pipedag_dagster.execution.keyed_call import KeyedCall
+from pipedag_dagster.execution.cache_key import Key
+from pipedag_dagster.execution.keyed_call import KeyedCall, labels
 from pipedag_dagster.execution.notes import query_notes
 from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.execution.query_text import with_view_names
@@ -24,6 +25,7 @@ from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
     CopiedTable,
     FrameTable,
+    MaterializedTable,
     QueryTable,
     ScriptOutput,
     TaskOutput,
@@ -34,6 +36,7 @@ from pipedag_dagster.execution.task_outputs import (
 from pipedag_dagster.execution.unpack import check, fill_scripts, slot_of_script
 from pipedag_dagster.names import physical_name
 from pipedag_dagster.versions.locked_stage import LockedStage
+from pipedag_dagster.versions.table_store import TableStore
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class OutputWriter:
     _script_assets: dict[int, dict[str, str]] = field(default_factory=dict)
     _plans: dict[str, str | None] = field(default_factory=dict)
     _streams: dict[int, PhysicalTable] = field(default_factory=dict)
+    _materialized: dict[str, TableVersion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.call = self.keyed.call
@@ -73,11 +77,13 @@ class OutputWriter:
             UnstorableResult: one of them cannot be stored.
         """
         self._streams = {  # before all others: the task runs until they are read
-            number: self.held.write_frame(output.name, output.frame, output.constraints)
+            number: write_physical(self.held, output, self.keyed.source)
             for number, output in enumerate(result.outputs)
             if isinstance(output, FrameTable) and output.is_stream
         }
         self.observed = result.ended()
+        for written in result.materialized:  # first, because the others may read them
+            self._add_materialized(written)
         for number, output in enumerate(result.outputs):
             self._write(number, output)
         if self._script_assets:
@@ -88,34 +94,35 @@ class OutputWriter:
                 self._write_value(output)
         shape = None if result.shape is None else self._small(self._filled(result.shape), str(self.call))
         code = code_of(self.keyed, keep_text=self.instance.config.keep_code)
-        versions, texts = [], {}
+        new, texts = [], {}
         for table in self._versions:
-            text = with_query(code.text, f"{self.stage}.{table.asset}", table.query or self._plans.get(table.asset))
-            texts[text.key] = text
-            versions.append(replace(table, shape=shape, text=text.key, libraries=code.libraries))
-        return self.held.add(versions, texts.values())
+            if table.id is None:
+                text = with_query(code.text, f"{self.stage}.{table.asset}", table.query or self._plans.get(table.asset))
+                texts[text.key] = text
+                new.append(replace(table, shape=shape, text=text.key, libraries=code.libraries))
+        return [*(table for table in self._versions if table.id is not None), *self.held.add(new, texts.values())]
+
+    @property
+    def _reads(self) -> dict[str, TableVersion]:
+        """The tables that the outputs may read: the inputs of the call, and what the task has written itself."""
+        return {**self.keyed.inputs, **self._materialized}
 
     def _write(self, number: int, output: TaskOutput) -> None:
         match output:
             case QueryTable():
-                self._print(output.name, output.query, is_sql=True)
-                source = None if self.keyed.source is None else self.keyed.source.database
-                table = self.held.write_query(output.name, output.query, output.constraints, source)
+                table = write_physical(self.held, output, self.keyed.source)
                 self._add_table(output, table, output.constraints, output.query)
             case CopiedTable():
-                self._print(output.name, output.rows.query(None), is_sql=True)
+                self._print(output.name, output.rows.query(None))
                 table = self.held.copy_rows(output.name, output.rows, output.sample.constraints)
                 parts = {"sample": output.sample.as_part()}
                 self._add_table(output, table, output.sample.constraints, output.rows.query(None), parts)
             case FrameTable():
-                self._print(output.name, output.frame)
                 self._plans[output.slot.asset] = polars_plans.text(output.frame)
-                stream = self._streams.get(number)
-                table = stream or self.held.write_frame(output.name, output.content, output.constraints)
+                table = self._streams.get(number) or write_physical(self.held, output, self.keyed.source)
                 self._add_table(output, table, output.constraints)
             case ViewOutput():
-                self._print(output.name, output.query, is_sql=True)
-                view = self.held.write_view(output.name, output.query)
+                view = write_physical(self.held, output, self.keyed.source)
                 view = replace(view, content=self._content_of_view(output))
                 self._add_table(output, view, Constraints(), output.query)
             case ScriptOutput():
@@ -125,9 +132,23 @@ class OutputWriter:
                 holds = {"holds": list(output.classes)} if output.classes else {}
                 self._add(output, OutputKind.blob, output.content, bytes=len(output.pickle), file=file, parts=holds)
 
-    def _content_of_view(self, output: ViewOutput) -> str:
+    def _add_materialized(self, output: MaterializedTable) -> None:
+        """Add a table that the task has written itself."""
+        version, table, name = output.version, output.physical, f"{self.stage}.{output.slot.asset}"
+        if table is None:  # it is in the catalog already
+            self._versions.append(version)
+            self._materialized[name] = version
+            return
+        if output.key is not None:
+            table = replace(table, content=version.data_version, content_hash=version.content_hash)
+        elif table.kind is OutputKind.view:
+            table = replace(table, content=self._content_of_view(output))
+        self._add_table(output, table, output.constraints, output.query, key=output.key)
+        self._materialized[name] = self._versions[-1]
+
+    def _content_of_view(self, output: ViewOutput | MaterializedTable) -> str:
         """What a view reads that is not an input may change without its query: cache function and version tell so."""
-        identity = output.identity(self.keyed.labels(versions=True))
+        identity = output.identity(labels(self._reads, versions=True))
         told = (self.keyed.key.parts.get("cache"), self.call.task.version)
         return identity if told == (None, None) else digest(identity, *map(str, told))
 
@@ -137,13 +158,13 @@ class OutputWriter:
         if self.keyed.source is not None and not self.store.database.same_as(self.keyed.source.database):
             raise UnstorableResult(f"{what}: a script cannot read from the other database. Return tables.")
         for text in script.texts:
-            self._print(script.name, text, is_sql=True)
+            self._print(script.name, text)
         assets = self._script_assets[number] = {}
         for name, table in self.held.run_script(script.texts, what).items():
             slot = slot_of_script(self.call, script.slot.path, name)
             assets[name] = slot.asset
             if table.kind is OutputKind.view:
-                identity = script.identity(self.keyed.labels(versions=True))
+                identity = script.identity(labels(self._reads, versions=True))
                 table = replace(table, content=digest(identity, name))
             output = replace(script, slot=slot, name=name)
             self._add_table(output, table, table.constraints or Constraints(), ";\n".join(script.texts))
@@ -177,10 +198,8 @@ class OutputWriter:
             )
         return node
 
-    def _print(self, name: str, content: object, *, is_sql: bool = False) -> None:
-        config = self.instance.config
-        if config.print_materialize or (config.print_sql and is_sql):
-            log.info("%s.%s:\n%s", self.stage, name, content)
+    def _print(self, name: str, content: object) -> None:
+        _print(self.held, name, content, is_sql=True)
 
     def _add_table(
         self,
@@ -189,6 +208,7 @@ class OutputWriter:
         constraints: Constraints,
         query: str | None = None,
         parts: Mapping[str, Any] | None = None,
+        key: Key | None = None,
     ) -> None:
         reader = self.keyed.source or self.store
         unlogged = {"unlogged": True} if constraints.unlogged and table.kind is OutputKind.table else {}
@@ -205,11 +225,12 @@ class OutputWriter:
             indexes=constraints.indexes,
             rows=table.rows,
             bytes=table.bytes,
+            key=key,
             parts=dict(parts or {}) | unlogged | ordered,
-            query=None if query is None else with_view_names(query, reader, self.keyed.inputs.values()),
+            query=None if query is None else with_view_names(query, reader, self._reads.values()),
             notes=[]
             if isinstance(output, ScriptOutput)
-            else query_notes(self.keyed, self.store, output.slot.asset, query),
+            else query_notes(self.keyed, self.store, output.slot.asset, query, self._reads.values()),
         )
 
     def _add(self, output: TaskOutput, kind: OutputKind, data_version: str, **details: Any) -> None:
@@ -221,7 +242,9 @@ class OutputWriter:
             "rows": 0,
             "query": None,
         }
-        parts = {**self.keyed.key.parts, **self.observed.parts, **details.pop("parts", {})}
+        own_key = details.pop("key", None)
+        key = own_key or self.keyed.key
+        parts = {**key.parts, **self.observed.parts, **details.pop("parts", {})}
         notes = [*self.observed.notes, *details.pop("notes", [])]
         if notes:
             parts["notes"] = notes
@@ -233,10 +256,11 @@ class OutputWriter:
                 name=output.name,
                 flow=self.call.stage.flow.name,
                 task=self.call.name,
-                execution=self.execution,
+                # It may stay when the other tables of the call are made again.
+                execution=self.execution if own_key is None else secrets.token_hex(8),
                 slot=".".join(map(str, output.slot.path)),
-                task_key=self.keyed.key.task_key,
-                cache_key=self.keyed.key.cache_key,
+                task_key=key.task_key,
+                cache_key=key.cache_key,
                 parts=parts,
                 code_version=cache_key.task_code_version(self.call),
                 data_version=data_version,
@@ -254,9 +278,39 @@ class OutputWriter:
             return columns
         reader = self.keyed.source or self.store
         instance = reader.config.instance_id
-        tables = [(instance, reader.schemas(table.stage).versions, table) for table in self.keyed.inputs.values()]
+        tables = [(instance, reader.schemas(table.stage).versions, table) for table in self._reads.values()]
         # Imported here: sqlglot takes half a second to import, and a run that uses the cache does not need it.
         from pipedag_dagster.execution.column_lineage import column_origins  # noqa: PLC0415
 
         origins = column_origins(query, tables)
         return tuple(replace(column, origins=origins.get(column.name, ())) for column in columns)
+
+
+def write_physical(
+    held: LockedStage, output: QueryTable | FrameTable | ViewOutput, source: TableStore | None
+) -> PhysicalTable:
+    """Write a table or a view, where nobody sees it yet.
+
+    Args:
+        source: the store of the instance that a query reads, if it is another one.
+
+    Raises:
+        UnstorableResult: it cannot be stored.
+    """
+    match output:
+        case QueryTable():
+            _print(held, output.name, output.query, is_sql=True)
+            database = None if source is None else source.database
+            return held.write_query(output.name, output.query, output.constraints, database)
+        case FrameTable():
+            _print(held, output.name, output.frame, is_sql=False)
+            rows = output.frame if output.is_stream else output.content
+            return held.write_frame(output.name, rows, output.constraints)
+        case ViewOutput():
+            _print(held, output.name, output.query, is_sql=True)
+            return held.write_view(output.name, output.query)
+
+
+def _print(held: LockedStage, name: str, content: object, *, is_sql: bool) -> None:
+    if held.config.print_materialize or (held.config.print_sql and is_sql):
+        log.info("%s.%s:\n%s", held.stage, name, content)

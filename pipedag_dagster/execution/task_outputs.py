@@ -8,22 +8,25 @@ from __future__ import annotations
 import abc
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.data import json_values, polars_plans
 from pipedag_dagster.data.content import Content
 from pipedag_dagster.data.frames import content
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import UnstorableResult
+from pipedag_dagster.execution.cache_key import Key
 from pipedag_dagster.execution.observed import Observed
 from pipedag_dagster.frame_types import is_stream
 from pipedag_dagster.graph.flow import Slot
+from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.names import TableRef
 from pipedag_dagster.sampling.sample import Sample
 from pipedag_dagster.versions.copy_rows import SourceRows
-from pipedag_dagster.versions.write_table import Constraints
+from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,47 @@ class ViewOutput(TaskOutput):
 
 
 @dataclass(frozen=True)
+class MaterializedTable(TaskOutput):
+    """A table or view that the task has written itself, by `Table(…).materialize()`.
+
+    Attributes:
+        number: it is the first (0), second (1), … of the task.
+        table: the `Table` of the user, without its data.
+        source: what it was written from. The rows of a DataFrame are dropped.
+        content: the hash of the rows of a DataFrame.
+        version: the table version, as far as it is known.
+        physical: what was written. None when `version` is one of the catalog.
+        key: of the table of a lazy task. Other tables have the key of their call.
+    """
+
+    number: int
+    table: Table
+    source: QueryTable | FrameTable | ViewOutput
+    content: str | None
+    version: TableVersion
+    physical: PhysicalTable | None
+    key: Key | None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the table was written, and is not in the catalog yet."""
+        return self.physical is not None
+
+    @property
+    def constraints(self) -> Constraints:
+        return Constraints() if isinstance(self.source, ViewOutput) else self.source.constraints
+
+    @property
+    def query(self) -> str | None:
+        return None if isinstance(self.source, FrameTable) else self.source.query
+
+    def identity(self, labels: Mapping[str, str]) -> str:
+        if isinstance(self.source, FrameTable):
+            return digest(self.name, self.content or "", self.constraints.identity)
+        return replace(self.source, slot=self.slot, name=self.name).identity(labels)
+
+
+@dataclass(frozen=True)
 class ScriptOutput(TaskOutput):
     """SQL scripts. Which tables and views they make is known only after they have run."""
 
@@ -157,6 +201,12 @@ class TaskOutputs:
     outputs: Sequence[TaskOutput]
     shape: Any = None
     ended: Callable[[], Observed] = Observed
+
+    @property
+    def materialized(self) -> list[MaterializedTable]:
+        """The tables that the task has written itself, in that order."""
+        tables = [output for output in self.outputs if isinstance(output, MaterializedTable)]
+        return sorted(tables, key=lambda table: table.number)
 
     def identities(self, labels: Mapping[str, str]) -> list[str]:
         """The identity of the shape, if there is one, and of each output."""

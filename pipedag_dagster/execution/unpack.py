@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -16,6 +16,7 @@ from pipedag_dagster.execution import observed
 from pipedag_dagster.execution.task_outputs import (
     BlobOutput,
     FrameTable,
+    MaterializedTable,
     QueryTable,
     ScriptOutput,
     TaskOutput,
@@ -38,37 +39,14 @@ _HASHED = 4_000_000
 """Bytes. Blobs up to this size are compared by their content, larger ones by their bytes."""
 
 
-def unpack(
-    call: TaskCall,
-    value: Any,
-    auto_table: tuple[str, ...],
-    auto_blob: tuple[str, ...] = (),
-    unlogged: Mapping[str, bool] | None = None,
-    token: Callable[[], str] = str,
-) -> TaskOutputs:
-    """The outputs in what `call` returned.
+class Materialized(Protocol):
+    """The tables that the task has written itself, by `Table(…).materialize()`."""
 
-    Args:
-        auto_table, auto_blob: the classes whose objects become tables and blobs without `Table(…)` and `Blob(…)`.
-        unlogged: whether tables are unlogged, by their label of materialization details.
-        token: a hash of the inputs of the call, which stands for `%%` in the names of tables.
+    def take(self, value: Any) -> MaterializedTable | None:
+        """The table that an object in the result stands for. Each table is taken once."""
 
-    Raises:
-        UnstorableResult: they are not as many as declared, not named as declared, or not storable; or two of them
-            have the same name.
-    """
-    unpacking = _Unpacking(call, auto_table, {slot.path: slot for slot in call.slots}, auto_blob, unlogged or {}, token)
-    try:
-        value, unpacking.positions = _declared(call, value)
-        shape = unpacking.node(value, ())
-    except InvalidName as error:
-        raise UnstorableResult(f"{call} returned something that cannot be stored. {error}") from None
-    except RecursionError:
-        raise UnstorableResult(f"{call} returned something that contains itself, or is nested too deeply.") from None
-    outputs = unpacking.outputs
-    if not any(isinstance(output, ScriptOutput) for output in outputs):
-        check(call, [output.slot for output in outputs], [output.name for output in outputs])
-    return TaskOutputs(outputs, None if json_values.output(call.slots[0].asset) == shape else shape)
+    def rest(self) -> Sequence[MaterializedTable]:
+        """The tables that are not in the result."""
 
 
 def check(call: TaskCall, slots: Iterable[Slot], names: Iterable[str]) -> None:
@@ -170,27 +148,60 @@ def _fields(value: Any) -> Iterable[Any] | None:
 
 
 @dataclass
-class _Unpacking:
+class Unpacking:
+    """Unpacks what one call returns.
+
+    Args:
+        auto_table, auto_blob: the classes whose objects become tables and blobs without `Table(…)` and `Blob(…)`.
+        unlogged: whether tables are unlogged, by their label of materialization details.
+        token: a hash of the inputs of the call, which stands for `%%` in the names of tables.
+    """
+
     call: TaskCall
     auto_table: tuple[str, ...]
-    slots: Mapping[Path, Slot]
-    auto_blob: tuple[str, ...] = ()
-    unlogged: Mapping[str, bool] = field(default_factory=dict)
-    token: Callable[[], str] = str
-    positions: Mapping[int | str, int] = field(default_factory=dict)
-    outputs: list[TaskOutput] = field(default_factory=list)
+    auto_blob: tuple[str, ...]
+    unlogged: Mapping[str, bool]
+    token: Callable[[], str]
+    _materialized: Materialized = field(init=False)
+    _slots: Mapping[Path, Slot] = field(init=False)
+    _positions: Mapping[int | str, int] = field(default_factory=dict)
+    _outputs: list[TaskOutput] = field(default_factory=list)
+
+    def unpack(self, value: Any, materialized: Materialized) -> TaskOutputs:
+        """The outputs in what the call returned, and those that the task has written itself.
+
+        Raises:
+            UnstorableResult: they are not as many as declared, not named as declared, or not storable; or two of them
+                have the same name.
+        """
+        call, outputs = self.call, self._outputs
+        self._materialized = materialized
+        self._slots = {slot.path: slot for slot in call.slots}
+        try:
+            value, self._positions = _declared(call, value)
+            shape = self.node(value, ())
+        except InvalidName as error:
+            raise UnstorableResult(f"{call} returned something that cannot be stored. {error}") from None
+        except RecursionError:
+            raise UnstorableResult(
+                f"{call} returned something that contains itself, or is nested too deeply."
+            ) from None
+        outputs += materialized.rest()
+        if not any(isinstance(output, ScriptOutput) for output in outputs):
+            check(call, [output.slot for output in outputs], [output.name for output in outputs])
+        return TaskOutputs(outputs, None if json_values.output(call.slots[0].asset) == shape else shape)
 
     def node(self, value: Any, path: Path) -> Any:
         """The JSON that stands for `value`, which is at `path`. The outputs in it are added to `outputs`."""
-        place = (self.positions.get(path[0], path[0]), *path[1:]) if path else path
+        place = (self._positions.get(path[0], path[0]), *path[1:]) if path else path
         place = tuple(key.lower() if isinstance(key, str) else key for key in place)
         leaf = self._leaf(value, place)
         if leaf is not None and not isinstance(leaf, ScriptOutput):
-            self.outputs.append(leaf)
+            self._outputs.append(leaf)
             return json_values.output(leaf.slot.asset)
         if leaf is not None:
-            inner: Any = json_values.output(f"{_SCRIPT}{len(self.outputs)}")
-            self.outputs.append(leaf)
+            inner: Any = json_values.output(f"{_SCRIPT}{len(self._outputs)}")
+            self._outputs.append(leaf)
         else:
             try:
                 inner = json_values.encode(value, path, self.node)
@@ -199,10 +210,10 @@ class _Unpacking:
                     f"{self._what(path)} {error}, which neither a table nor JSON can hold. Return a DataFrame or a "
                     "query, or Blob(…) of it."
                 ) from None
-        if place not in self.slots or (leaf is not None and self.call.task.outputs is not None and not path):
+        if place not in self._slots or (leaf is not None and self.call.task.outputs is not None and not path):
             return inner
-        slot = self.slots[place]
-        self.outputs.append(ValueOutput(slot, slot.asset, inner))
+        slot = self._slots[place]
+        self._outputs.append(ValueOutput(slot, slot.asset, inner))
         return json_values.output(slot.asset)
 
     def _what(self, path: Path) -> str:
@@ -211,6 +222,10 @@ class _Unpacking:
 
     def _leaf(self, value: Any, path: Path) -> TaskOutput | None:
         """The output for `value`; None when `value` is part of a larger value."""
+        written = self._materialized.take(value)
+        if written is not None:
+            slot = asset_of(self.call, path, own_name(written.table))
+            return replace(written, slot=slot, name=self._name(written.table, slot))
         if self.auto_blob and is_named(type(value), self.auto_blob):
             value = Blob(value)
         view = value.obj if isinstance(value, Table) else value
@@ -220,13 +235,21 @@ class _Unpacking:
             view = View(view)
         if isinstance(view, RawSql):
             return ScriptOutput(Slot("", path), view.name or self.call.name, view.scripts)
-        own_name = value.name if isinstance(value, Table | Blob | View) else None
-        if own_name is not None and "%%" in own_name:
-            own_name = own_name.replace("%%", "").strip("_") or None  # Dagster's asset is the same for all inputs
-        slot = asset_of(self.call, path, own_name)
+        slot = asset_of(self.call, path, own_name(value))
         if isinstance(value, Blob):
             data, content, classes = _pickled(value, f"{self.call.stage.name}.{slot.asset}")
             return BlobOutput(slot, self._name(value, slot), data, content, classes)
+        return self.table(value, slot)
+
+    def table(self, value: Any, slot: Slot) -> QueryTable | FrameTable | ViewOutput:
+        """The table or view that `value` becomes.
+
+        Raises:
+            UnstorableResult: it cannot be stored.
+        """
+        view = value.obj if isinstance(value, Table) else value
+        if isinstance(view, ExternalTableReference):
+            view = View(view)
         if isinstance(view, View):
             return self._view(value, view, slot)
         table = storable(self._allowed(value, slot), f"{self.call.stage.name}.{slot.asset}", f"{self.call} returned")
@@ -333,6 +356,13 @@ def storable(value: Any, what: str, origin: str = "got") -> Table:
             "Return a DataFrame or a query, or a Table(…) of one."
         )
     return table
+
+
+def own_name(value: Any) -> str | None:
+    """The name that an object of the user gives its output. With `%%` in a table's name, Dagster's asset is the same
+    for all inputs."""
+    name = value.name if isinstance(value, Table | Blob | View) else None
+    return name if name is None or "%%" not in name else name.replace("%%", "").strip("_") or None
 
 
 def _is_output(value: Any) -> bool:

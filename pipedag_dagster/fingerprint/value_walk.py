@@ -10,6 +10,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from pipedag_dagster.config.attrs import Attrs
 from pipedag_dagster.digest import HasContent, digest
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.fingerprint.frame_content import frame_content
@@ -43,6 +44,8 @@ class ValueWalk(WalkState):
             return digest(kind.__name__, *sorted(self._alone(part, where) for part in value))
         if kind is dict or kind is types.MappingProxyType:
             return self._dict(value, where)
+        if kind is Attrs:
+            return self._dict(dict(value), where)
         if isinstance(value, enum.Enum):
             more = {name: part for name, part in vars(value).items() if name not in _OF_ENUMS}
             own = self._class_of(value)

@@ -17,7 +17,7 @@ from pipedag_dagster.graph.calls import Output, Slot, StageCalls, TaskCall, map_
 from pipedag_dagster.graph.group_node import GroupNode, open_groups, open_stages, order_calls
 from pipedag_dagster.graph.instance import Instance
 from pipedag_dagster.graph.nested import Path
-from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
+from pipedag_dagster.graph.schema import SCRIPT_SCHEMA
 from pipedag_dagster.graph.task import Task, Wire, wiring
 from pipedag_dagster.names import asset_name, stage_name
 from pipedag_dagster.options import caller, known_options

@@ -14,11 +14,14 @@ from sqlalchemy.sql.util import ClauseAdapter
 
 from pipedag_dagster.errors import WiringError
 from pipedag_dagster.graph import nested
+from pipedag_dagster.graph.container import Container
 from pipedag_dagster.graph.external_table import ExternalTableReference
+from pipedag_dagster.graph.schema import Schema, schema_name
+from pipedag_dagster.graph.task_context import TaskContext
 from pipedag_dagster.options import known_options
 
 
-class Table:
+class Table(Container):
     """Data or a query that becomes one table of the task's stage.
 
     Args:
@@ -76,6 +79,67 @@ class Table:
         self.materialization_details = materialization_details
 
     @property
+    def content(self) -> Any:
+        return self.obj
+
+    def materialize(
+        self,
+        config_context: Any = None,
+        schema: Schema | str | None = None,
+        return_as_type: Any = None,
+        return_nothing: bool = False,
+        clear_table_obj: bool = True,
+    ) -> Any:
+        """Write the table now, so that the rest of the task can use it. It becomes a table of the stage, whether the
+        task returns it or not, and is dropped if the task fails.
+
+        While a flow runs the task, the first two arguments are not needed. Outside of a run:
+
+        - with `config_context` and `schema`, the table is written into that schema, for looking at it. A table of the
+          same name is replaced.
+        - without them, nothing is written, and the data or the query is returned.
+
+        Args:
+            config_context: the instance (`PipedagConfig(…).get(…)`).
+            schema: a schema of your own. It must exist, and it may not belong to a stage.
+            return_as_type: how to return the table: `pd.DataFrame`, `sa.Table`, …, or a list of them for a tuple. None
+                stands for an alias to build queries on (`sa.Table`).
+            return_nothing: return None instead.
+            clear_table_obj: drop the data from this object once it is stored.
+
+        Returns:
+            The table. It may be used in queries of the same task, and returned by the task.
+
+        Raises:
+            UnstorableResult: the database refuses it. It is also the error that SQLAlchemy has for that.
+            WiringError: `config_context` is not the instance that runs; or the schema is missing, does not exist or
+                belongs to a stage.
+
+        Example:
+            subtotals = Table(sa.select(…), "subtotals").materialize()
+            return Table(sa.select(orders).join(subtotals, …))
+        """
+        task = TaskContext.current()
+        if task is not None:
+            task.refuse_others(config_context, schema)
+            read = task.materialize(self)
+        elif config_context is None:
+            return None if return_nothing else self.obj
+        else:
+            store = config_context.store.table_store
+            stored = ExternalTableReference(store.store_table(self, schema), schema_name(schema))
+
+            def read(kind: type | None) -> Any:
+                return store.retrieve_table_obj(stored, kind or sa.Table)
+
+        if clear_table_obj:
+            self.obj = None
+        if return_nothing:
+            return None
+        is_list = isinstance(return_as_type, list | tuple)
+        return tuple(map(read, return_as_type)) if is_list else read(return_as_type)
+
+    @property
     def has_constraints(self) -> bool:
         """Whether the database is to enforce, index or convert something."""
         columns = (self.primary_key, self.indexes, self.non_nullable, self.column_types)
@@ -117,11 +181,7 @@ def _column_names(option: str, columns: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-SCRIPT_SCHEMA = "{schema}"
-"""Stands for a script's own schema in its text."""
-
-
-class Blob:
+class Blob(Container):
     """Any Python object that can be pickled: a model, a figure, bytes. Other tasks get the object itself.
 
     Args:
@@ -138,6 +198,10 @@ class Blob:
         self.obj = obj
         self.name = name
 
+    @property
+    def content(self) -> Any:
+        return self.obj
+
     def content_for_hash(self) -> tuple[Any, ...]:
         return (self.obj, self.name)
 
@@ -145,7 +209,7 @@ class Blob:
         return f"Blob({type(self.obj).__name__}, name={self.name!r})"
 
 
-class RawSql:
+class RawSql(Container):
     """An SQL script. The tables and views that it makes become tables of the stage, under their own names.
 
     It runs in one transaction, in an empty schema of its own, which is first in the search path: write
@@ -165,6 +229,10 @@ class RawSql:
     def __init__(self, sql: str | Sequence[str], name: str | None = None) -> None:
         self.scripts = (sql,) if isinstance(sql, str) else tuple(sql)
         self.name = name
+
+    @property
+    def content(self) -> str | tuple[str, ...]:
+        return self.scripts[0] if len(self.scripts) == 1 else self.scripts
 
     def content_for_hash(self) -> tuple[Any, ...]:
         return (self.scripts, self.name)

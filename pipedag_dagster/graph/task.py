@@ -15,8 +15,9 @@ from typing_extensions import ParamSpec, TypeVar
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.frame_types import DTYPE_BACKENDS, READABLE, FrameType, data_type, is_readable
 from pipedag_dagster.graph.cache_option import combined
+from pipedag_dagster.graph.container import Container
 from pipedag_dagster.graph.description import DescriptionOptions, TableDescription
-from pipedag_dagster.graph.nested import parts
+from pipedag_dagster.graph.nested import parts, replace
 from pipedag_dagster.graph.schema_annotations import warn_of_schemas
 from pipedag_dagster.names import asset_name, table_name
 from pipedag_dagster.options import defined_at, refuse_unknown
@@ -77,10 +78,12 @@ class CopyOptions(_Options, total=False):
 class Task(Generic[P, R]):
     """A function under `@materialize` or `@input_stage_versions`.
 
-    Called inside `with Stage(...)` it is wired into the flow and returns a handle of its outputs; called
-    anywhere else it is the plain function, so it can be tested as one. Type checkers see the parameters of the
-    function. The result is `Any` to them, because a handle takes the place of data of any type; `task.fn` is the
-    function with its own result.
+    Called inside `with Stage(...)` it is wired into the flow and returns a handle of its outputs. Called anywhere else,
+    it is the plain function, so it can be tested as one. Of a `Table`, `Blob` or `RawSql` that the function returns,
+    the caller gets the content: the DataFrame, query, object or script. `task.fn` returns them unchanged.
+
+    Type checkers see the parameters of the function. The result is `Any` to them, because a handle takes the place of
+    data of any type; `task.fn` is the function with its own result.
     """
 
     def __init__(self, fn: Callable[P, R], options: TaskOptions | CopyOptions, *, from_source: bool = False) -> None:
@@ -167,7 +170,7 @@ class Task(Generic[P, R]):
                     f"it is called with {handle!r} after the flow was closed. "
                     "Move the call into a stage: `with Flow(…):`, `with Stage(…):`."
                 )
-        return self.fn(*args, **kwargs)
+        return replace(self.fn(*args, **kwargs), Container, lambda container: container.content)
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"

@@ -115,7 +115,7 @@ def _results(
     relations = {check.asset: metadata.of_relations(check.relations) for check in result.checks if check.relations}
     for outcome, asset, table in shown:
         key = asset_key(instance.instance_id, table.stage, asset)
-        shown_metadata = metadata.of_outcome(outcome, result) | known[asset] | relations.get(asset, {})
+        shown_metadata = metadata.of_outcome(outcome, asset, result) | known[asset] | relations.get(asset, {})
         if asset in selected:
             yield dg.MaterializeResult(
                 asset_key=key, metadata=shown_metadata, data_version=dg.DataVersion(table.data_version)

@@ -23,11 +23,11 @@ _SHOWN_ORIGINS = 5
 _SHOWN = 1000  # characters of a value
 
 
-def of_outcome(outcome: Outcome, result: StageResult) -> Metadata:
+def of_outcome(outcome: Outcome, asset: str, result: StageResult) -> Metadata:
     """What a run did about a table, and why."""
     return {
-        "pipedag/reason": Value.text(str(outcome.reason)),
-        "pipedag/cached": Value.bool(outcome.cached),
+        "pipedag/reason": Value.text(str(outcome.reason_of(asset))),
+        "pipedag/cached": Value.bool(asset not in outcome.written),
         "pipedag/seconds": Value.float(round(outcome.seconds, 3)),
         **of_version(result.version, result.previous),
     }

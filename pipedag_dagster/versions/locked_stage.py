@@ -14,7 +14,7 @@ from pipedag_dagster.catalog.catalog import Catalog, RunRecord, SourceVersion, S
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.fingerprint.code_text import CodeText
-from pipedag_dagster.names import TableRef, physical_name
+from pipedag_dagster.names import TableRef, physical_name, quote
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import (
     cleanup,
@@ -62,7 +62,7 @@ class LockedStage:
         self._instance_schemas = schemas
         self._schemas = schemas.of(stage)
         self._owner = schemas.owner(stage)
-        self._config = schemas.config
+        self.config = schemas.config
         self._blobs = blobs
         self._pinned: int | None = None
 
@@ -136,7 +136,7 @@ class LockedStage:
         """
         if table.content is not None:
             return Identity(table.content, table.content_hash)
-        if not compare or table.rows > self._config.content_hash_rows:
+        if not compare or table.rows > self.config.content_hash_rows:
             return unique_identity()
         with self._or_lost(), self._database.begin(staging=True) as connection:
             schema = self._schemas.versions
@@ -150,6 +150,13 @@ class LockedStage:
     def write_blob(self, data: bytes) -> str:
         """Write a blob. Returns the name of its file."""
         return self._blobs().write(self.stage, data)
+
+    def drop(self, tables: Sequence[TableVersion]) -> None:
+        """Drop tables and views that were written, and not recorded, in this order."""
+        with self._database.transaction() as connection:
+            for table in tables:
+                name = quote(self._schemas.versions, table.physical)
+                connection.execute(f"DROP {table.kind.name.upper()} IF EXISTS {name}".encode())
 
     def add(self, tables: Sequence[TableVersion], texts: Collection[CodeText] = ()) -> list[TableVersion]:
         """Record what one execution of a task has written, so that this or a later run can use it, with the texts of
@@ -222,7 +229,7 @@ class LockedStage:
     def clean_up(self, asset: str | None = None) -> None:
         """Drop old versions that nobody needs any more, and forget what older runs did (see `cleanup.clean_up`)."""
         before = self._files()
-        keep = self._config.keep_versions
+        keep = self.config.keep_versions
         cleanup.clean_up(self._database, self._catalog, self._schemas, self._owner, keep, asset, check=self.check)
         if before:
             self._remove_files(before - self._files())
@@ -245,7 +252,7 @@ class LockedStage:
             log.warning("stage %s: old versions stay for the next run. %s", self.stage, error)
 
     def _is_anything_left(self, asset: str | None) -> bool:
-        keep = self._config.keep_versions
+        keep = self.config.keep_versions
         with self._database.look() as connection:
             return self._catalog.is_anything_left(connection, self.stage, self._schemas, keep, asset)
 

@@ -15,11 +15,12 @@ from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import DatabaseError, NotMaterialized, WiringError, did_you_mean
 from pipedag_dagster.graph.external_table import ExternalTableReference
-from pipedag_dagster.graph.tables import SCRIPT_SCHEMA, Table
-from pipedag_dagster.names import StageSchemas, table_name
+from pipedag_dagster.graph.schema import SCRIPT_SCHEMA, Schema, schema_name
+from pipedag_dagster.graph.tables import Table
+from pipedag_dagster.names import StageSchemas, stage_name, table_name
 from pipedag_dagster.postgres.advisory_lock import StageLock, hold, take_in_transaction
 from pipedag_dagster.postgres.database import Database
-from pipedag_dagster.versions import ownership, pydiverse_schemas
+from pipedag_dagster.versions import debug_table, ownership, pydiverse_schemas
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.ownership import Owner
@@ -35,13 +36,6 @@ _pinned: dict[str, dict[TableStore, dict[tuple[str, int], StageVersion]]] = {}
 def pinned_by(run_id: str) -> list[TableStore]:
     """The stores in which a run has pinned something, in this process."""
     return list(_pinned.get(run_id, {}))
-
-
-class Schema(str):
-    """The name of a schema."""
-
-    def get(self) -> str:
-        return str(self)
 
 
 class TableStore:
@@ -72,7 +66,10 @@ class TableStore:
     def get_schema(self, stage: str) -> Schema:
         """The schema of a stage by its name, as in pydiverse.pipedag: `get_schema(stage.name).get()`. For
         `stage.current_name` it is what a script writes to."""
-        return Schema(stage if stage == SCRIPT_SCHEMA else self.schemas(stage).current)
+        if stage == SCRIPT_SCHEMA:
+            return Schema(stage)
+        self.schemas(stage)
+        return Schema(stage_name(stage), self.schema_prefix, self.schema_suffix)
 
     @property
     def schema_prefix(self) -> str:
@@ -264,6 +261,30 @@ class TableStore:
         return self.read(tables[name], as_type)
 
     # Writing
+
+    def store_table(self, table: Table, schema: Schema | str | None, *, suffix: str = "", replace: bool = True) -> str:
+        """Write a table into a schema of your own, for looking at it.
+
+        Args:
+            schema: it must exist, and may not belong to a stage.
+            suffix: is added to the name of the table.
+            replace: whether a table of the same name is replaced.
+
+        Returns:
+            The name of the table in the schema. A table without a name gets a random one.
+
+        Raises:
+            WiringError: there is no such schema.
+            NotOwned: the schema belongs to a stage or a catalog.
+            UnstorableResult: the table cannot be stored.
+        """
+        if schema is None:
+            raise WiringError(
+                "No task runs here, so the schema to write to is not known. Write "
+                'materialize(instance, Schema("debug")), or return the table from a task.'
+            )
+        place = debug_table.Place(schema_name(schema), suffix, replace)
+        return debug_table.write(self.database, place, table, self.instance_schemas.role)
 
     def stage_lock(self, stage: str) -> StageLock:
         """The name of a stage's lock (see `lock` for holding it)."""

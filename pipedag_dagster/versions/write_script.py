@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from pipedag_dagster.errors import UnstorableResult
-from pipedag_dagster.graph.tables import SCRIPT_SCHEMA
+from pipedag_dagster.graph.schema import SCRIPT_SCHEMA
 from pipedag_dagster.names import Label, ScriptTable, StageSchemas, physical_name, quote, table_name
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import Database
