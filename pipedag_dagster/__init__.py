@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from pipedag_dagster.config.instances import CacheMode as CacheValidationMode
     from pipedag_dagster.context import ConfigContext, PipedagConfig, create_basic_pipedag_config
     from pipedag_dagster.errors import PipedagError
+    from pipedag_dagster.execution.debug_tables import materialize_table
     from pipedag_dagster.graph.calls import Output as Task
     from pipedag_dagster.graph.calls import Output as TaskGetItem
     from pipedag_dagster.graph.external_table import ExternalTableReference
     from pipedag_dagster.graph.flow import Stage
     from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
+    from pipedag_dagster.graph.schema import Schema
     from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
     from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
+    from pipedag_dagster.graph.task_context import TaskContext
     from pipedag_dagster.logs import setup_logging
     from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
     from pipedag_dagster.orchestration.build_definitions import build_definitions

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.util import ClauseAdapter
 
 from pipedag_dagster.errors import WiringError
+from pipedag_dagster.frame_types import is_readable
 from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.container import Container
 from pipedag_dagster.graph.external_table import ExternalTableReference
@@ -37,6 +38,8 @@ class Table(Container):
         type_map: the types of SQLAlchemy (or names of types) that columns are stored as: `{"id": sa.SmallInteger}`.
         materialization_details: a label of `table_store.args.materialization_details` in the configuration, which says
             whether the table is unlogged.
+        annotation: accepted for pydiverse.pipedag, without an effect: a class of tables, like `pd.DataFrame`.
+        stage: for `retrieve_table_obj`: the stage of a table that is committed already, or its name.
 
     Raises:
         WiringError: a column is not a text, or is named twice.
@@ -45,9 +48,6 @@ class Table(Container):
         >>> Table([1, 2], "Orders", primary_key="id")
         Table(list, name='Orders', primary_key=('id',))
     """
-
-    stage: Any = None
-    """For `retrieve_table_obj`: the stage of a table that is committed already, or its name."""
 
     @known_options()
     def __init__(
@@ -61,12 +61,13 @@ class Table(Container):
         nullable: str | Sequence[str] | None = None,
         type_map: Mapping[str, Any] | None = None,
         materialization_details: str | None = None,
-        annotation: None = None,
+        annotation: type | None = None,
+        stage: Any = None,
     ) -> None:
-        if annotation is not None:
+        if annotation is not None and not is_readable(annotation):
             raise WiringError(
-                "Table(…): annotation= is not supported. Write conditions that the table must meet as checks: "
-                "@materialize(checks=[…])."
+                f"Table(…): annotation={annotation!r} is not a class of tables, like pd.DataFrame. Write conditions "
+                "that the table must meet as checks: @materialize(checks=[…])."
             )
         self.obj = obj
         self.name = name
@@ -77,6 +78,7 @@ class Table(Container):
         self.nullable = None if nullable is None else _column_names("nullable", nullable)
         self.column_types = tuple((name, _ddl(name, kind)) for name, kind in (type_map or {}).items())
         self.materialization_details = materialization_details
+        self.stage = stage
 
     @property
     def content(self) -> Any:

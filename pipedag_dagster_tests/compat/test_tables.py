@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
+import polars as pl
 import pytest
 import sqlalchemy as sa
 
@@ -21,7 +22,7 @@ from pipedag_dagster import (
     View,
     materialize,
 )
-from pipedag_dagster.errors import TaskFailed, WiringError
+from pipedag_dagster.errors import TaskFailed
 from pipedag_dagster_tests.helpers import Query
 
 
@@ -93,9 +94,21 @@ def test_what_is_no_type_is_refused() -> None:
         Table(FRAME, type_map={"a": "int); DROP TABLE x"})
 
 
-def test_annotations_are_refused_with_what_to_write() -> None:
-    with pytest.raises(WiringError, match="checks"):
-        Table(FRAME, annotation=int)  # type: ignore[arg-type]
+@pytest.mark.parametrize("annotation", [pd.DataFrame, pl.DataFrame, sa.Table])
+def test_a_class_of_tables_is_an_annotation_without_an_effect(annotation: type) -> None:
+    assert Table(FRAME, annotation=annotation).has_constraints is False
+
+
+def test_other_annotations_are_refused_with_what_to_write() -> None:
+    with pytest.raises(ValueError, match="checks="):
+        Table(FRAME, annotation=int)
+
+
+@pytest.mark.parametrize(
+    ("indexes", "columns"), [("a", [["a"]]), (["a", "b"], [["a"], ["b"]]), ([["a", "b"]], [["a", "b"]])]
+)
+def test_an_index_is_a_column_or_several(indexes: Any, columns: list[list[str]]) -> None:
+    assert list(map(list, Table(FRAME, indexes=indexes).indexes)) == columns
 
 
 def test_a_name_may_have_a_hash_of_what_the_task_takes(full: ConfigContext, query: Query) -> None:
