@@ -158,6 +158,7 @@ def test_every_key_of_the_configuration_is_documented() -> None:
         "file",
         "sample",
         "wider",
+        "plain_attrs",
         "problem",
     }
     assert {key for key in own if f"`{key}" not in text and f".{key}`" not in text} <= set()

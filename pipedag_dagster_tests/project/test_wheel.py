@@ -40,16 +40,20 @@ def install(python: Path, *what: str | Path) -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("PIPEDAG_TEST_WHEEL"), reason="it downloads everything: make test-wheel")
-def test_the_wheel_in_an_empty_environment_makes_a_project_and_runs_it(tmp_path: Path) -> None:
+def test_a_person_installs_the_wheel_makes_a_project_and_looks_at_its_data(tmp_path: Path) -> None:
     run(*([UV, "venv"] if UV else [sys.executable, "-m", "venv"]), tmp_path / "venv", cwd=tmp_path)
-    python = tmp_path / "venv" / "bin" / "python"
-    install(python, "-c", REPOSITORY / "constraints.txt", f"{build(python, tmp_path / 'dist')}[embedded]")
-    command = python.with_name("pipedag-dagster")
+    python, dist = tmp_path / "venv" / "bin" / "python", tmp_path / "dist"
+    pinned = ("-c", REPOSITORY / "constraints.txt")
+    install(python, *pinned, f"{build(python, dist)}[embedded]")
+    command, project = python.with_name("pipedag-dagster"), tmp_path / "my-shop"
     run(command, "init", "my-shop", cwd=tmp_path)
-    project = tmp_path / "my-shop"
+    install(python, *pinned, "--find-links", dist, "-e", f"{project}[dev]")
     try:
+        assert " passed" in run(python, "-m", "pytest", cwd=project)
         assert "tables ran" in run(command, "run", "full", cwd=project)
-        assert "tables ran" in run(command, "run", "mini", cwd=project)
+        assert "tables ran" in run(command, "run", "midi", cwd=project)
+        assert "revenue" in run(command, "show", "midi", "report.ranking", "--rows", "3", cwd=project)
+        assert "report.ranking" in run(command, "diff", "full", "midi", cwd=project)
         where = run(python, "-c", "import pipedag_dagster; print(pipedag_dagster.__file__)", cwd=project)
         assert "site-packages" in where
     finally:
