@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -16,7 +15,6 @@ from pipedag_dagster.cli.lazy_group import LazyGroup
 from pipedag_dagster.errors import PipedagError, SeveralFailed
 
 _log = logging.getLogger("pipedag_dagster")
-_PACKAGE = str(Path(__file__).parent.parent)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -62,9 +60,9 @@ Environment variables:
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done, and print whole tracebacks.")
 def cli(verbose: bool) -> None:
     """Several sizes of one pipeline in Dagster."""
+    _log.setLevel(logging.DEBUG if verbose else logging.NOTSET)
     if verbose:
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-        _log.setLevel(logging.DEBUG)
 
 
 def _interrupted() -> NoReturn:
@@ -77,26 +75,21 @@ def _interrupted() -> NoReturn:
 
 
 def print_error(error: PipedagError) -> None:
-    """Print the message, and the traceback of the user's own exception without the frames of this package."""
-    from rich.console import Console  # noqa: PLC0415  # only when there is something to print: importing it takes a while
+    """Print the message, and the traceback of the user's own exception with the frames of the user's own code."""
+    # Only when there is something to print: importing these takes a while.
+    from rich.console import Console  # noqa: PLC0415
+
+    from pipedag_dagster.execution.user_frames import user_traceback  # noqa: PLC0415
 
     console = Console(stderr=True)
     failures = error.failures if isinstance(error, SeveralFailed) else (error,)
     for failure in failures:
         if isinstance(failure.__cause__, Exception):
-            own = traceback.TracebackException.from_exception(failure.__cause__)
-            frames = [frame for frame in own.stack if not _is_ours(frame.filename)]
-            if frames:
-                own.stack = traceback.StackSummary.from_list(frames)
-                own.__cause__ = own.__context__ = None
-                console.print("".join(own.format()), end="", markup=False, highlight=False, soft_wrap=True)
+            lines = user_traceback(failure.__cause__)
+            console.print(lines, end="", markup=False, highlight=False, soft_wrap=True)
     console.print("[bold red]Error:[/] ", end="")
     for text in (str(error), *error.notes):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _is_ours(filename: str) -> bool:
-    return filename.startswith(_PACKAGE) and not filename.startswith(f"{_PACKAGE}/examples")
 
 
 if __name__ == "__main__":

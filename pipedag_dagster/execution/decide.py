@@ -49,6 +49,8 @@ class Decider:
         if cached and not changed_code:
             return Decision(cached, CACHED)
         reason = self._reason(keyed)
+        if reason.kind is ReasonKind.input and not self.compares:
+            reason = Reason(ReasonKind.forced)  # the input was made again as well, and nobody has compared it
         if changed_code:
             reason = Reason(ReasonKind.code, tuple(changed_code))
         cache_key.assert_not_fresh(keyed.call, self.validation, reads_source=keyed.source is not None, reason=reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -100,6 +101,7 @@ def test_a_check_as_json_lists_the_problems(command: Command) -> None:
 
 def test_verbose_prints_the_whole_traceback_and_then_the_message(command: Command) -> None:
     done = command("-v", "list", "ful")
+    logging.getLogger("pipedag_dagster").setLevel(logging.NOTSET)  # the command ran in this process
     assert "Traceback" in done.err
     assert done.err.endswith("Error: There is no instance 'ful'. Did you mean 'full'?\n")
 

@@ -38,5 +38,5 @@ def test_a_frame(database: Database, columns: int) -> None:
 def test_a_query(database: Database, columns: int) -> None:
     query = "SELECT " + ", ".join(f"repeat('x', 300) AS c{number}" for number in range(columns))
     with pytest.raises(UnstorableResult, match=r"^raw\.wide: .* Store one row for each value") as error:
-        write_table.from_query(database, "public", "wide", query, Constraints(), WIDE, hash_rows=10)
+        write_table.from_query(database, "public", "wide", query, Constraints(), WIDE)
     assert len(str(error.value)) < 500

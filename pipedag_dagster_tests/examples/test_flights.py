@@ -307,7 +307,7 @@ def test_a_piece_runs_by_itself() -> None:
     weather = pd.DataFrame(
         {"origin": "EWR", "time_hour": [hour, hour], "temp": 39.0, "precip": 0.0, "visib": 10.0}
     ).assign(wind_speed=1048.36)
-    clean = weather_clean(weather)
+    clean = weather_clean.fn(weather)
     assert clean.primary_key == ("origin", "time_hour")
     assert len(clean.obj) == 1
     assert clean.obj["wind_speed"].isna().all()

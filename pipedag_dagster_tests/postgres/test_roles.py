@@ -317,6 +317,7 @@ def test_a_catalog_whose_pins_others_could_write_is_brought_to_this_format(shop:
     shop.admin.execute(
         f"""
         DROP TABLE full_pipedag.sample_rows, full_pipedag.sample, full_pipedag.profile;
+        ALTER TABLE full_pipedag.table_version DROP COLUMN content_hash;
         ALTER TABLE full_pipedag.run_table DROP COLUMN details;
         ALTER TABLE full_pipedag.stage_version DROP COLUMN restored;
         ALTER TABLE full_pipedag.stage_version ADD COLUMN note text;

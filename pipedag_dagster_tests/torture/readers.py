@@ -152,7 +152,7 @@ def table_version(name: str, execution: str, made: dict[str, Any]) -> TableVersi
         cache_key=execution,
         parts={},
         code_version="1",
-        data_version=made["content"],
+        data_version=made["content"] or execution,
         columns=made["columns"],
         primary_key=(),
         indexes=(),

@@ -284,7 +284,7 @@ def test_rollback_gc_and_drop_from_the_command_line(command: Command, project: P
     assert done.code == 0
     assert done.out.startswith("full raw: version 3 is visible now (rollback to 1).\nThe next run makes newer results")
     assert "Did you mean 'raw'" in command("versions", "full", "ra").err
-    assert command("gc").out.startswith("full: freed 0 versions, 0 tables, 0 B\n")
+    assert command("gc").out.startswith("full: freed 0 versions, 0 tables, 0 bytes\n")
     done = command("drop", "full", "--yes")
     assert done.code == 0, done.err
     assert "  full_raw__versions\n" in done.out

@@ -15,4 +15,4 @@ def test_the_pipeline_runs(pipeline_instance: ConfigContext) -> None:
 
 def test_a_task_is_a_plain_function_outside_of_a_flow() -> None:
     ranked = ranking(pd.DataFrame({"customer": [1, 2], "revenue": [5.0, 9.0]}))
-    assert list(ranked.obj["customer"]) == [2, 1]
+    assert list(ranked["customer"]) == [2, 1]
