@@ -13,7 +13,6 @@ from rich.console import Console
 from pipedag_dagster.cli.options import WORKSPACE, count, json_option, print_json, where
 from pipedag_dagster.context import PipedagConfig
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem
-from pipedag_dagster.orchestration.unloadable import refuse_unloadable
 from pipedag_dagster.orchestration.workspace import locations, refuse_shared_keys
 from pipedag_dagster.versions.verify import differences
 
@@ -71,6 +70,8 @@ def _check_database(files: PipedagConfig, instance: str, console: Console, *, co
 
 
 def _check_definitions(module: str | None, workspace: Path, console: Console) -> None:
+    from pipedag_dagster.orchestration.unloadable import refuse_unloadable  # noqa: PLC0415  # imports Dagster
+
     loaded = locations(module, workspace, checked=True)
     refuse_shared_keys(loaded)
     for location in loaded:

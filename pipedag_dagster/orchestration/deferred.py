@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +41,8 @@ class DeferredDefinitions:
         object.__setattr__(self, "_deferred", deferred)
 
     def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":  # asked by every isinstance(): it is no reason to make them
+            return getattr(sys.modules.get("dagster"), "Definitions", DeferredDefinitions)
         deferred: Deferred = object.__getattribute__(self, "_deferred")
         return getattr(deferred.definitions, name)
 
