@@ -175,7 +175,7 @@ def test_the_drawing_of_the_house_has_every_folder() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     page = (REPOSITORY / "docs" / "reference" / "api.md").read_text()
-    described = set(re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE))
+    described = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)$", page, re.MULTILINE))
     assert set(pipedag_dagster.__all__) - {"PipedagError"} == described
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import re
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -188,6 +189,7 @@ def unlock(monkeypatch: pytest.MonkeyPatch, place: Place, stage: str = "raw") ->
     monkeypatch.chdir(folder)
     (folder / "hanging_shop.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "hanging_shop", raising=False)  # that of another test
     with suppress(SystemExit):
         main(["unlock", "full", stage, "--yes", "-m", "hanging_shop"])
 
