@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := embedded,pandas,dagster,celery,dask,k8s,examples,docs,dev
+LOWEST_EXTRAS := embedded,pandas
 READY := $(VENV)/.ready
 # What the oldest versions could break: types of data, SQL as text, configuration, a whole run.
 LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data postgres/test_sql_text.py config/test_config.py graph examples/test_seed.py)
@@ -52,7 +53,7 @@ $(READY): pyproject.toml constraints.txt
 	$(call environment,$(VENV),-c constraints.txt -e '.[$(EXTRAS)]')
 
 .venv-lowest/.ready: pyproject.toml constraints-lowest.txt
-	$(call environment,.venv-lowest,-c constraints-lowest.txt -e '.[embedded,pandas]' pytest pytest-xdist hypothesis polars)
+	$(call environment,.venv-lowest,-c constraints-lowest.txt -e '.[$(LOWEST_EXTRAS)]' pytest pytest-xdist hypothesis polars)
 
 # Of its own, because it needs other libraries. Its bound on Python would refuse some versions of 3.11.
 .venv-pipedag/.ready: benchmarks/compare/requirements.txt
