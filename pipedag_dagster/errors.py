@@ -48,8 +48,10 @@ what to type next. A docstring here is the remedy in one line::
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,34 +230,52 @@ class TaskFailed(PipedagError):
     """Fix the task. The user's own exception is `__cause__`, with its traceback."""
 
 
-def task_failed(message: str, cause: BaseException | None) -> TaskFailed:
-    """The error of a task that raised `cause`. It can be caught as what Python has for the cause, too: where a task
-    raises a ValueError, the run raises an error that is both a TaskFailed and a ValueError."""
-    known = (base for base in type(cause).__mro__ if base in _BESIDE)
-    beside = next(known, None)
-    return TaskFailed(message) if beside is None else _failure_class(beside)(message)
+def task_failed(message: str, cause: BaseException | None, kind: type[TaskFailed] = TaskFailed) -> TaskFailed:
+    """The error of a task that raised `cause`. It can be caught as what the task has raised, too, and has the arguments
+    and attributes of that: where a task raises an OSError, the run raises an error that is both a TaskFailed and an
+    OSError, with its `errno`. Only its text is ours.
+
+    >>> error = task_failed("raw.orders failed: there is no file", FileNotFoundError(2, "there is no file"))
+    >>> isinstance(error, FileNotFoundError), error.errno, str(error)
+    (True, 2, 'raw.orders failed: there is no file')
+    """
+    if not isinstance(cause, Exception) or isinstance(cause, StopIteration | StopAsyncIteration):
+        return kind(message)
+    for beside in type(cause).__mro__[:-3]:  # without Exception, BaseException and object
+        try:
+            return _combined(kind, beside, cause, message)
+        except TypeError:  # Python cannot combine these classes: the next one will do
+            continue
+    return kind(message)
 
 
-_BESIDE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    NotImplementedError,
-    RuntimeError,
-)
+def _combined(kind: type[TaskFailed], beside: type, cause: Exception, message: str) -> TaskFailed:
+    failure_class: Any = _failure_class(kind, beside)  # type: ignore[arg-type]
+    built_in = next(base for base in beside.__mro__ if base.__module__ == "builtins")
+    failure: TaskFailed = built_in.__new__(failure_class, *cause.args)
+    vars(failure).update({name: value for name, value in vars(cause).items() if name != "__notes__"})
+    for base in beside.__mro__[:-3]:
+        for name, attribute in vars(base).items():  # what is not in vars(cause), as the filename of an OSError
+            is_data = isinstance(attribute, types.MemberDescriptorType | types.GetSetDescriptorType)
+            if is_data and not name.startswith("__"):
+                with contextlib.suppress(AttributeError, TypeError):
+                    setattr(failure, name, getattr(cause, name))
+    vars(failure)["_message"] = message
+    return failure
 
 
-@functools.cache
-def _failure_class(beside: type[Exception]) -> type[TaskFailed]:
-    return type("TaskFailed", (TaskFailed, beside), {"__reduce__": _plain, "__module__": __name__})
+@functools.lru_cache(maxsize=100)
+def _failure_class(kind: type[TaskFailed], beside: type) -> type[TaskFailed]:
+    def text(error: TaskFailed) -> str:
+        return str(vars(error)["_message"])
 
+    def plain(error: TaskFailed) -> tuple[Any, ...]:  # other processes do not know the class
+        ours = {name: value for name, value in vars(error).items() if name in ("task", "line", "__notes__")}
+        return kind, (str(error),), ours
 
-def _plain(error: TaskFailed) -> tuple[Any, ...]:
-    return TaskFailed, error.args, error.__dict__  # other processes do not know the class
+    bases = (beside,) if issubclass(beside, kind) else (kind, beside)
+    methods: dict[str, Any] = {"__str__": text, "__reduce__": plain, "__module__": __name__}
+    return type(kind.__name__, bases, methods)
 
 
 class UnstorableResult(TaskFailed, ValueError, TypeError):

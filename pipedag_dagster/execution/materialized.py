@@ -9,7 +9,6 @@ that key is used instead of writing it again.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.digest import digest
-from pipedag_dagster.errors import DatabaseError, UnstorableResult
+from pipedag_dagster.errors import DatabaseError, TaskFailed, UnstorableResult, task_failed
 from pipedag_dagster.execution.cache_key import TABLE_PART, Key
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Arguments
@@ -35,6 +34,7 @@ from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.graph.task_context import TaskContext
 from pipedag_dagster.names import physical_name, table_name
 from pipedag_dagster.options import caller
+from pipedag_dagster.postgres.failures import as_sqlalchemy
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.same_content import Identity
 from pipedag_dagster.versions.write_table import PhysicalTable
@@ -267,22 +267,9 @@ class Refusal(UnstorableResult):
     """What the task sees when a table cannot be written. The line of the task is in its traceback."""
 
 
-def _refused(error: UnstorableResult, table: Table) -> Refusal:
+def _refused(error: UnstorableResult, table: Table) -> TaskFailed:
     """The error of `materialize()`. Of a query, it can be caught as what SQLAlchemy raises for the same, too."""
-    cause = error.__cause__
-    beside: Any = sa.exc.ProgrammingError if isinstance(table.obj, sa.ClauseElement) else None
-    if isinstance(cause, psycopg.Error):
-        known = (getattr(sa.exc, cls.__name__, None) for cls in type(cause).__mro__)
-        beside = next(filter(None, known), sa.exc.DBAPIError)
-    refused = _refusal_class(beside)(f"{error} ({caller()})")
-    vars(refused)["orig"] = cause
-    return refused
-
-
-@functools.cache
-def _refusal_class(beside: Any) -> type[Refusal]:
-    def plain(error: UnstorableResult) -> tuple[Any, ...]:
-        return UnstorableResult, error.args  # other processes do not know the class
-
-    bases = (Refusal,) if beside is None else (Refusal, beside)
-    return type("UnstorableResult", bases, {"__reduce__": plain, "__module__": UnstorableResult.__module__})
+    beside = as_sqlalchemy(error.__cause__)
+    if beside is None and isinstance(table.obj, sa.ClauseElement):
+        beside = sa.exc.ProgrammingError(str(error), None, error)
+    return task_failed(f"{error} ({caller()})", beside, Refusal)

@@ -16,7 +16,7 @@ from pipedag_dagster.catalog.reason import ReasonKind
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed, task_failed
+from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed, UnstorableResult, task_failed
 from pipedag_dagster.execution.check_runner import Checker, refuse
 from pipedag_dagster.execution.decide import Decider
 from pipedag_dagster.execution.inputs import Inputs
@@ -32,6 +32,7 @@ from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.execution.user_frames import failed_line
 from pipedag_dagster.graph.flow import Stage, TaskCall
 from pipedag_dagster.options import defined_at
+from pipedag_dagster.postgres.failures import as_sqlalchemy
 from pipedag_dagster.sampling.copies import copied_calls
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.renewal import renewed
@@ -293,7 +294,8 @@ class _StageRun:
                 tables = decision.cached or self._run_and_store(keyed)
         except TaskFailed as error:
             cause = error if isinstance(error, Refusal) else error.__cause__
-            raise type(error)(f"{error}\n{self._where(call)}") from cause
+            kind = UnstorableResult if isinstance(error, UnstorableResult) else TaskFailed
+            raise task_failed(f"{error}\n{self._where(call)}", as_sqlalchemy(cause), kind) from cause
         except NotMaterialized:
             self.held.check()  # a server that crashed has lost tables that were just written
             raise

@@ -69,6 +69,18 @@ def mapped(url: sa.URL, *, read_only: bool = False) -> Iterator[None]:
         raise failure from None
 
 
+def as_sqlalchemy(error: BaseException | None) -> BaseException | None:
+    """What SQLAlchemy raises for an error of a driver; other errors unchanged.
+
+    >>> type(as_sqlalchemy(psycopg.errors.UndefinedTable("there is no table orders"))).__name__
+    'ProgrammingError'
+    """
+    if isinstance(error, psycopg.Error | adbc_driver_manager.Error):
+        # `Error` is the root of both drivers' classes, whose names are those of SQLAlchemy's.
+        return sa.exc.DBAPIError.instance(None, None, error, type(error))
+    return error
+
+
 def is_about_the_database(error: Exception) -> bool:
     """Whether `mapped` has words of its own for the error: it is not the fault of the statement."""
     return _failure(error, sa.URL.create("postgresql")) is not None
