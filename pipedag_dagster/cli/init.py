@@ -62,8 +62,9 @@ def _files(package: str) -> Iterator[tuple[Path, str]]:
     """The path and text of each file of a new project."""
     for path, file in _template(resources.files("pipedag_dagster") / "template", Path()):
         target = Path(*(part.replace(_NAME, package) for part in path.parts))
-        # Under the name .gitignore, it would apply to this package.
-        target = target.with_name(".gitignore") if target.name == "gitignore" else target
+        # With their dots, these would apply to this package.
+        if target.parts[0] in ("gitignore", "github"):
+            target = Path(f".{target.parts[0]}", *target.parts[1:])
         yield target, file.read_text().replace(_NAME, package)
 
 

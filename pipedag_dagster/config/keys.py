@@ -204,6 +204,19 @@ def _group_name(template: str) -> str:
     return template
 
 
+def _tags(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _tag(name: str) -> str:
+    if not name.isidentifier():
+        raise ValueError(f"{name!r} cannot be a marker of pytest. Write letters, digits and _.")
+    return name
+
+
+_Tags: TypeAlias = Annotated[_List[Annotated[str, AfterValidator(_tag)]], BeforeValidator(_tags)]
+
+
 class Settings(Keys):
     """The keys of an instance that are used as they are written."""
 
@@ -222,6 +235,10 @@ class Settings(Keys):
     sample: Sample = Sample()
     user_modules: _List[Annotated[str, AfterValidator(_module)]] = ()
     """Modules, with all that is in them, that count as the user's own code although they are installed."""
+    tags: _Tags = ()
+    """Markers of the tests of all stages, in pytest."""
+    stage_tags: dict[str, _Tags] = {}
+    """Markers of the tests of single stages."""
 
 
 class _Setup(Settings):
@@ -242,8 +259,6 @@ class _Setup(Settings):
     stage_commit_technique: _Unused = None
     strict_result_get_locking: _Unused = None
     ignore_position_hashes: _Unused = None
-    tags: _Unused = None
-    stage_tags: _Unused = None
     visualization: _Unused = None
     group_node_tag: _Unused = None
 

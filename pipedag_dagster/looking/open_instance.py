@@ -60,12 +60,14 @@ class OpenInstance:
     Every read is exact: it sees one version of every stage, in a READ ONLY transaction. Nothing connects before the
     first read.
 
-    Attributes:
+    Args:
         instance: its configuration and store.
+        workspace: names the definitions, for `run`.
     """
 
-    def __init__(self, instance: ConfigContext) -> None:
+    def __init__(self, instance: ConfigContext, workspace: Path = Path("workspace.yaml")) -> None:
         self.instance = instance
+        self.workspace = workspace
         self._store = instance.store.table_store
         self._queries = Queries(self._store)
 
@@ -219,7 +221,7 @@ class OpenInstance:
         """
         from pipedag_dagster.looking.running import run_instance  # noqa: PLC0415
 
-        return run_instance(self.instance, select)
+        return run_instance(self.instance, select, self.workspace)
 
     def __repr__(self) -> str:
         return f"OpenInstance(pipeline={self.instance.config.pipeline!r}, instance={self.name!r})"

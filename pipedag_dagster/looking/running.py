@@ -10,10 +10,8 @@ from pipedag_dagster.orchestration.result import Result
 from pipedag_dagster.orchestration.run import execute
 from pipedag_dagster.orchestration.workspace import Location, locations
 
-WORKSPACE = Path("workspace.yaml")
 
-
-def run_instance(instance: ConfigContext, select: str | None = None, workspace: Path = WORKSPACE) -> Result:
+def run_instance(instance: ConfigContext, select: str | None, workspace: Path) -> Result:
     """Run all of an instance, or the part that `select` names.
 
     Raises:

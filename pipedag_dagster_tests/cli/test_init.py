@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,10 +43,23 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     type_in(folder, "pipedag-dagster stop")
 
 
+def test_a_fresh_checkout_is_green_and_has_no_warnings(project: Path) -> None:
+    """Nothing was run before: full is run first. The tests of the documentation are among those that run."""
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+    imports = "import pandas as pd\nfrom web_shop.flow import build, ranking\n"
+    (project / "tests" / "test_docs.py").write_text(
+        imports + "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    )
+    printed = type_in(project, "pytest -W error --pipeline-instance mini")
+    assert "8 passed" in printed
+    assert "warning" not in printed
+    (project / "tests" / "test_docs.py").unlink()
+
+
 def test_what_it_says_to_type_next_works(project: Path) -> None:
     change, install, full, mini, tests, dev = next_steps(Path("web-shop"))
     assert (change, install) == ("cd web-shop", "pip install -e '.[dev]'")
-    assert "4 of 4 tables ran" in type_in(project, full)
+    assert "of 4 tables ran" in type_in(project, full)
     assert "orders" in type_in(project, mini)
     assert "2 passed" in type_in(project, tests)
     # `dagster dev` does not end; what it would load is loaded.
@@ -59,6 +73,7 @@ def test_a_new_project_is_formatted_and_ignores_what_is_made(project: Path) -> N
     assert (project / ".gitignore").read_text().splitlines()[0] == "__pycache__/"
     assert 'name = "web_shop"' in (project / "pyproject.toml").read_text()
     assert (project / "web_shop" / "flow.py").is_file()
+    assert (project / ".github" / "workflows" / "pipeline.yaml").is_file()
     assert not [file for file in project.rglob("*.*") if "my_pipeline" in file.name]
 
 
@@ -109,6 +124,6 @@ def test_an_unknown_instance_is_named(pytester: pytest.Pytester, instances: Inst
     pytester.makepyfile(TEST)
     pytester.makeini(f"[pytest]\npipeline_config = {instances().path}\n")
     result = pytester.runpytest("--pipeline-instance", "mdi")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*--pipeline-instance mdi: *has no instance 'mdi'. Did you mean 'midi'?*"])
-    result.stdout.no_fnmatch_line("*Traceback*")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --pipeline-instance mdi: *has no instance 'mdi'. Did you mean 'midi'?"])
+    result.stderr.no_fnmatch_line("*Traceback*")

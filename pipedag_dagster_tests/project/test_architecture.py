@@ -27,6 +27,7 @@ LAYERS = [
     {"execution"},
     {"orchestration"},
     {"looking"},
+    {"testing"},
     {"cli", "examples", "pytest_plugin", "template", "__init__"},
 ]
 MAY_IMPORT_DAGSTER = {"orchestration", "cli", "examples"}

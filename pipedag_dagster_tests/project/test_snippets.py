@@ -180,12 +180,6 @@ def test_other_attrs_for_one_run(config: PipedagConfig, tmp_path: Path, monkeypa
     exec(snippet("automation.md", "with_attrs"), NAMES | {"build": build})
 
 
-def test_the_test_of_a_pipeline(config: PipedagConfig) -> None:
-    names = {"build": build}
-    exec(snippet("deployment.md", "pipeline_instance"), names)
-    names["test_the_pipeline_runs"](config.get("full"))
-
-
 def test_a_translator(config: PipedagConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"build": build}
@@ -199,6 +193,7 @@ ELSEWHERE = {
     "looking.md": "project/test_docs.py",
     "from_pipedag.md": "compat/test_migration.py",
     "existing_project.md": "project/test_docs.py",
+    "testing.md": "cli/test_init.py",
     "tutorial.md": "project/test_tutorial.py",
 }
 

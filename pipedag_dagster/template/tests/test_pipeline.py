@@ -1,15 +1,14 @@
 """The pipeline on a small instance: `pytest`, or `pytest --pipeline-instance midi`."""
 
 import pandas as pd
-from my_pipeline.flow import build, ranking
+from my_pipeline.flow import ranking
 
-from pipedag_dagster import ConfigContext
+from pipedag_dagster import OpenInstance
 
 
-def test_the_pipeline_runs(pipeline_instance: ConfigContext) -> None:
-    flow = build(pipeline_instance)
-    result = flow.run(config=pipeline_instance, fail_fast=True)
-    ranked = result.get(flow["report.ranking"])
+def test_the_pipeline_runs(pipeline: OpenInstance) -> None:
+    pipeline.run()
+    ranked = pipeline.table("report.ranking")
     assert ranked["revenue"].is_monotonic_decreasing
 
 
