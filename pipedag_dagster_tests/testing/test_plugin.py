@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipedag_dagster_tests.helpers import Instances, Query
-from pipedag_dagster_tests.helpers.command_line import MODULES, write_shop
+from pipedag_dagster_tests.helpers.command_line import write_shop
 
 pytest_plugins = ["pytester"]
 
 
 @pytest.fixture
-def shop(pytester: pytest.Pytester, instances: Instances, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def shop(pytester: pytest.Pytester, instances: Instances) -> pytest.Pytester:
     """The shop as a project with pytest. Nothing was run in it."""
-    for module in MODULES:  # of another test
-        monkeypatch.delitem(sys.modules, module, raising=False)
     files = instances(
         midi="attrs: {copy_source: full, copy_filter_cnt: 2}\ntags: slow\nstage_tags: {report: [fragile]}\n",
     )
@@ -68,17 +65,15 @@ def test_a_stage_that_fails_shows_the_error_of_the_user_and_what_reads_it_is_ski
 @pytest.mark.parametrize(
     ("options", "passed"),
     [
-        (["-m", "midi"], ["midi::raw", "midi::report"]),
         (["-m", "midi and not fragile"], ["midi::raw"]),
         (["-m", "slow and fragile"], ["midi::report"]),
         (["--pipeline-instance", "midi", "-k", "raw"], ["midi::raw"]),
-        (["--pipeline-instance", "mini", "-m", "not slow"], ["mini::raw", "mini::report"]),
     ],
 )
 def test_names_and_tags_of_the_configuration_are_markers(
     shop: pytest.Pytester, options: list[str], passed: list[str]
 ) -> None:
-    result = shop.runpytest_inprocess(*options, "--collect-only")
+    result = shop.runpytest_subprocess(*options, "--collect-only")
     assert [line[11:-1] for line in result.outlines if line.startswith("<StageTest ")] == passed
 
 
@@ -93,7 +88,7 @@ def test_a_mistake_in_the_configuration_is_a_usage_error_where_it_may_matter(sho
 
 def test_definitions_that_cannot_be_loaded_are_a_usage_error(shop: pytest.Pytester) -> None:
     (shop.path / "shop_definitions.py").write_text("1 / 0")
-    result = shop.runpytest_inprocess("--pipeline-instance", "mini")
+    result = run(shop, "--pipeline-instance", "mini")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*ZeroDivisionError*"])
 
