@@ -39,6 +39,7 @@ class Database:
         self._role = role
         self._create = create or url == "embedded"
         self._engine: sa.Engine | None = None
+        self._users_engine: sa.Engine | None = None
         self._own_path: str | None = None
         self._lock = threading.Lock()
 
@@ -48,6 +49,15 @@ class Database:
             if self._engine is None:
                 self._engine = self._open()
             return self._engine
+
+    @property
+    def users_engine(self) -> sa.Engine:
+        """The engine for queries of users: parameters are written into the statement (see `users_engine`)."""
+        url, path = self.engine.url, self.own_search_path
+        with self._lock:
+            if self._users_engine is None:
+                self._users_engine = engine_of(url, self._role, path)
+            return self._users_engine
 
     @property
     def uri(self) -> str:
@@ -176,6 +186,9 @@ class Database:
                 adbc.disconnect(session.libpq(self._engine.url))
                 self._engine.dispose()
                 self._engine = None
+            if self._users_engine is not None:
+                self._users_engine.dispose()
+                self._users_engine = None
 
 
 def driver_of(connection: sa.Connection) -> psycopg.Connection[tuple[Any, ...]]:

@@ -13,27 +13,35 @@ import sqlalchemy as sa
 
 from pipedag_dagster.data import adbc
 from pipedag_dagster.postgres import session
+from pipedag_dagster.postgres.users_engine import prepare_for_users
 
 _LONG = 30.0
 """Seconds. A connection that was idle for longer is tried before it is used: a firewall may have forgotten it."""
 
-_engines: WeakValueDictionary[sa.URL, sa.Engine] = WeakValueDictionary()
+_engines: WeakValueDictionary[tuple[sa.URL, str | None], sa.Engine] = WeakValueDictionary()
 _engines_lock = threading.Lock()
 
 
-def engine_of(url: sa.URL, role: str | None) -> sa.Engine:
-    """The pool of this process for a url and role."""
+def engine_of(url: sa.URL, role: str | None, users_path: str | None = None) -> sa.Engine:
+    """The pool of this process for a url and role.
+
+    Args:
+        users_path: for the pool of users' own queries (see `users_engine`): their search path.
+    """
     with _engines_lock:
-        engine = _engines.get(url)
+        engine = _engines.get((url, users_path))
         if engine is None:
             # The connection that holds a lock is idle while a stage runs, for hours maybe: a firewall must not take it
             # for dead.
             arguments = {"keepalives_idle": 60}
-            engine = sa.create_engine(url, pool_size=10, max_overflow=20, connect_args=arguments)
+            size = 10 if users_path is None else 2
+            engine = sa.create_engine(url, pool_size=size, max_overflow=20, connect_args=arguments)
             sa.event.listen(engine, "connect", _preparation(url, role), insert=True)  # before SQLAlchemy's own
             sa.event.listen(engine, "checkin", _note_time)
             sa.event.listen(engine, "checkout", _refuse_dead)
-            _engines[url] = engine
+            if users_path is not None:
+                prepare_for_users(engine, users_path)  # after our own preparation
+            _engines[url, users_path] = engine
         return engine
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import HSTORE, psycopg
+from sqlalchemy.sql import operators
 
 from pipedag_dagster.errors import UnstorableResult
 from pipedag_dagster.postgres import literals, sql_lexer
@@ -96,10 +97,28 @@ def _one_query(text: str) -> str:
     return text
 
 
+_READ = (sa.types.NullType, sa.types.String, sa.JSON)
+"""Types that a text is compared with as a text. PostgreSQL reads it as any other type: a date, a number, a UUID."""
+
+
+def _parts(side: Any) -> list[Any]:
+    """The operands on one side of a comparison. BETWEEN has two."""
+    return [side, *(() if isinstance(side, sa.FunctionElement) else getattr(side, "clauses", ()))]
+
+
 class _Compiler(psycopg.PGCompiler_psycopg):
     """SQLAlchemy's compiler for psycopg, with constants in the places of its parameters."""
 
     _casts = False
+    _reads_text = False
+    _untyped: frozenset[int] = frozenset()
+
+    def visit_binary(self, binary: Any, *args: Any, **options: Any) -> str:
+        if operators.is_comparison(binary.operator):
+            sides = ((binary.left, binary.right.type), (binary.right, binary.left.type))
+            read = [side for side, other in sides if not isinstance(other, _READ)]
+            self._untyped |= {id(part) for side in read for part in _parts(side)}
+        return str(super().visit_binary(binary, *args, **options))
 
     def visit_bindparam(self, bindparam: Any, *args: Any, **options: Any) -> str:
         # Functions like aggregate_strings() do not pass the option on to their arguments in SQLAlchemy 2.0.
@@ -116,7 +135,7 @@ class _Compiler(psycopg.PGCompiler_psycopg):
                 f"the parameter :{bindparam.key} has no value. Write .bindparams({bindparam.key}=…); or \\:"
                 f"{bindparam.key}, if this is no parameter."
             )
-        self._casts = True
+        self._casts, self._reads_text = True, id(bindparam) in self._untyped
         try:
             if unset and not bindparam.expanding:
                 return self.render_literal_value(None, bindparam.type)
@@ -135,6 +154,8 @@ class _Compiler(psycopg.PGCompiler_psycopg):
             kind = kind.impl_instance
         if isinstance(kind, HSTORE) and isinstance(value, dict):
             value = HSTORE().bind_processor(self.dialect)(value)
+        if self._reads_text and type(value) is str and isinstance(kind, sa.types.String):
+            return literals.quoted(value)
         # Without a type, PostgreSQL would store a NULL or a text as text, whatever the type of the parameter is.
         typed = kind.render_bind_cast or ((value is None or type(value) is str) and not isinstance(kind, _UNTYPED))
         return literals.constant(value, self.render_bind_cast(type_, kind, "").removeprefix("::") if typed else None)

@@ -83,13 +83,14 @@ class TableStore:
 
     @property
     def engine(self) -> sa.Engine:
-        """The SQLAlchemy engine of the database, for queries of your own in cache functions."""
-        return self.database.engine
+        """The SQLAlchemy engine of the database, for queries of your own in cache functions. Parameters are written
+        into the statement, so a text may be compared with a date."""
+        return self.database.users_engine
 
     @contextmanager
     def engine_connect(self) -> Iterator[sa.Connection]:
         """A connection for queries of your own. Changes need `connection.commit()`."""
-        with self.database.engine.connect() as connection:
+        with self.engine.connect() as connection:
             yield connection
 
     def execute(self, query: sa.Executable | str, *, conn: sa.Connection | None = None) -> sa.Result[Any]:
@@ -101,7 +102,7 @@ class TableStore:
         statement = sa.text(query) if isinstance(query, str) else query
         if conn is not None:
             return conn.execute(statement)
-        with self.database.engine.begin() as connection:
+        with self.engine.begin() as connection:
             result = connection.execute(statement)
             return result.freeze()() if result.returns_rows else result
 

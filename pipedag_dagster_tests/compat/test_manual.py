@@ -247,3 +247,31 @@ def test_tables_of_other_libraries_are_refused_as_inputs() -> None:
     polars = type("Polars", (), {"__module__": "pydiverse.transform"})
     with pytest.raises(WiringError, match=r"input_type=pl\.LazyFrame, and make a table of pydiverse"):
         materialize(input_type=polars, name="task")(lambda table: table)
+
+
+# ---- texts that are compared with other types --------------------------------------------------------------------
+
+
+@materialize(version="1.0")
+def events() -> Any:
+    return Table(pd.DataFrame({"at": pd.to_datetime(["2020-01-01", "2021-01-01"]), "x": [1, 2]}), "events")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        lambda c: c.at > "2020-06-01",
+        lambda c: c.at.between("2020-06-01", "2022-01-01"),
+        lambda c: c.at.in_(["2021-01-01"]),
+        lambda c: c.x == "2",
+    ],
+    ids=["greater", "between", "in", "number"],
+)
+def test_a_query_compares_a_text_as_the_type_of_the_column(basic: ConfigContext, condition: Any) -> None:
+    @materialize(lazy=True, input_type=sa.Table)
+    def late(table: sa.Alias) -> Any:
+        return sa.select(table.c.x).where(condition(table.c))
+
+    with Flow() as flow, Stage("stage_1"):
+        out = late(events())
+    assert flow.run().get(out)["x"].to_list() == [2]
