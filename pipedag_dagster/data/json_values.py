@@ -112,10 +112,15 @@ def decode(node: Any, read: Callable[[str], Any]) -> Any:
     return {key: decode(part, read) for key, part in node.items()}
 
 
+def _duration(text: str) -> dt.timedelta:
+    return dt.timedelta(*map(int, text.split()))
+
+
 _TEXTS: dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]] = {
     dt.date: (dt.date.isoformat, dt.date.fromisoformat),
     dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),
     dt.time: (dt.time.isoformat, dt.time.fromisoformat),
+    dt.timedelta: (lambda value: f"{value.days} {value.seconds} {value.microseconds}", _duration),
     decimal.Decimal: (str, decimal.Decimal),
 }
 """Classes whose objects are kept as texts."""

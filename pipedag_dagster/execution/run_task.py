@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.data import json_values, polars_plans
 from pipedag_dagster.digest import digest
+from pipedag_dagster.errors import WiringError
 from pipedag_dagster.execution import cache_key, observed
 from pipedag_dagster.execution.cache_key import Key
 from pipedag_dagster.execution.decide import Decider
@@ -44,6 +45,8 @@ from pipedag_dagster.execution.task_outputs import (
 from pipedag_dagster.execution.unpack import Unpacking
 from pipedag_dagster.fingerprint.observation import observe
 from pipedag_dagster.graph.flow import Slot, TaskCall
+from pipedag_dagster.graph.tables import Table
+from pipedag_dagster.graph.task_context import TaskContext
 from pipedag_dagster.sampling.copies import copied_from, source_of
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.table_store import TableStore
@@ -173,7 +176,7 @@ class TaskRunner:
             parts["classes"] = classes
         observation = None
         if call.task.cache is not None and not self.validation.disable_cache_function:
-            with observe() as observation:
+            with TaskContext(call, self.instance, _refuse_to_write), observe() as observation:
                 parts["cache"] = cache_key.cache_value(call, Arguments(self.inputs, call))  # calls the cache function
         covered = observed.reads_of_cache_function(call, observation)
         store = None if source is None else source.store.table_store
@@ -250,6 +253,10 @@ class TaskRunner:
             return BlobOutput(slot, table.name, data, table.data_version, tuple(table.parts.get("holds") or ()))
         sample = self.samples.of(table)
         return CopiedTable(slot, table.name, sample, self.samples.origin(sample))
+
+
+def _refuse_to_write(table: Table, *, is_debug: bool = False) -> NoReturn:
+    raise WiringError("A cache function says whether its task must run. Call Table(…).materialize() in the task.")
 
 
 _LOOKS_AT_DATA = re.compile(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.util import ClauseAdapter
 
-from pipedag_dagster.errors import WiringError
+from pipedag_dagster.errors import WiringError, WrongCall
 from pipedag_dagster.frame_types import is_readable
 from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.container import Container
@@ -70,7 +70,7 @@ class Table(Container):
                 "that the table must meet as checks: @materialize(checks=[…])."
             )
         self.obj = obj
-        self.name = name
+        self.name = _name("Table", name)
         self.primary_key = _column_names("primary_key", () if primary_key is None else primary_key)
         listed = (indexes,) if isinstance(indexes, str) else indexes
         self.indexes = tuple(_column_names("indexes", columns) for columns in listed)
@@ -156,6 +156,12 @@ class Table(Container):
         return f"Table({type(self.obj).__name__}, name={self.name!r}{key})"
 
 
+def _name(kind: str, name: Any) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise WrongCall(f'{kind}(…): name={name!r} is not a text. Write name="orders".')
+    return name
+
+
 def bare_references(value: Any) -> Any:
     """`value` with each `Table(ExternalTableReference(…))` in it replaced by the reference."""
     return nested.replace(value, Table, lambda t: t.obj if isinstance(t.obj, ExternalTableReference) else t)
@@ -198,7 +204,7 @@ class Blob(Container):
     @known_options()
     def __init__(self, obj: Any, name: str | None = None) -> None:
         self.obj = obj
-        self.name = name
+        self.name = _name("Blob", name)
 
     @property
     def content(self) -> Any:
@@ -230,7 +236,7 @@ class RawSql(Container):
     @known_options()
     def __init__(self, sql: str | Sequence[str], name: str | None = None) -> None:
         self.scripts = (sql,) if isinstance(sql, str) else tuple(sql)
-        self.name = name
+        self.name = _name("RawSql", name)
 
     @property
     def content(self) -> str | tuple[str, ...]:

@@ -263,13 +263,22 @@ class TableStore:
 
     # Writing
 
-    def store_table(self, table: Table, schema: Schema | str | None, *, suffix: str = "", replace: bool = True) -> str:
+    def store_table(
+        self,
+        table: Table,
+        schema: Schema | str | None = None,
+        *,
+        suffix: str = "",
+        replace: bool = True,
+        task: Any = None,
+    ) -> str:
         """Write a table into a schema of your own, for looking at it.
 
         Args:
             schema: it must exist, and may not belong to a stage.
             suffix: is added to the name of the table.
             replace: whether a table of the same name is replaced.
+            task: of pydiverse.pipedag, and refused: a table of a task is written by `Table(…).materialize()`.
 
         Returns:
             The name of the table in the schema. A table without a name gets a random one.
@@ -279,6 +288,11 @@ class TableStore:
             NotOwned: the schema belongs to a stage or a catalog.
             UnstorableResult: the table cannot be stored.
         """
+        if task is not None:
+            raise WiringError(
+                "store_table(…): a table of a task is part of its result. Write Table(…).materialize() in the task, or "
+                "leave task= out and name a schema of your own."
+            )
         if schema is None:
             raise WiringError(
                 "No task runs here, so the schema to write to is not known. Write "
