@@ -279,7 +279,7 @@ def test_a_stream_and_a_frame_of_one_task(full: ConfigContext) -> None:
 
 # In
 
-LARGE = 300_000
+LARGE = 200_000
 
 
 def large() -> pa.Table:

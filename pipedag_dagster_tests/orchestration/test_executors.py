@@ -110,7 +110,7 @@ def test_a_celery_worker_that_is_killed_in_the_middle(celery: Project, query: Qu
     """Its step is done again by another worker, once Redis gives it out again; nothing half-done is ever seen."""
     workers = [worker(celery, "one"), worker(celery, "two")]
     with running(*workers):
-        done(celery.materialize(), celery)
+        done(celery.command("pipedag-dagster", "run", "full", "-m", "shop_flow"), celery, "pipedag-dagster")
         assert query("SELECT count(*) FROM full_report.report") == [(3,)]
         celery.set_orders(1, 2)
         celery.close_gate()
@@ -136,8 +136,6 @@ def test_a_celery_worker_that_is_killed_in_the_middle(celery: Project, query: Qu
                         if "in celery worker" in entry.message
                     ]
                 assert starts.count("full__middle") == 2, "that it was done again shows in the run's log"
-                # The next run finds everything done.
-                done(celery.materialize(), celery)
     assert query("SELECT stage, max(number) FROM full_pipedag.stage_version GROUP BY stage ORDER BY stage") == [
         ("middle", 2),
         ("raw", 2),

@@ -127,6 +127,11 @@ class Host:
         self.started.append(process)
         return process
 
+    def listens(self, service: str) -> bool:
+        """Whether its port is open. Much cheaper than to ask whether it is healthy."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.ports[service])) == 0
+
     def healthy(self, service: str) -> bool:
         kind, *command = self.services[service]["healthcheck"]["test"]
         assert kind == "CMD"
@@ -175,9 +180,11 @@ def test_every_service_runs_and_a_run_launched_in_the_ui_succeeds(tmp_path: Path
         for name in codes:
             host.start(name)
         for name in codes:
+            wait_for(name, lambda name=name: host.listens(name))
             wait_for(name, lambda name=name: host.healthy(name))
         host.start("webserver")
         host.start("daemon")
+        wait_for("webserver", lambda: host.listens("webserver"))
         wait_for("webserver", lambda: host.healthy("webserver"))
         wait_for("daemon", lambda: host.healthy("daemon"))
         client = DagsterGraphQLClient("127.0.0.1", port_number=host.ports["webserver"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 import pipedag_dagster
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.lazy_group import COMMANDS
+from pipedag_dagster.cli.main import main
 from pipedag_dagster.config.instances import InstanceConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -76,7 +78,9 @@ def snippets(page: str, language: str) -> list[str]:
     return [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if not block.startswith("# ")]
 
 
-def test_the_page_about_looking_does_what_it_says(project: Path) -> None:
+def test_the_page_about_looking_does_what_it_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (project / "workspace.yaml").write_text(
         "load_from:\n"
         + "".join(
@@ -84,6 +88,9 @@ def test_the_page_about_looking_does_what_it_says(project: Path) -> None:
             for name in ("full", "mini")
         )
     )
+    monkeypatch.chdir(project)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+        monkeypatch.delitem(sys.modules, module)
     definitions = project / "shop" / "definitions.py"
     definitions.write_text(definitions.read_text().replace("midi", "mini"))
     (project / "instances" / "midi.yaml").rename(project / "instances" / "mini.yaml")
@@ -92,7 +99,11 @@ def test_the_page_about_looking_does_what_it_says(project: Path) -> None:
     run(project, "pipedag-dagster", "run", "full", "--cache-mode", "force_cache_invalid")
     for block in snippets("looking.md", "bash"):
         for line in block.splitlines():
-            assert run(project, *shlex.split(line, comments=True)), line
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "pipedag-dagster"
+            with contextlib.suppress(SystemExit):
+                main(arguments)
+            assert capfd.readouterr().out, line
     for block in snippets("looking.md", "python"):
         run(project, "python", "-c", block)
 

@@ -35,7 +35,7 @@ from pipedag_dagster.sampling.selection import Selection, Why
 from pipedag_dagster.sampling.source_tables import SourceTable
 from pipedag_dagster_tests.sampling.random_tables import COLUMNS, Asked, Data, Row, data, load, sample, two_sizes
 
-CASES = 10_000 if os.environ.get("PIPEDAG_TORTURE") == "long" else 200
+CASES = 10_000 if os.environ.get("PIPEDAG_TORTURE") == "long" else 120
 CASES = int(os.environ.get("PIPEDAG_SAMPLING_CASES", CASES))
 
 
