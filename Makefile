@@ -35,7 +35,8 @@ test-wheel: $(READY) ## build the wheel, install it into an empty environment, m
 	PIPEDAG_TEST_WHEEL=1 $(BIN)/python -m pytest pipedag_dagster_tests/project/test_wheel.py
 
 torture: $(READY) ## the long form of the tests that break things on purpose; prints a table
-	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture pipedag_dagster_tests/sampling
+	PIPEDAG_TORTURE=long $(BIN)/python -m pytest pipedag_dagster_tests/torture pipedag_dagster_tests/sampling \
+		pipedag_dagster_tests/project/test_ci.py
 
 bench: $(READY) .venv-pipedag/.ready ## all measurements, beside pydiverse.pipedag; writes docs/benchmarks.md: an hour
 	$(BIN)/python benchmarks/bench.py

@@ -1,5 +1,5 @@
-"""A plugin for pytest: `pytest --pipeline-instance midi` runs each stage of midi as a test, and gives fixtures to the
-tests of a project.
+"""A plugin for pytest: `pytest --pipeline-instance midi` runs each stage of midi as a test. Tests get fixtures for an
+instance.
 
 Example:
     def test_the_best_customer_is_first(pipeline):
@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# What this file imports of the package is imported late: otherwise pytest would import the package in every project of
-# the environment.
+# pytest loads this file in every project of the environment. Late imports keep the package out of the others.
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
@@ -51,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         files = _files(config)
         wanted = [files.get(named)] if named else _marked(files, expression)
     except NoConfig:
-        return  # a test that needs it says so
+        return  # the fixtures report it to the tests that use them
     except ConfigError as error:
         option = f"--pipeline-instance {named}" if named else f"-m {expression!r}"
         raise pytest.UsageError(f"{option}: {error}") from None
@@ -66,10 +65,10 @@ _WANTED = pytest.StashKey["list[ConfigContext]"]()
 
 
 def _marked(files: PipedagConfig, expression: str) -> list[ConfigContext]:
-    """The instances whose name or tags are in the expression of `-m`."""
+    """The instances whose name or tags the expression of `-m` asks for. `not slow` asks for none."""
     from pipedag_dagster.errors import ConfigError  # noqa: PLC0415
 
-    words = set(re.findall(r"\w+", expression))
+    words = set(re.findall(r"\w+", re.sub(r"\bnot\s*(\([^()]*\)|\w+)", "", expression)))
     instances = [files.get(name) for name in files.instance_names if name in words]
     if instances:
         return instances
@@ -106,7 +105,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     from pipedag_dagster.testing.stage_tests import stage_tests  # noqa: PLC0415
 
     try:
-        tests = [test for one in config.stash[_WANTED] for test in stage_tests(session, one, workspace)]
+        tests = [test for instance in config.stash[_WANTED] for test in stage_tests(session, instance, workspace)]
     except PipedagError as error:
         raise pytest.UsageError(str(error)) from None
     items[:0] = tests
@@ -138,8 +137,8 @@ def pipeline_instance(request: pytest.FixtureRequest) -> ConfigContext:
 
 @pytest.fixture(scope="session")
 def pipeline(pipeline_instance: ConfigContext, request: pytest.FixtureRequest) -> OpenInstance:
-    """The instance of `pipeline_instance`, open: `.run()`, `.table()`, `.query()`, `.diff()`. If it has a source that
-    was never run, that is run first."""
+    """The instance of `pipeline_instance`, open: `.run()`, `.table()`, `.query()`, `.diff()`. If its source was never
+    run, the source runs first."""
     from pipedag_dagster.looking.open_instance import OpenInstance  # noqa: PLC0415
     from pipedag_dagster.testing.fresh import run_source  # noqa: PLC0415
 
@@ -150,8 +149,8 @@ def pipeline(pipeline_instance: ConfigContext, request: pytest.FixtureRequest) -
 
 @pytest.fixture
 def fresh_instance(pipeline_instance: ConfigContext, request: pytest.FixtureRequest) -> Iterator[FreshInstance]:
-    """An instance like that of `pipeline_instance`, with schemas of its own that are dropped after the test. Tests of
-    several processes do not meet in it."""
+    """An instance like `pipeline_instance`, with its own schemas. They are dropped after the test. Tests that run side
+    by side do not share it."""
     from pipedag_dagster.testing.fresh import FreshInstance  # noqa: PLC0415
 
     fresh = FreshInstance(pipeline_instance, _workspace(request.config))
@@ -161,7 +160,7 @@ def fresh_instance(pipeline_instance: ConfigContext, request: pytest.FixtureRequ
 
 @pytest.fixture(scope="session")
 def embedded_postgres() -> Iterator[sa.URL]:
-    """The url of an empty PostgreSQL of this test session, which is thrown away at its end."""
+    """The url of an empty PostgreSQL for this test session. It is deleted at the end."""
     from pipedag_dagster.postgres import embedded  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:

@@ -210,7 +210,7 @@ def _tags(value: Any) -> Any:
 
 def _tag(name: str) -> str:
     if not name.isidentifier():
-        raise ValueError(f"{name!r} cannot be a marker of pytest. Write letters, digits and _.")
+        raise ValueError(f"{name!r} cannot be a pytest marker. Use letters, digits and _.")
     return name
 
 
@@ -236,9 +236,9 @@ class Settings(Keys):
     user_modules: _List[Annotated[str, AfterValidator(_module)]] = ()
     """Modules, with all that is in them, that count as the user's own code although they are installed."""
     tags: _Tags = ()
-    """Markers of the tests of all stages, in pytest."""
+    """Pytest markers for the tests of all stages."""
     stage_tags: dict[str, _Tags] = {}
-    """Markers of the tests of single stages."""
+    """Pytest markers for the tests of single stages, by the name of the stage."""
 
 
 class _Setup(Settings):

@@ -1,1 +1,1 @@
-"""What the plugin for pytest gives: tests of stages, and instances of their own for tests."""
+"""What the pytest plugin uses: a test for each stage, and instances that belong to one test."""

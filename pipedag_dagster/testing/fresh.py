@@ -1,4 +1,4 @@
-"""An instance that a test has for itself."""
+"""An instance that belongs to one test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.graph.flow import FlowGraph
 from pipedag_dagster.looking.open_instance import OpenInstance
 from pipedag_dagster.looking.running import location_of, run_instance
@@ -34,18 +35,21 @@ class FreshInstance(OpenInstance):
         self.origin = origin
 
     def run(self, select: str | None = None, *, flow: FlowGraph | None = None) -> Result:
-        """Run all of the flow, or a stage, in the schemas of this instance. If its source has nothing to copy from, the
-        source is run before.
+        """Run the whole flow, or a part of it, in the schemas of this instance. If its source was never run, the source
+        runs first.
 
         Args:
             select: a stage, or `stage.task`.
-            flow: instead of that of the definitions.
+            flow: the flow to run. Default: the flow of the definitions.
 
         Raises:
+            ConfigError: the definitions have no flow for this instance.
             PipedagError: the run fails.
         """
         run_source(self.origin, self.workspace)
         flows = [flow] if flow is not None else flows_of(location_of(self.origin, self.workspace))
+        if not flows:
+            raise ConfigError(f"{self.workspace} has no flow for the instance {self.origin.config.name!r}.")
         chosen = [each for each in flows if select is None or select.partition(".")[0] in [s.name for s in each.stages]]
         results = [_run(each, self.instance, select) for each in chosen or flows[:1]]
         return results[-1]
@@ -67,8 +71,8 @@ def flows_of(location: Location) -> list[FlowGraph]:
 
 
 def run_source(instance: ConfigContext, workspace: Path) -> bool:
-    """Run the instance that inputs are copied from, if it was never run. Two processes may do so at once: one waits,
-    and finds everything cached.
+    """Run the instance that inputs are copied from, if it was never run. If two processes do so at once, one waits for
+    the other and then finds everything cached.
 
     Returns:
         Whether it was run.

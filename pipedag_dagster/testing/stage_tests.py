@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import PipedagError, SeveralFailed
+from pipedag_dagster.errors import ConfigError, PipedagError, SeveralFailed, did_you_mean
 from pipedag_dagster.execution.user_frames import user_traceback
 from pipedag_dagster.looking.running import location_of, run_instance
 from pipedag_dagster.testing.fresh import run_source
@@ -63,16 +63,22 @@ _DONE = pytest.StashKey[dict[str, bool]]()
 
 
 def stage_tests(session: pytest.Session, instance: ConfigContext, workspace: Path) -> Iterator[StageTest]:
-    """The tests of an instance, each after those of the stages that it reads.
+    """The tests of an instance. The test of a stage comes after the tests of the stages that it reads.
 
     Raises:
-        ConfigError: the definitions cannot be loaded, or there are none for this instance.
+        ConfigError: the definitions cannot be loaded, there are none for this instance, or `stage_tags` names a stage
+            that does not exist.
     """
     location = location_of(instance, workspace)
+    names = [stage.name for stage in location.stages]
+    for name in instance.config.stage_tags:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise ConfigError(f"{instance.config.file}: stage_tags: there is no stage {name!r}.{hint}")
     needs: dict[str, list[str]] = {}
-    for stage in location.stages:  # each comes after those that it reads
+    for stage in location.stages:  # in the order of the pipeline
         read = {output.call.stage.name for call in stage.calls for output in call.inputs} - {stage.name}
-        needs[stage.name] = [name for name in needs if any(name == one or name in needs[one] for one in read)]
+        needs[stage.name] = [name for name in needs if any(name == each or name in needs[each] for each in read)]
         test = StageTest.from_parent(
             session,
             name=f"{instance.config.name}::{stage.name}",

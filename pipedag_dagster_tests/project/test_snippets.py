@@ -193,7 +193,7 @@ ELSEWHERE = {
     "looking.md": "project/test_docs.py",
     "from_pipedag.md": "compat/test_migration.py",
     "existing_project.md": "project/test_docs.py",
-    "testing.md": "cli/test_init.py",
+    "testing.md": "project/test_ci.py",
     "tutorial.md": "project/test_tutorial.py",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def shop(pytester: pytest.Pytester, instances: Instances) -> pytest.Pytester:
     )
     write_shop(pytester.path)
     (pytester.path / "instances").symlink_to(files.path)
-    pytester.makeini("[pytest]\naddopts = --strict-markers -p no:cacheprovider\n")
+    pytester.makeini("[pytest]\naddopts = --strict-markers -p no:cacheprovider\nmarkers = \n  slow\n  other\n")
     return pytester
 
 
@@ -29,8 +30,8 @@ def run(shop: pytest.Pytester, *options: str) -> pytest.RunResult:
 
 
 def schemas(query: Query) -> set[str]:
-    found = query("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public)'")
-    return {row[0] for row in found}
+    rows = query("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public)'")
+    return {row[0] for row in rows}
 
 
 def test_each_stage_is_a_test_in_the_order_of_the_pipeline(shop: pytest.Pytester) -> None:
@@ -38,16 +39,6 @@ def test_each_stage_is_a_test_in_the_order_of_the_pipeline(shop: pytest.Pytester
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["pipeline: mini of *", "*pipeline::mini::raw PASSED*", "*mini::report PASSED*"])
-
-
-def test_without_the_option_there_are_only_the_tests_of_the_user(shop: pytest.Pytester) -> None:
-    shop.makepyfile("def test_it(): pass")
-    shop.runpytest_inprocess().assert_outcomes(passed=1)
-
-
-def test_a_file_on_the_command_line_is_run_alone(shop: pytest.Pytester) -> None:
-    file = shop.makepyfile("def test_it(): pass")
-    shop.runpytest_inprocess("--pipeline-instance", "mini", file.name).assert_outcomes(passed=1)
 
 
 def test_a_stage_that_fails_shows_the_error_of_the_user_and_what_reads_it_is_skipped(shop: pytest.Pytester) -> None:
@@ -62,23 +53,43 @@ def test_a_stage_that_fails_shows_the_error_of_the_user_and_what_reads_it_is_ski
     result.stdout.no_fnmatch_line("*run_task.py*")
 
 
-@pytest.mark.parametrize(
-    ("options", "passed"),
-    [
-        (["-m", "midi and not fragile"], ["midi::raw"]),
-        (["-m", "slow and fragile"], ["midi::report"]),
-        (["--pipeline-instance", "midi", "-k", "raw"], ["midi::raw"]),
-    ],
-)
-def test_names_and_tags_of_the_configuration_are_markers(
-    shop: pytest.Pytester, options: list[str], passed: list[str]
-) -> None:
-    result = shop.runpytest_subprocess(*options, "--collect-only")
-    assert [line[11:-1] for line in result.outlines if line.startswith("<StageTest ")] == passed
+CASES = [
+    ([], ["test_it"]),
+    (["-m", "not slow"], ["test_it"]),
+    (["-m", "not (midi or slow)"], ["test_it"]),
+    (["-m", "midi"], ["midi::raw", "midi::report"]),
+    (["-m", "midi and not fragile"], ["midi::raw"]),
+    (["-m", "slow and fragile"], ["midi::report"]),
+    (["--pipeline-instance", "midi", "-k", "raw"], ["midi::raw"]),
+    (["--pipeline-instance", "mini"], ["mini::raw", "mini::report", "test_it"]),
+    (["--pipeline-instance", "mini", "-m", "not slow"], ["mini::raw", "mini::report", "test_it"]),
+    (["--pipeline-instance", "mini", "test_user.py"], ["test_it"]),
+]
+COLLECT = """
+import json, sys, pytest
+
+class Names:
+    def pytest_collection_finish(self, session):
+        names.append([item.name for item in session.items])
+
+names = []
+for options in json.loads(sys.argv[1]):
+    pytest.main([*options, "--collect-only"], plugins=[Names()])
+print("NAMES", json.dumps(names))
+"""
+
+
+def test_options_and_markers_choose_the_tests(shop: pytest.Pytester) -> None:
+    shop.makepyfile(test_user="def test_it(): pass", collect=COLLECT)
+    result = shop.runpython_c(
+        f"import sys; sys.argv = ['', {json.dumps([case[0] for case in CASES])!r}]; import collect"
+    )
+    (line,) = (line for line in result.outlines if line.startswith("NAMES "))
+    assert json.loads(line.removeprefix("NAMES ")) == [names for _, names in CASES]
 
 
 def test_a_mistake_in_the_configuration_is_a_usage_error_where_it_may_matter(shop: pytest.Pytester) -> None:
-    shop.makepyfile("def test_it(): pass")
+    shop.makepyfile(test_user="def test_it(): pass")
     (shop.path / "instances" / "midi.yaml").write_text("keep_version: 3\n")
     result = shop.runpytest_inprocess("-m", "midi")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -86,11 +97,20 @@ def test_a_mistake_in_the_configuration_is_a_usage_error_where_it_may_matter(sho
     shop.runpytest_inprocess().assert_outcomes(passed=1)
 
 
-def test_definitions_that_cannot_be_loaded_are_a_usage_error(shop: pytest.Pytester) -> None:
-    (shop.path / "shop_definitions.py").write_text("1 / 0")
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("shop_definitions.py", "1 / 0", "*ZeroDivisionError*"),
+        ("instances/mini.yaml", "stage_tags: {reprot: [slow]}", "*no stage 'reprot'. Did you mean 'report'?*"),
+        ("instances/mini.yaml", "tags: [not-a-marker]", "*'not-a-marker' cannot be a pytest marker*"),
+    ],
+)
+def test_a_mistake_is_a_usage_error(shop: pytest.Pytester, file: str, text: str, message: str) -> None:
+    (shop.path / file).write_text(text)
     result = run(shop, "--pipeline-instance", "mini")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*ZeroDivisionError*"])
+    result.stderr.fnmatch_lines([message])
+    result.stderr.no_fnmatch_line("*INTERNALERROR*")
 
 
 def test_the_fixture_pipeline_runs_and_reads(shop: pytest.Pytester) -> None:
@@ -115,14 +135,11 @@ FRESH = """
 """
 
 
-def test_a_fresh_instance_has_schemas_of_its_own_which_are_dropped(shop: pytest.Pytester, query: Query) -> None:
+def test_a_fresh_instance_has_its_own_schemas_and_drops_them(shop: pytest.Pytester, query: Query) -> None:
+    """Beside the tests of stages, in two processes."""
     shop.makepyfile(FRESH)
-    run(shop, "-n", "2").assert_outcomes(passed=2)
-    assert {name.partition("_")[0] for name in schemas(query)} == {"full"}
-
-
-def test_tests_of_stages_run_side_by_side(shop: pytest.Pytester) -> None:
-    run(shop, "--pipeline-instance", "mini", "-n", "2").assert_outcomes(passed=2)
+    run(shop, "--pipeline-instance", "mini", "-n", "2").assert_outcomes(passed=4)
+    assert {name.partition("_")[0] for name in schemas(query)} == {"full", "mini"}
 
 
 def test_the_embedded_postgres_is_thrown_away(pytester: pytest.Pytester) -> None:
