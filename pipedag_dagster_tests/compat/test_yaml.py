@@ -68,7 +68,7 @@ def test_an_instance_loads_beside_others_that_could_not(written: Written) -> Non
     full = config.get("full")
     assert (full.instance_name, full.config.fail_fast, full.config.schema_prefix) == ("full", True, "full_")
     assert any("auto_table[1]" in note for note in config.notes)
-    assert any("stage_tags" in note for note in config.notes)
+    assert full.config.stage_tags == {"pytest_mark_slow3": ("simple",)}
 
 
 @pytest.mark.parametrize(
