@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from pipedag_dagster.catalog.forgetting import Forgetting
 from pipedag_dagster.catalog.reason import Reason, ReasonKind
@@ -114,27 +114,32 @@ class Catalog(Forgetting):
         connection.execute(
             table.insert().values(stage=stage, number=number, run_id=run_id, sources=copied, restored=restored)
         )
-        rows = [{"stage": stage, "number": number, "table_version": table} for table in tables]
-        if rows:
-            connection.execute(self.stage_table.insert(), rows)
+        members = sa.func.unnest(sa.cast(list(tables), ARRAY(sa.BigInteger))).column_valued()
+        rows = sa.select(sa.literal(stage), sa.literal(number), members)
+        connection.execute(self.stage_table.insert().from_select(["stage", "number", "table_version"], rows))
 
     # What was made
 
     def add(
         self, connection: sa.Connection, tables: Iterable[TableVersion], texts: Iterable[CodeText] = ()
     ) -> list[TableVersion]:
-        """Record the tables of one execution, and the texts that they refer to. Returns the tables with their ids."""
+        """Record the tables of one execution, and the texts that they refer to. Returns the tables with their ids. The
+        caller holds `pins_lock`, so that texts which are there already are not forgotten meanwhile."""
         rows = {text.key: [list(vars(part).values()) for part in text.parts] for text in texts}
-        if rows:
-            self._lock_pins(connection, shared=True)  # they are not forgotten meanwhile
-            statement = insert(self.text).on_conflict_do_nothing()
-            connection.execute(statement, [{"key": key, "parts": parts} for key, parts in rows.items()])
+        new = sa.func.jsonb_each(sa.bindparam("texts", rows, JSONB)).table_valued(sa.column("key"), sa.column("value"))
+        # In the order of their keys, so that two runs which add the same texts do not wait for each other.
+        texts_first = insert(self.text).from_select(
+            ["key", "parts"], sa.select(new.c.key, new.c.value).order_by(new.c.key)
+        )
+        with_texts = [texts_first.on_conflict_do_nothing().cte("texts")] if rows else []
         added = []
         for table in tables:
             values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
             del values["id"], values["created_at"]  # the database gives them
             values["columns"] = [dataclasses.asdict(column) for column in table.columns]
-            number = connection.scalar(self.table_version.insert().values(values).returning(self.table_version.c.id))
+            statement = self.table_version.insert().values(values).returning(self.table_version.c.id)
+            number = connection.scalar(statement.add_cte(*with_texts) if with_texts else statement)
+            with_texts = []
             added.append(dataclasses.replace(table, id=number))
         return added
 
@@ -160,6 +165,18 @@ class Catalog(Forgetting):
             made.c.stage == stage, made.c.asset == asset, made.c.rows == rows, made.c.kind == OutputKind.table
         )
         return [_table_version(row) for row in connection.execute(query.order_by(made.c.id.desc()))]
+
+    def row_counts(self, connection: sa.Connection, stage: str) -> set[tuple[str, int]]:
+        """The tables of a stage, each with the numbers of rows that its versions have."""
+        made = self.table_version
+        query = sa.select(made.c.asset, made.c.rows).distinct().where(made.c.stage == stage)
+        return {(row.asset, row.rows) for row in connection.execute(query)}
+
+    def keys(self, connection: sa.Connection, stage: str) -> set[str]:
+        """The task keys and cache keys of the results of a stage."""
+        made = self.table_version
+        query = sa.select(made.c.task_key, made.c.cache_key).where(made.c.stage == stage)
+        return {key for row in connection.execute(query) for key in row}
 
     def keep_content_hash(self, connection: sa.Connection, table: TableVersion, content_hash: str) -> None:
         """Keep the hash of a table that was not hashed when it was written."""

@@ -19,6 +19,7 @@ from pipedag_dagster.catalog.schema import CatalogTables
 from pipedag_dagster.errors import PinLost
 from pipedag_dagster.names import quote
 from pipedag_dagster.postgres import advisory_lock
+from pipedag_dagster.postgres.advisory_lock import TransactionLock
 
 _REMEMBERED = datetime.timedelta(days=7)
 """How long a pin that has ended is remembered, so that its run is refused instead of being given another version."""
@@ -76,6 +77,11 @@ class Pins(CatalogTables):
     @property
     def _pin_lock(self) -> str:
         return f"pipedag:{self.schema}:pin"
+
+    @property
+    def pins_lock(self) -> TransactionLock:
+        """While it is held, nothing is forgotten."""
+        return TransactionLock(self._pin_lock, f"the pins in {self.schema}", shared=True)
 
     def _lock_pins(self, connection: sa.Connection, *, shared: bool) -> None:
         advisory_lock.take_in_transaction(connection, self._pin_lock, f"the pins in {self.schema}", shared=shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ class Decider:
         self.store = store
         self.base = base
         self.validation = validation
+        self._loading = threading.Lock()
+        self._keys: set[str] | None = None
 
     def decide(self, keyed: KeyedCall) -> Decision:
         """Whether the call must run, and why.
@@ -104,9 +107,18 @@ class Decider:
         if not is_complete({table.asset for table in tables}):
             ignore, _ = cache_key.ignores(self.validation)
             wanted = key.task_key if ignore else key.cache_key
-            staged = self.store.records.find(call.stage.name, wanted, with_cache_value=not ignore)
-            tables = cache_key.usable(staged, key, self.validation)
+            tables = []
+            if wanted in self._known_keys():
+                staged = self.store.records.find(call.stage.name, wanted, with_cache_value=not ignore)
+                tables = cache_key.usable(staged, key, self.validation)
         return [table for table in tables if not self.store.reader.is_lost(table)]
+
+    def _known_keys(self) -> set[str]:
+        """The keys of all results of the stage. What this run adds is for other calls, which have other keys."""
+        with self._loading:
+            if self._keys is None:
+                self._keys = self.store.records.keys(self.base.stage)
+            return self._keys
 
     def _changed_code(self, keyed: KeyedCall, before: TableVersion | None) -> list[str]:
         old = self.store.records.text(None if before is None else before.text)

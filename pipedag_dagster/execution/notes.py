@@ -16,24 +16,30 @@ from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.graph.replaced_inputs import ReplacedInput
 from pipedag_dagster.graph.tables import bare_references
-from pipedag_dagster.postgres.query_reads import query_reads
+from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.table_store import TableStore
 
 _LISTED = 5
 
 
 def query_notes(
-    keyed: KeyedCall, store: TableStore, asset: str, query: str | None, tables: Iterable[TableVersion]
+    keyed: KeyedCall,
+    held: LockedStage,
+    store: TableStore,
+    asset: str,
+    query: str | None,
+    tables: Iterable[TableVersion],
 ) -> list[str]:
     """What to say of a query that made a table or view.
 
     Args:
+        held: the stage, whose lock the run holds.
         query: None for a table that was not made by a query.
         tables: those that it may read.
     """
     if query is None or keyed.is_copied or keyed.source is not None or keyed.call.task.cache is not None:
         return []
-    reads = query_reads(store.database, query)
+    reads = held.query_reads(query)
     known = {(store.schemas(table.stage).versions, table.physical) for table in tables}
     what = f"{keyed.call.stage.name}.{asset}"
     notes = []

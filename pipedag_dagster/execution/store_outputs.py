@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,6 +77,11 @@ class OutputWriter:
         Raises:
             UnstorableResult: one of them cannot be stored.
         """
+        # What one query has written is kept apart from what others have, to see that it has written nothing else.
+        with self.held.together() if len(result.outputs) == 1 else nullcontext():
+            return self._write_all(result)
+
+    def _write_all(self, result: TaskOutputs) -> list[TableVersion]:
         self._streams = {  # before all others: the task runs until they are read
             number: write_physical(self.held, output, self.keyed.source)
             for number, output in enumerate(result.outputs)
@@ -230,7 +236,7 @@ class OutputWriter:
             query=None if query is None else with_view_names(query, reader, self._reads.values()),
             notes=[]
             if isinstance(output, ScriptOutput)
-            else query_notes(self.keyed, self.store, output.slot.asset, query, self._reads.values()),
+            else query_notes(self.keyed, self.held, self.store, output.slot.asset, query, self._reads.values()),
         )
 
     def _add(self, output: TaskOutput, kind: OutputKind, data_version: str, **details: Any) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ import psycopg
 import sqlalchemy as sa
 
 from pipedag_dagster.errors import ConnectionLost, DatabaseError, RunActive
+from pipedag_dagster.names import literal
 from pipedag_dagster.postgres import session
 from pipedag_dagster.postgres.database import Database, driver_of
 
@@ -158,6 +159,35 @@ def _lost(lock: StageLock, how: str) -> ConnectionLost:
     return ConnectionLost(
         f"{how} of {lock.what}, so the lock is lost. Nothing was committed. Run it again: what was staged is reused."
     )
+
+
+@dataclass(frozen=True)
+class TransactionLock:
+    """A lock that lasts until a transaction ends. `what` names it for people."""
+
+    key: str
+    what: str
+    shared: bool = False
+
+
+def take_in_order(connection: sa.Connection, locks: Sequence[TransactionLock], *, before: str = "") -> None:
+    """Wait for these locks, in this order (see `take_in_transaction`). When they are free it is one message.
+
+    Args:
+        before: statements that are sent with it.
+    """
+    taken = "0"
+    for number, lock in reversed(list(enumerate(locks))):
+        mode = "_shared" if lock.shared else ""
+        tried = f"pg_try_advisory_xact_lock{mode}(hashtextextended({literal(lock.key)}, 0))"
+        # A CASE has an order; a list of expressions has none.
+        taken = f"CASE WHEN {tried} THEN {taken if number + 1 < len(locks) else len(locks)} ELSE {number} END"
+    cursor = driver_of(connection).execute(f"{before}SELECT {taken}".encode())
+    while cursor.nextset():
+        pass
+    (count,) = cursor.fetchone() or (0,)
+    for lock in locks[count:]:
+        take_in_transaction(connection, lock.key, lock.what, shared=lock.shared)
 
 
 def take_in_transaction(connection: sa.Connection, key: str, what: str, *, shared: bool = False) -> None:

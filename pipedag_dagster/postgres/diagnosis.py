@@ -27,6 +27,16 @@ class Statements(Protocol):
     def execute(self, statement: bytes, /) -> Rows: ...
 
 
+def last_result(connection: Statements, statements: Sequence[str]) -> Rows:
+    """Run these statements, in one message where the driver can. Returns the result of the last one."""
+    if not isinstance(connection, psycopg.Connection):
+        return [connection.execute(statement.encode()) for statement in statements][-1]
+    cursor = connection.execute("; ".join(statements).encode())
+    while cursor.nextset():
+        pass
+    return cursor
+
+
 _NO_FAULT = ("08", "53", "55", "57", "58")  # classes of SQLSTATE: connection, resources, locks, operators, system
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.session import SEARCH_PATH, Connection, set_search_path
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +61,30 @@ _TABLES = """
 """
 
 
-def query_reads(database: Database, query: str) -> QueryReads:
-    """What a query reads; nothing where PostgreSQL cannot say it, as for a user who may not make temporary views."""
+def query_reads(connection: Connection, database: Database, query: str) -> QueryReads:
+    """What a query reads; nothing where PostgreSQL cannot say it, as for a user who may not make temporary views.
+
+    Args:
+        connection: in a transaction of this database.
+        query: one that has run: it is one statement.
+    """
+    statements = (
+        "SAVEPOINT pipedag_query",
+        set_search_path(database.own_search_path),
+        f"CREATE TEMPORARY VIEW pipedag_query AS\n{query}\n",
+        set_search_path(SEARCH_PATH),
+        _FUNCTIONS,
+        _TABLES,
+        "ROLLBACK TO SAVEPOINT pipedag_query",
+    )
     try:
-        with database.transaction() as connection, connection.transaction(force_rollback=True):
-            with database.users_sql(connection):
-                connection.execute(f"CREATE TEMPORARY VIEW pipedag_query AS\n{query}".encode())
-            functions = tuple(str(row[0]) for row in connection.execute(_FUNCTIONS.encode()))
-            tables = tuple((str(row[0]), str(row[1])) for row in connection.execute(_TABLES.encode()))
-    except (psycopg.Error, DatabaseError) as error:
+        cursor = connection.execute("; ".join(statements).encode())  # one message
+    except psycopg.Error as error:
         log.debug("what a query reads is not known: %s", error)
+        connection.execute("ROLLBACK TO SAVEPOINT pipedag_query")
         return QueryReads()
-    return QueryReads(functions, tables)
+    results = []
+    while cursor.nextset():
+        results.append(cursor.fetchall() if cursor.description else [])
+    functions, tables = results[3:5]
+    return QueryReads(tuple(str(row[0]) for row in functions), tuple((str(row[0]), str(row[1])) for row in tables))

@@ -170,12 +170,17 @@ def _without_search_path(url: sa.URL) -> str:
     return libpq(url.update_query_dict({"options": options}))
 
 
+def set_search_path(path: str) -> str:
+    """A statement that sets the search path until the transaction ends."""
+    return f"SELECT pg_catalog.set_config('search_path', {literal(path)}, true)"
+
+
 @contextmanager
 def search_path(connection: Connection, path: str) -> Iterator[None]:
     """Within a transaction: SQL of users, which sees what is in `path`. An error leaves the transaction to its end."""
-    connection.execute("SELECT pg_catalog.set_config('search_path', %s, true)", (path,))
+    connection.execute(set_search_path(path).encode())
     yield
-    connection.execute("SELECT pg_catalog.set_config('search_path', %s, true)", (SEARCH_PATH,))
+    connection.execute(set_search_path(SEARCH_PATH).encode())
 
 
 def libpq(url: sa.URL) -> str:

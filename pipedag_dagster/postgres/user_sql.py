@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import psycopg
 
 from pipedag_dagster.errors import UnstorableResult
-from pipedag_dagster.names import MAX_BYTES, quote
+from pipedag_dagster.names import MAX_BYTES, literal, quote
 from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.session import SEARCH_PATH, set_search_path
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -55,11 +56,10 @@ def contained(connection: Connection, database: Database, what: str, schema: str
         if diagnostic.sqlstate == _NAME_TOO_LONG:
             cut.append(diagnostic.message_primary or "")
 
-    connection.execute("SET LOCAL client_min_messages = notice")
+    connection.execute(f"SET LOCAL client_min_messages = notice; {set_search_path(database.own_search_path)}".encode())
     connection.add_notice_handler(notice)
     try:
-        with database.users_sql(connection):
-            yield
+        yield
     finally:
         connection.remove_notice_handler(notice)
         if cut:  # whatever else has failed because of it
@@ -82,13 +82,17 @@ _LOCKED = """
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
         AND (n.nspname IS NULL OR n.nspname !~ '^pg_(catalog|toast|temp_|toast_temp_)'
-            AND NOT (n.nspname = %(schema)s AND coalesce(c.relname = %(name)s, true)))
+            AND NOT (n.nspname = {schema} AND {own}))
 """
 _STILL_THERE = "SELECT oid::regclass::text FROM pg_class WHERE oid = ANY(%s) AND relnamespace <> ALL('{11,99}')"
 
 
 def _refuse_writes(connection: Connection, database: Database, what: str, schema: str, name: str | None) -> None:
-    locked = connection.execute(_LOCKED, {"schema": schema, "name": name}).fetchall()
+    own = "true" if name is None else f"c.relname = {literal(name)}"
+    locks = _LOCKED.format(schema=literal(schema), own=own)
+    cursor = connection.execute(f"{set_search_path(SEARCH_PATH)}; {locks}".encode())
+    cursor.nextset()
+    locked = cursor.fetchall()
     written = {quote(schema, relation) for _, schema, relation in locked if relation is not None}
     gone = [oid for oid, _, relation in locked if relation is None]
     if gone:  # dropped meanwhile: if others still see it, it was not its own

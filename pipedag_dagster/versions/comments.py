@@ -27,13 +27,16 @@ def copy_to_views(connection: sa.Connection, schemas: StageSchemas, tables: Sequ
     """Give the views in the next schema their comments."""
     kept = _comments(connection, schemas.current, [table.name for table in tables])
     written = _comments(connection, schemas.versions, [table.physical for table in tables])
+    statements = []
     for table in tables:
         view, columns = quote(schemas.next, table.name), {column.name for column in table.columns}
         for column, text in (kept.get(table.name, {}) | written.get(table.physical, {})).items():
             if column is None:
-                execute(connection, f"COMMENT ON VIEW {view} IS {literal(text)}")
+                statements.append(f"COMMENT ON VIEW {view} IS {literal(text)}")
             elif column in columns:
-                execute(connection, f"COMMENT ON COLUMN {view}.{quote(column)} IS {literal(text)}")
+                statements.append(f"COMMENT ON COLUMN {view}.{quote(column)} IS {literal(text)}")
+    if statements:
+        execute(connection, ";\n".join(statements))
 
 
 def _comments(connection: sa.Connection, schema: str, names: Sequence[str]) -> dict[str, dict[str | None, str]]:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from pipedag_dagster.catalog.catalog import Catalog, RunRecord, SourceVersion, TableVersion
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.names import StageSchemas, literal, quote
-from pipedag_dagster.postgres.advisory_lock import take_in_transaction
+from pipedag_dagster.postgres.advisory_lock import TransactionLock, take_in_transaction
 from pipedag_dagster.postgres.database import Database, execute
 from pipedag_dagster.versions import comments, grants, ownership, schema_objects
 from pipedag_dagster.versions.ownership import Owner
@@ -67,8 +67,7 @@ def commit(
         with database.begin() as connection:
             gate(connection, schemas, check)
             batch = shown[start : start + BATCH]
-            for table in batch:
-                execute(connection, _view(schemas, table, catalog))
+            execute(connection, ";\n".join(_view(schemas, table, catalog) for table in batch))  # one message
             grants.copy_to_views(connection, schemas.current, schemas.next, batch)
             comments.copy_to_views(connection, schemas, batch)
     with database.begin() as connection:
@@ -91,8 +90,13 @@ def commit(
 def gate(connection: sa.Connection, schemas: StageSchemas, check: Callable[[], None]) -> None:
     """Make sure that we hold the stage's lock, and that nobody else changes the stage until this transaction ends. The
     lock alone is not enough: it may be lost, or taken away, at any instant."""
-    take_in_transaction(connection, f"pipedag:{schemas.current}:gate", f"the gate of {schemas.current}")
+    lock = gate_lock(schemas)
+    take_in_transaction(connection, lock.key, lock.what)
     check()
+
+
+def gate_lock(schemas: StageSchemas) -> TransactionLock:
+    return TransactionLock(f"pipedag:{schemas.current}:gate", f"the gate of {schemas.current}")
 
 
 def _view(schemas: StageSchemas, table: TableVersion, catalog: Catalog) -> str:

@@ -56,6 +56,7 @@ def few(rows: int, of: int) -> bool:
 
 def copy(
     rows: SourceRows,
+    writer: Connection,
     database: Database,
     schema: str,
     name: str,
@@ -64,17 +65,19 @@ def copy(
 ) -> PhysicalTable:
     """A physical table with these rows. In another database they are streamed by binary COPY.
 
+    Args:
+        writer: in a transaction of `database`.
+
     Raises:
         UnstorableResult: one of the databases refuses, or the rows break a constraint.
     """
     table = quote(schema, name)
     if database.same_as(rows.database):
-        with database.transaction(staging=True) as writer:
-            with write_table.explained(what, name):
-                query = f"CREATE TABLE {table} AS {rows.query(rows.handles)}"
-                count = writer.execute(query.encode()).rowcount
-            return _finished(rows, writer, schema, name, constraints, what, count)
-    with rows.database.transaction() as reader, database.transaction(staging=True) as writer:
+        with write_table.explained(what, name):
+            query = f"CREATE TABLE {table} AS {rows.query(rows.handles)}"
+            count = writer.execute(query.encode()).rowcount
+        return _finished(rows, writer, schema, name, constraints, what, count)
+    with rows.database.transaction() as reader:
         with write_table.explained(what, name):
             handles = None if rows.handles is None else _sent(rows.handles, writer, reader)
             count = write_table.stream(reader, rows.query(handles), writer, table)

@@ -25,8 +25,8 @@ def copy_to_views(connection: sa.Connection, old: str, new: str, tables: Sequenc
 
 
 def _execute(connection: sa.Connection, statements: Sequence[str]) -> None:
-    for statement in statements:
-        execute(connection, statement)
+    if statements:
+        execute(connection, ";\n".join(statements))
 
 
 _GRANTS = """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import psycopg
@@ -15,7 +16,9 @@ from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.fingerprint.code_text import CodeText
 from pipedag_dagster.names import TableRef, physical_name, quote
-from pipedag_dagster.postgres.database import Database
+from pipedag_dagster.postgres.advisory_lock import take_in_order
+from pipedag_dagster.postgres.database import STAGING, Database, driver_of
+from pipedag_dagster.postgres.query_reads import QueryReads, query_reads
 from pipedag_dagster.versions import (
     cleanup,
     commit,
@@ -32,6 +35,34 @@ from pipedag_dagster.versions.same_content import Identity, unique_identity
 from pipedag_dagster.versions.write_table import Constraints, PhysicalTable
 
 log = logging.getLogger(__name__)
+
+
+class _Together(threading.local):
+    """The transaction of one thread. It begins when it is first needed."""
+
+    stack: ExitStack | None = None
+    connection: sa.Connection | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        with ExitStack() as self.stack:
+            try:
+                yield
+            finally:
+                self.stack = self.connection = None
+
+    def enter(self, transaction: AbstractContextManager[sa.Connection]) -> sa.Connection:
+        assert self.stack is not None
+        self.connection = self.stack.enter_context(transaction)
+        return self.connection
+
+    @contextmanager
+    def until_committed(self) -> Iterator[None]:
+        """Commit the transaction, if there is one, after the block."""
+        yield
+        if self.stack is not None:
+            self.connection = None
+            self.stack.close()
 
 
 class LockedStage:
@@ -65,6 +96,9 @@ class LockedStage:
         self.config = schemas.config
         self._blobs = blobs
         self._pinned: int | None = None
+        self._together = _Together()
+        self._adding = threading.Lock()
+        self._row_counts: set[tuple[str, int]] | None = None
 
     def base(self, pinned: StageVersion) -> StageVersion:
         """The committed version of the stage, on which the run builds: the one that the run has pinned, unless another
@@ -79,6 +113,22 @@ class LockedStage:
             )
 
     # Writing: nobody sees these tables before a commit
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within it, a table or view that this thread writes and its record (`add`) are one transaction. DataFrames and
+        scripts have one of their own."""
+        with self._or_lost(), self._together.opened():
+            yield
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """The transaction of `together`; without it, a new one."""
+        if self._together.stack is None:
+            with self._database.begin() as connection:
+                yield connection
+        else:
+            yield self._together.connection or self._together.enter(self._database.begin())
 
     def write_frame(self, name: str, frame: Any, constraints: Constraints) -> PhysicalTable:
         """Write a DataFrame into a new physical table."""
@@ -96,18 +146,19 @@ class LockedStage:
         Args:
             source: the database whose tables the query reads. When it is another one, the rows are streamed.
         """
-        what = TableRef(self.stage, name)
-        target = (self._database, self._schemas.versions, physical_name(name))
-        with self._or_lost():
+        what, schema, physical = TableRef(self.stage, name), self._schemas.versions, physical_name(name)
+        with self._or_lost(), self._transaction() as connection:
+            writer = driver_of(connection)
             if source is None or self._database.same_as(source):
-                return write_table.from_query(*target, query, constraints, what)
-            return write_table.from_elsewhere(source, query, *target, constraints, what)
+                return write_table.from_query(writer, self._database, schema, physical, query, constraints, what)
+            return write_table.from_elsewhere(source, query, writer, schema, physical, constraints, what)
 
     def copy_rows(self, name: str, rows: SourceRows, constraints: Constraints) -> PhysicalTable:
         """Copy rows of a table of another instance into a new physical table."""
-        with self._or_lost():
+        with self._or_lost(), self._transaction() as connection:
             return copy_rows.copy(
                 rows,
+                driver_of(connection),
                 self._database,
                 self._schemas.versions,
                 physical_name(name),
@@ -117,11 +168,21 @@ class LockedStage:
 
     def write_view(self, name: str, query: str) -> PhysicalTable:
         """Make a view of a query on physical tables of the instance."""
-        what = TableRef(self.stage, name)
-        with self._or_lost():
+        with self._or_lost(), self._transaction() as connection:
             return write_view.make(
-                self._database, self._schemas.versions, physical_name(name), query, what, self._instance_schemas.role
+                driver_of(connection),
+                self._database,
+                self._schemas.versions,
+                physical_name(name),
+                query,
+                TableRef(self.stage, name),
+                self._instance_schemas.role,
             )
+
+    def query_reads(self, query: str) -> QueryReads:
+        """What a query reads that has just made a table or view."""
+        with self._or_lost(), self._transaction() as connection:
+            return query_reads(driver_of(connection), self._database, query)
 
     def run_script(self, texts: Sequence[str], what: str) -> dict[str, PhysicalTable]:
         """Run a script. Returns the tables and views that it made, by name."""
@@ -138,14 +199,18 @@ class LockedStage:
             return Identity(table.content, table.content_hash)
         if not compare or table.rows > self.config.content_hash_rows:
             return unique_identity()
-        with self._or_lost(), self._database.begin(staging=True) as connection:
+        with self._or_lost(), self._transaction() as connection:
+            if self._row_counts is None:
+                self._row_counts = self._catalog.row_counts(connection, self.stage)
+            if (asset, table.rows) not in self._row_counts:
+                return unique_identity()
             schema = self._schemas.versions
             return same_content.identity(connection, self._catalog, schema, self.stage, asset, table)
 
     def hash_of(self, table: PhysicalTable) -> str:
         """A hash of the rows of a new table."""
-        with self._or_lost(), self._database.transaction(read_only=True) as connection:
-            return same_content.rows_hash(connection, self._schemas.versions, table)
+        with self._or_lost(), self._transaction() as connection:
+            return same_content.rows_hash(driver_of(connection), self._schemas.versions, table)
 
     def write_blob(self, data: bytes) -> str:
         """Write a blob. Returns the name of its file."""
@@ -166,8 +231,11 @@ class LockedStage:
             ConnectionLost: the lock was lost. A task of a run that was interrupted may go on for a while; what it has
                 written belongs to nobody, and the next run that commits drops it.
         """
-        with self._database.begin(staging=True) as connection:
-            commit.gate(connection, self._schemas, self.check)
+        locks = [commit.gate_lock(self._schemas), *([self._catalog.pins_lock] if texts else [])]
+        # Threads of one process wait for each other here, which is faster than in the database.
+        with self._adding, self._together.until_committed(), self._transaction() as connection:
+            take_in_order(connection, locks, before=f"{STAGING}; ")
+            self.check()
             return self._catalog.add(connection, tables, texts)
 
     # Committing

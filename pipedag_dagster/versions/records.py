@@ -21,6 +21,11 @@ class Records:
         with self._database.read() as connection:
             return self._catalog.find(connection, stage, key, with_cache_value=with_cache_value)
 
+    def keys(self, stage: str) -> set[str]:
+        """The keys of all results of a stage (see `Catalog.keys`)."""
+        with self._database.read() as connection:
+            return self._catalog.keys(connection, stage)
+
     def text(self, key: str | None) -> CodeText:
         """The code and the query of a table version, as far as they are kept; empty when nothing is."""
         if key is None:

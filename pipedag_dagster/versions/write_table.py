@@ -22,7 +22,7 @@ from pipedag_dagster.frame_types import is_stream
 from pipedag_dagster.names import Label, literal, quote
 from pipedag_dagster.postgres import user_sql
 from pipedag_dagster.postgres.database import STAGING, Database
-from pipedag_dagster.postgres.diagnosis import STATEMENT_ERRORS, Diagnosis, Statements
+from pipedag_dagster.postgres.diagnosis import STATEMENT_ERRORS, Diagnosis, Statements, last_result
 from pipedag_dagster.postgres.failures import is_about_the_database
 from pipedag_dagster.postgres.piping import pipe
 from pipedag_dagster.postgres.sql_text import is_ordered
@@ -127,24 +127,32 @@ def _content(frame: Any, what: str) -> Content:
 
 
 def from_query(
-    database: Database, schema: str, name: str, query: str, constraints: Constraints, what: Label
+    connection: Connection,
+    database: Database,
+    schema: str,
+    name: str,
+    query: str,
+    constraints: Constraints,
+    what: Label,
 ) -> PhysicalTable:
     """A physical table with the rows of a query, made inside the database.
+
+    Args:
+        connection: in a transaction of this database.
 
     Raises:
         UnstorableResult: the database refuses the query, or the result breaks a constraint.
     """
-    with database.transaction(staging=True) as connection:
-        with explained(what, name, query), user_sql.contained(connection, database, str(what), schema, name):
-            rows = user_sql.run(connection, f"{constraints.create} {quote(schema, name)} AS\n{query}").rowcount
-        columns, size = finish(connection, schema, name, constraints, what)
+    with explained(what, name, query), user_sql.contained(connection, database, str(what), schema, name):
+        rows = user_sql.run(connection, f"{constraints.create} {quote(schema, name)} AS\n{query}").rowcount
+    columns, size = finish(connection, schema, name, constraints, what)
     return PhysicalTable(name, columns, rows, size, None, ordered=is_ordered(query))
 
 
 def from_elsewhere(
     source: Database,
     query: str,
-    database: Database,
+    writer: Connection,
     schema: str,
     name: str,
     constraints: Constraints,
@@ -152,11 +160,14 @@ def from_elsewhere(
 ) -> PhysicalTable:
     """A physical table with the rows of a query on another database, streamed by binary COPY.
 
+    Args:
+        writer: in a transaction of the database that gets the table.
+
     Raises:
         UnstorableResult: one of the databases refuses, or the result breaks a constraint.
     """
     table = quote(schema, name)
-    with source.transaction(read_only=True) as reader, database.transaction(staging=True) as writer:
+    with source.transaction(read_only=True) as reader:
         with explained(what, name, query):
             rows = stream(reader, query, writer, table)
             if constraints.unlogged:
@@ -200,13 +211,16 @@ def finish(
         changes.append(f"ADD PRIMARY KEY ({', '.join(map(quote, constraints.primary_key))})")
     statements = [f"ALTER TABLE {table} {', '.join(changes)}"] if changes else []
     statements += [f"CREATE INDEX ON {table} ({', '.join(map(quote, index))})" for index in constraints.indexes]
-    statements.append(f"ANALYZE {table}")
-    for statement in statements:
-        with explained(what, name):
-            connection.execute(statement.encode())
-    size = connection.execute(f"SELECT pg_total_relation_size({literal(table)}::regclass)".encode()).fetchone()
-    assert size is not None
-    return columns_of(connection, table), size[0]
+    statements += [f"ANALYZE {table}", _SHAPE.format(table=literal(table))]
+    with explained(what, name):
+        shape = last_result(connection, statements).fetchall()
+    return tuple(Column(*column) for *column, _ in shape), max((size for *_, size in shape), default=0)
+
+
+_SHAPE = """
+    SELECT attname::text, format_type(atttypid, atttypmod), NOT attnotnull, pg_total_relation_size(attrelid)
+    FROM pg_attribute WHERE attrelid = {table}::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
 
 
 def _refuse_changed_values(

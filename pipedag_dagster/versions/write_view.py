@@ -21,14 +21,19 @@ RoleOf: TypeAlias = Callable[[str, Owner | None], SchemaRole]
 """What a schema is to the instance, given the owner that its mark names (`InstanceSchemas.role`)."""
 
 
-def make(database: Database, schema: str, name: str, query: str, what: Label, role_of: RoleOf) -> PhysicalTable:
+def make(
+    connection: Connection, database: Database, schema: str, name: str, query: str, what: Label, role_of: RoleOf
+) -> PhysicalTable:
     """A view in `schema`, with its rows counted.
+
+    Args:
+        connection: in a transaction of this database.
 
     Raises:
         UnstorableResult: the database refuses the query, or it reads tables that will be replaced, or that
             belong to another instance.
     """
-    with database.transaction() as connection, write_table.explained(what, name, query):
+    with write_table.explained(what, name, query):
         with user_sql.contained(connection, database, str(what), schema, name):
             user_sql.run(connection, f"CREATE VIEW {quote(schema, name)} AS\n{query}")
         return measure(connection, schema, name, what, role_of)
