@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +43,10 @@ __all__ = [
     "StageVersion",
     "TableVersion",
 ]
+
+
+_FIELDS = [field for field in dataclasses.fields(TableVersion) if field.name not in ("id", "created_at")]
+"""What is recorded of a table version. The database gives the rest."""
 
 
 class Catalog(Forgetting):
@@ -125,23 +130,34 @@ class Catalog(Forgetting):
     ) -> list[TableVersion]:
         """Record the tables of one execution, and the texts that they refer to. Returns the tables with their ids. The
         caller holds `pins_lock`, so that texts which are there already are not forgotten meanwhile."""
-        rows = {text.key: [list(vars(part).values()) for part in text.parts] for text in texts}
-        new = sa.func.jsonb_each(sa.bindparam("texts", rows, JSONB)).table_valued(sa.column("key"), sa.column("value"))
-        # In the order of their keys, so that two runs which add the same texts do not wait for each other.
-        texts_first = insert(self.text).from_select(
-            ["key", "parts"], sa.select(new.c.key, new.c.value).order_by(new.c.key)
-        )
-        with_texts = [texts_first.on_conflict_do_nothing().cte("texts")] if rows else []
+        new_texts = {text.key: [list(vars(part).values()) for part in text.parts] for text in texts}
         added = []
         for table in tables:
-            values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
-            del values["id"], values["created_at"]  # the database gives them
+            values = {field.name: getattr(table, field.name) for field in _FIELDS}
             values["columns"] = [dataclasses.asdict(column) for column in table.columns]
-            statement = self.table_version.insert().values(values).returning(self.table_version.c.id)
-            number = connection.scalar(statement.add_cte(*with_texts) if with_texts else statement)
-            with_texts = []
+            if new_texts:
+                number = connection.scalar(self._insert_with_texts, {**values, "new_texts": new_texts})
+                new_texts = {}
+            else:
+                number = connection.scalar(self._insert, values)
             added.append(dataclasses.replace(table, id=number))
         return added
+
+    @cached_property
+    def _insert(self) -> Any:
+        """The statement that records a table. It is made once, because making one takes longer than running it."""
+        return self.table_version.insert().returning(self.table_version.c.id)
+
+    @cached_property
+    def _insert_with_texts(self) -> Any:
+        """The same, with texts: in the order of their keys, so that two runs do not wait for each other."""
+        new = sa.func.jsonb_each(sa.bindparam("new_texts", type_=JSONB)).table_valued(
+            sa.column("key"), sa.column("value")
+        )
+        texts = sa.select(new.c.key, new.c.value).order_by(new.c.key)
+        statement = insert(self.text).from_select(["key", "parts"], texts).on_conflict_do_nothing()
+        columns: dict[str, Any] = {field.name: sa.bindparam(field.name) for field in _FIELDS}
+        return self._insert.values(columns).add_cte(statement.cte("texts"))
 
     def find(self, connection: sa.Connection, stage: str, key: str, *, with_cache_value: bool) -> list[TableVersion]:
         """The tables of the newest execution with this cache key (or, without the value of the cache function,

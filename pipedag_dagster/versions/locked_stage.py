@@ -19,6 +19,7 @@ from pipedag_dagster.names import TableRef, physical_name, quote
 from pipedag_dagster.postgres.advisory_lock import take_in_order
 from pipedag_dagster.postgres.database import STAGING, Database, driver_of
 from pipedag_dagster.postgres.query_reads import QueryReads, query_reads
+from pipedag_dagster.postgres.session import settings_of_a_transaction
 from pipedag_dagster.versions import (
     cleanup,
     commit,
@@ -229,12 +230,13 @@ class LockedStage:
 
         Raises:
             ConnectionLost: the lock was lost. A task of a run that was interrupted may go on for a while; what it has
-                written belongs to nobody, and the next run that commits drops it.
+                written is gone, or belongs to nobody and is dropped by the next run that commits.
         """
         locks = [commit.gate_lock(self._schemas), *([self._catalog.pins_lock] if texts else [])]
         # Threads of one process wait for each other here, which is faster than in the database.
         with self._adding, self._together.until_committed(), self._transaction() as connection:
-            take_in_order(connection, locks, before=f"{STAGING}; ")
+            # A query that ran in this transaction may have changed settings.
+            take_in_order(connection, locks, before=f"{STAGING}; {settings_of_a_transaction()}; ")
             self.check()
             return self._catalog.add(connection, tables, texts)
 

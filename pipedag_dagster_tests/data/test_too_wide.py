@@ -37,6 +37,9 @@ def test_a_frame(database: Database, columns: int) -> None:
 @pytest.mark.parametrize("columns", [1600, 1601])
 def test_a_query(database: Database, columns: int) -> None:
     query = "SELECT " + ", ".join(f"repeat('x', 300) AS c{number}" for number in range(columns))
-    with pytest.raises(UnstorableResult, match=r"^raw\.wide: .* Store one row for each value") as error:
-        write_table.from_query(database, "public", "wide", query, Constraints(), WIDE)
+    with (
+        pytest.raises(UnstorableResult, match=r"^raw\.wide: .* Store one row for each value") as error,
+        database.transaction() as connection,
+    ):
+        write_table.from_query(connection, database, "public", "wide", query, Constraints(), WIDE)
     assert len(str(error.value)) < 500
