@@ -13,10 +13,10 @@ from pipedag_dagster_tests.helpers.server_log import Log
 from pipedag_dagster_tests.torture.servers import Server, serve
 
 FEW, MANY = 10, 40
-PER_TABLE = 11
-"""A connection is tried (1) and a transaction begins (1). The SQL of the user: its settings, itself, and what it has
-written to (3). Constraints, statistics and columns (1). What the query reads (1). The locks for the record, the lock of
-the stage, and the record (3). The transaction ends (1)."""
+PER_TABLE = 10
+"""A transaction begins (1). The SQL of the user: its settings, itself, and what it has written to (3). Constraints,
+statistics and columns (1). What the query reads (1). The locks for the record, the lock of the stage, and the record
+(3). The transaction ends (1)."""
 
 
 @pytest.fixture(scope="module")
