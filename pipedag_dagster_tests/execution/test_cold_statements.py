@@ -65,4 +65,5 @@ def test_one_changed_table_takes_as_many_messages_beside_few_as_beside_many(serv
         log.statements()
         flow(tables, changed=3).run(full)
         counts.append(len(log.statements()))
-    assert counts[0] == counts[1]
+    few, many = counts
+    assert many - few < FEW  # as above: nothing is sent for each table
