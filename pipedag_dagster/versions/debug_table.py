@@ -56,10 +56,13 @@ def write(database: Database, place: Place, table: Table, role_of: RoleOf) -> st
     )
     _make_room(database, place, name)
     if isinstance(obj, View):
-        write_view.make(database, schema, name, sql_text.render(obj.query, str(what)), what, role_of)
+        query = sql_text.render(obj.query, str(what))
+        with database.transaction() as connection:
+            write_view.make(connection, database, schema, name, query, what, role_of)
     elif isinstance(obj, sa.ClauseElement):
         query = sql_text.render(obj, str(what))
-        write_table.from_query(database, schema, name, query, constraints, what)
+        with database.transaction() as connection:
+            write_table.from_query(connection, database, schema, name, query, constraints, what)
     else:
         write_table.from_frame(database, schema, name, obj, constraints, what)
     return name
