@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
+from pipedag_dagster.catalog.reason import Reason
 from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, where
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
@@ -100,35 +101,52 @@ def _run(
 
 
 class _Bar:
-    """A progress bar that counts tables and shows the task that started last. Without a terminal, lines of text."""
+    """A bar that counts tables, and one for each task that runs. Without a terminal, lines of text."""
 
     def __init__(self, location: Location, total: int) -> None:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[last]}"),
-        )
         console = Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _WHAT)
         self.is_live = console.is_terminal
         self.bars = Progress(*columns, console=console, transient=True, disable=not self.is_live)
-        self.bar = self.bars.add_task(location.instance.config.name, total=total, last="")
+        name = escape(location.instance.config.name)
+        self.whole = self.bars.add_task(f"[bold]{name}[/]", total=total, what=f"0 of {count(total, 'table')}")
+        self.total, self.done = total, 0
+        self.running_tasks: dict[TaskCall, tuple[TaskID, float]] = {}
 
     def started(self, call: TaskCall) -> None:
-        self.bars.update(self.bar, last=str(call))
+        """A bar appears when it has to run."""
+
+    def running(self, call: TaskCall, reason: Reason) -> None:
+        bar = self.bars.add_task(f"  {escape(str(call))}", total=None, what=escape(str(reason)))
+        self.running_tasks[call] = bar, time.monotonic()
+
+    def sent(self, call: TaskCall, rows: int) -> None:
+        bar, begun = self.running_tasks[call]
+        rate = rows / max(time.monotonic() - begun, 0.001)
+        self.bars.update(bar, what=f"{count(rows, 'row')} sent, {rate:,.0f} rows a second")
+
+    def failed(self, call: TaskCall) -> None:
+        self._remove(call)
 
     def finished(self, outcome: Outcome) -> None:
-        self.bars.update(self.bar, advance=len(outcome.tables))
+        self._remove(outcome.call)
+        self.done += len(outcome.tables)
+        self.bars.update(self.whole, completed=self.done, what=f"{self.done} of {count(self.total, 'table')}")
         if not self.is_live:
             click.echo(f"{outcome.call}: {outcome.reason} ({outcome.seconds:.1f} s)", err=True)
 
+    def _remove(self, call: TaskCall) -> None:
+        if call in self.running_tasks:
+            self.bars.remove_task(self.running_tasks.pop(call)[0])
+
     def warning(self, text: str) -> None:
-        """Dagster has shown it on the console."""
+        """The log has shown it on the console."""
 
     def message(self, text: str) -> None:
         """Not shown here: the summary has the same information."""
+
+
+_WHAT = TextColumn("{task.fields[what]}")
 
 
 def _summary(location: Location, result: Result, seconds: float) -> Grid:

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql
 from pipedag_dagster.data import adbc, columns, pg_types, read_columns
 from pipedag_dagster.data.content import Content
 from pipedag_dagster.data.pg_types import PgColumn
+from pipedag_dagster.data.sent_rows import followed
 from pipedag_dagster.data.value_checks import REFUSALS
 from pipedag_dagster.errors import TaskFailed, UnstorableResult
 from pipedag_dagster.frame_types import FrameType, data_type
@@ -84,7 +85,7 @@ def write(cursor: Any, schema: str, name: str, rows: Content, *, create: str = "
     1204113
     """
     cursor.execute(f"{create} {quote(schema, name)} ({_ddl(rows.schema)})")
-    batches = pa.RecordBatchReader.from_batches(rows.schema, iter(rows))
+    batches = pa.RecordBatchReader.from_batches(rows.schema, followed(rows))
     try:
         cursor.adbc_ingest(name, batches, mode="append", db_schema_name=schema)
     except adbc_driver_manager.Error:

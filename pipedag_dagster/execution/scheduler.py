@@ -16,6 +16,7 @@ from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
 
 _Event: TypeAlias = tuple[TaskCall, Outcome | BaseException | None]
+Note: TypeAlias = Callable[[], None]
 
 _LISTEN = 0.5  # seconds
 _PATIENCE = 0.005
@@ -27,7 +28,9 @@ class Scheduler:
     """Runs calls in threads.
 
     Args:
-        run: runs one call, in one of the threads. When it returns, calls that need this one may start.
+        run: runs one call, in one of the threads. When it returns, calls that need this one may start. It is given the
+            call, and a function for notes: what it is given is called in the thread that called `run_all`, between
+            `started` and `finished` of the call. A call that leaves notes takes a while, so other threads help.
         started, finished, failed: called for each call, in the thread that called `run_all`. They may come late.
         threads: how many calls run at the same time.
         fail_fast: after a failure, no other call starts. Without it, only the calls that need the failed one do not.
@@ -35,7 +38,7 @@ class Scheduler:
 
     def __init__(
         self,
-        run: Callable[[TaskCall], Outcome],
+        run: Callable[[TaskCall, Callable[[Note], None]], Outcome],
         started: Callable[[TaskCall], None],
         finished: Callable[[Outcome], None],
         failed: Callable[[TaskCall], None],
@@ -90,21 +93,27 @@ class Scheduler:
             except queue.Empty:
                 threads = self.threads
                 continue
-            threads = 1
             if event is None:
                 return
-            yield event
+            if isinstance(event, tuple):
+                threads = 1
+                yield event
+            else:
+                threads = self.threads
+                event()
 
 
 class _Work:
     """The calls, as the threads share them.
 
     Attributes:
-        events: what happens to a call: it starts (None), has an outcome or an error. At the end, None.
+        events: what happens to a call: it starts (None), leaves a note, has an outcome or an error. At the end, None.
     """
 
-    def __init__(self, calls: list[TaskCall], run: Callable[[TaskCall], Outcome], *, fail_fast: bool) -> None:
-        self.events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
+    def __init__(
+        self, calls: list[TaskCall], run: Callable[[TaskCall, Callable[[Note], None]], Outcome], *, fail_fast: bool
+    ) -> None:
+        self.events: queue.SimpleQueue[_Event | Note | None] = queue.SimpleQueue()
         self._run, self._fail_fast = run, fail_fast
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
@@ -120,7 +129,7 @@ class _Work:
         while (call := self._take()) is not None:
             self.events.put((call, None))
             try:
-                result: Outcome | BaseException = self._context.copy().run(self._run, call)
+                result: Outcome | BaseException = self._context.copy().run(self._run, call, self.events.put)
             except BaseException as error:
                 result = error
                 if self._fail_fast or not isinstance(error, PipedagError):

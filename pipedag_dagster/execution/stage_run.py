@@ -8,14 +8,16 @@ the next run.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pipedag_dagster.catalog.catalog import RunRecord, SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.catalog.reason import ReasonKind
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
+from pipedag_dagster.data import sent_rows
 from pipedag_dagster.errors import NotMaterialized, PipedagError, TaskFailed, UnstorableResult, task_failed
 from pipedag_dagster.execution.check_runner import Checker, refuse
 from pipedag_dagster.execution.decide import Decider
@@ -26,7 +28,7 @@ from pipedag_dagster.execution.progress import LoggedProgress, Progress
 from pipedag_dagster.execution.run_log import SUSPICIOUS, is_suspicious, run_record, suspect
 from pipedag_dagster.execution.run_task import TaskRunner
 from pipedag_dagster.execution.sample_checks import sample_checks
-from pipedag_dagster.execution.scheduler import Scheduler
+from pipedag_dagster.execution.scheduler import Note, Scheduler
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.execution.user_frames import failed_line
@@ -201,7 +203,7 @@ class _StageRun:
             self._run_call,
             started=self.progress.started,
             finished=lambda outcome: self._finished(outcome, total),
-            failed=lambda call: self.progress.message(f"{call}: failed"),
+            failed=self.progress.failed,
             threads=config.max_concurrent,
             fail_fast=config.fail_fast,
             name=self.stage.name,
@@ -276,21 +278,24 @@ class _StageRun:
 
     # One call
 
-    def _run_call(self, call: TaskCall) -> Outcome:
+    def _run_call(self, call: TaskCall, note: Callable[[Note], None]) -> Outcome:
         try:
-            outcome = self._run_task(call)
+            outcome = self._run_task(call, note)
         except PipedagError as error:
             error.task, error.line = str(call), failed_line(error.__cause__) or defined_at(call.task.fn)
             raise
         self.inputs.made[call] = outcome.tables  # before any call that needs them starts
         return outcome
 
-    def _run_task(self, call: TaskCall) -> Outcome:
+    def _run_task(self, call: TaskCall, note: Callable[[Note], None]) -> Outcome:
         started = time.monotonic()
         try:
             keyed = self.runner.key(call)
             with dropped_if_it_fails(self.held, keyed.materialized):
                 decision = self.decider.decide(keyed)
+                if not decision.cached:
+                    note(partial(self.progress.running, call, decision.reason))
+                    sent_rows.follower.set(lambda rows: note(partial(self.progress.sent, call, rows)))
                 tables = decision.cached or self._run_and_store(keyed)
         except TaskFailed as error:
             cause = error if isinstance(error, Refusal) else error.__cause__

@@ -12,7 +12,7 @@ import pytest
 from pipedag_dagster import Flow, Stage, materialize
 from pipedag_dagster.catalog.reason import Reason, ReasonKind
 from pipedag_dagster.errors import PipedagError, SeveralFailed
-from pipedag_dagster.execution.scheduler import Scheduler
+from pipedag_dagster.execution.scheduler import Note, Scheduler
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
 
@@ -49,7 +49,7 @@ def run(
     """The names of the calls, as they started."""
     started: list[str] = []
     scheduler = Scheduler(
-        run,
+        lambda call, note: run(call),
         started=lambda call: started.append(call.name),
         finished=lambda outcome: None,
         failed=lambda call: started.append(f"{call.name} failed"),
@@ -153,3 +153,24 @@ def test_twice_as_many_calls_take_twice_as_many_steps(needs: Callable[[int], lis
     few, many = ([needs(number) for number in range(size)] for size in (300, 600))
     for work in (calls, lambda needed: run(calls(needed))):
         assert steps(lambda: work(many)) < 2.3 * steps(lambda: work(few))  # noqa: B023
+
+
+def test_a_note_is_called_between_the_start_and_the_end_of_its_call_in_the_thread_of_the_run() -> None:
+    (call,) = calls([[]])
+    events: list[str] = []
+    thread = threading.get_ident()
+
+    def noted(call: TaskCall, note: Callable[[Note], None]) -> Outcome:
+        for number in range(3):
+            note(lambda number=number: events.append(f"{number} {threading.get_ident() == thread}"))
+        return done(call)
+
+    Scheduler(
+        noted,
+        started=lambda call: events.append("started"),
+        finished=lambda outcome: events.append("finished"),
+        failed=lambda call: None,
+        threads=1,
+        fail_fast=False,
+    ).run_all([call])
+    assert events == ["started", "0 True", "1 True", "2 True", "finished"]

@@ -259,6 +259,15 @@ def test_a_task_that_fails_late_leaves_no_materialization_and_no_visible_table(
     assert visible(connection, "full_stage_1") == []
 
 
+def test_the_log_names_a_task_when_it_starts_and_why(instances: Instances, dagster: dg.DagsterInstance) -> None:
+    result = launch(build_definitions(build, instances(), instance="full"), dagster)
+    messages = [entry.user_message for entry in dagster.all_logs(result.run_id) if entry.dagster_event is None]
+    assert "stage_1.doubled: started: new" in messages
+    assert messages.index("stage_1.doubled: started: new") < next(
+        number for number, text in enumerate(messages) if text.startswith("stage_1.doubled: staged 3 rows")
+    )
+
+
 def test_a_commit_that_fails_leaves_no_materialization_and_no_visible_table(
     instances: Instances, dagster: dg.DagsterInstance, connection: Connection
 ) -> None:
