@@ -111,19 +111,21 @@ class _Bar:
         name = escape(location.instance.config.name)
         self.whole = self.bars.add_task(f"[bold]{name}[/]", total=total, what=f"0 of {count(total, 'table')}")
         self.total, self.done = total, 0
-        self.running_tasks: dict[TaskCall, tuple[TaskID, float]] = {}
+        self.running_tasks: dict[TaskCall, TaskID] = {}
+        self.first_rows: dict[TaskCall, tuple[float, int]] = {}  # when rows were sent first, and how many
 
     def started(self, call: TaskCall) -> None:
         """A bar appears when it has to run."""
 
     def running(self, call: TaskCall, reason: Reason) -> None:
         bar = self.bars.add_task(f"  {escape(str(call))}", total=None, what=escape(str(reason)))
-        self.running_tasks[call] = bar, time.monotonic()
+        self.running_tasks[call] = bar
 
     def sent(self, call: TaskCall, rows: int) -> None:
-        bar, begun = self.running_tasks[call]
-        rate = rows / max(time.monotonic() - begun, 0.001)
-        self.bars.update(bar, what=f"{count(rows, 'row')} sent, {rate:,.0f} rows a second")
+        now = time.monotonic()
+        begun, first = self.first_rows.setdefault(call, (now, rows))
+        rate = f", {(rows - first) / (now - begun):,.0f} rows a second" if rows > first else ""
+        self.bars.update(self.running_tasks[call], what=f"{count(rows, 'row')} sent{rate}")
 
     def failed(self, call: TaskCall) -> None:
         self._remove(call)
@@ -137,7 +139,7 @@ class _Bar:
 
     def _remove(self, call: TaskCall) -> None:
         if call in self.running_tasks:
-            self.bars.remove_task(self.running_tasks.pop(call)[0])
+            self.bars.remove_task(self.running_tasks.pop(call))
 
     def warning(self, text: str) -> None:
         """The log has shown it on the console."""
