@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table as Grid
 
 from pipedag_dagster.catalog.reason import Reason
-from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, where
+from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, json_option, print_json, where
+from pipedag_dagster.errors import SeveralFailed
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.orchestration.partition_choice import PartitionRange, choose
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--partition", metavar="KEY", help="Run partitioned assets for this partition.")
 @click.option("--partitions", metavar="FROM..TO", help="Run partitioned assets for these partitions, in their order.")
 @click.option("--attr", "attrs", multiple=True, metavar="NAME=VALUE", help="Another attr for this run, as YAML.")
+@json_option
 @where
 def run(
     instance: str,
@@ -45,6 +47,7 @@ def run(
     partition: str | None,
     partitions: str | None,
     attrs: tuple[str, ...],
+    as_json: bool,
     module: str | None,
     workspace: Path,
 ) -> None:
@@ -56,8 +59,12 @@ def run(
         pipedag-dagster run midi --select report
         pipedag-dagster run full --cache-mode force_cache_invalid
         pipedag-dagster run full --partition 2026-01-31
+        pipedag-dagster run midi --json
+
+    With --json, stdout is a list with an object for each run: one for each flow and partition.
     """
-    console = Console()
+    console = Console(stderr=as_json)
+    runs: list[dict[str, Any]] = []
     overrides = {
         "cache_validation_mode": cache_mode,
         "disable_cache_function": disable_cache_function or None,
@@ -67,24 +74,35 @@ def run(
         changes = overrides | {"attrs": attrs_of(location.instance, attrs)}
         choice = choose(location.assets(), location.select(select), partition or partitions, selected=bool(select))
         for part in choice.runs:
-            _run(console, location, changes, choice.tables, part)
+            started = time.monotonic()
+            result = _run(location, changes, choice.tables, part)
+            seconds = time.monotonic() - started
+            runs.append(_for_programs(location, result, seconds))
+            if result.error is not None:
+                if as_json:
+                    print_json(runs)
+                raise result.error
+            if not as_json:
+                console.print(_summary(location, result, seconds))
+                for line in _checks(result.checks):
+                    console.print(line, soft_wrap=True, highlight=False)
         if choice.left_out:
             names = ", ".join(".".join(table) for table in choice.left_out)
             again = f"pipedag-dagster run {instance} --partition KEY"
             console.print(f"Left out, because they are partitioned: {names}. To run them: {again}", soft_wrap=True)
+    if as_json:
+        print_json(runs)
 
 
 def _run(
-    console: Console,
     location: Location,
     overrides: dict[str, Any],
     selection: Sequence[tuple[str, str]],
     partitions: PartitionRange | None,
-) -> None:
-    started = time.monotonic()
+) -> Result:
     bar = _Bar(location, len(selection))
     with bar.bars:
-        result = execute(
+        return execute(
             location.definitions,
             location.instance,
             overrides,
@@ -93,11 +111,50 @@ def _run(
             log_level=logging.CRITICAL,
             progress=bar,
         )
-    if result.error is not None:
-        raise result.error
-    console.print(_summary(location, result, time.monotonic() - started))
-    for line in _checks(result.checks):
-        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _for_programs(location: Location, result: Result, seconds: float) -> dict[str, Any]:
+    """What `--json` says of a run."""
+    error = result.error
+    failures = error.failures if isinstance(error, SeveralFailed) else [] if error is None else [error]
+    return {
+        "instance": location.instance.instance_id,
+        "run_id": result.run_id,
+        "successful": result.successful,
+        "seconds": round(seconds, 3),
+        "tables": [
+            {
+                "stage": run.stage,
+                "table": table.asset,
+                "name": table.name,
+                "rows": table.rows,
+                "bytes": table.bytes,
+                "cached": run.cached,
+                "reason": str(run.reason),
+                "seconds": round(run.seconds, 3),
+            }
+            for run, table in result.tables
+        ],
+        "checks": [
+            {
+                "table": ".".join(check.asset_key.path[1:]),
+                "check": check.check_name,
+                "passed": check.passed,
+                "severity": check.severity.name,
+                "description": check.description,
+            }
+            for check in result.checks
+        ],
+        "errors": [
+            {
+                "class": type(failure).__name__,
+                "task": getattr(failure, "task", None),
+                "line": getattr(failure, "line", None),
+                "message": str(failure),
+            }
+            for failure in failures
+        ],
+    }
 
 
 class _Bar:

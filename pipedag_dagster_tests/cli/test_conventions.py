@@ -58,6 +58,34 @@ def test_list_as_json_has_every_table(command: Command) -> None:
     assert {table["kind"] for stage in midi["stages"] for table in stage["tables"]} == {None}
 
 
+def test_a_run_as_json_has_its_tables_and_sentences_go_elsewhere(command: Command) -> None:
+    done = command("run", "full", "--json")
+    (made,) = loaded(done.out)
+    assert made["successful"]
+    assert made["errors"] == []
+    assert [(table["stage"], table["table"], table["cached"], table["reason"]) for table in made["tables"]] == [
+        ("raw", "orders", False, "new"),
+        ("raw", "customers", False, "new"),
+        ("report", "revenue", False, "new"),
+        ("report", "ranking", False, "new"),
+    ]
+    (again,) = loaded(command("run", "full", "--json").out)
+    assert all(table["cached"] for table in again["tables"])
+
+
+def test_a_failed_run_as_json_names_the_task_and_its_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_BROKEN", "yes")
+    done = command("run", "full", "--json")
+    (made,) = loaded(done.out)
+    assert done.code == 1
+    assert not made["successful"]
+    (error,) = made["errors"]
+    assert error["task"] == "report.ranking"
+    assert error["line"].startswith("shop_flow.py:")
+    assert "this is broken" in error["message"]
+    assert "this is broken" in done.err
+
+
 def test_versions_as_json_say_what_changed(command: Command) -> None:
     command("run", "full")
     (version,) = loaded(command("versions", "full", "report", "--json").out)
