@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from pipedag_dagster.context import find_config
 from pipedag_dagster.errors import ConfigError
@@ -14,6 +14,26 @@ from pipedag_dagster.function_reference import function_at
 from pipedag_dagster.orchestration.build_definitions import build_definitions
 
 
+class _ScaffoldOptions(BaseModel):
+    flow: str = Field(
+        default="my_pipeline.flow:build",
+        description="The function that gets the instance and returns the flow: `module:function`.",
+    )
+    instance: str = Field(default="{{ env.PIPELINE_INSTANCE }}", description="Name of the instance.")
+
+
+class PipelineScaffolder(dg.Scaffolder[_ScaffoldOptions]):
+    """Writes the `defs.yaml` of `dg scaffold defs pipedag_dagster.PipelineComponent NAME --flow module:function`."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[_ScaffoldOptions]:
+        return _ScaffoldOptions
+
+    def scaffold(self, request: dg.ScaffoldRequest[_ScaffoldOptions]) -> None:
+        dg.scaffold_component(request, request.params.model_dump())
+
+
+@dg.scaffold_with(PipelineScaffolder)
 class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
     """One instance of a pipeline. A `dg` project has one: choose it by an environment variable.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from click.testing import CliRunner
 from dagster.components.testing import create_defs_folder_sandbox
 
 from pipedag_dagster import PipedagConfig, PipelineComponent
 from pipedag_dagster.cli.main import cli
 from pipedag_dagster.errors import ConfigError, UnknownInstance
+from pipedag_dagster_tests.helpers import Query
 
 QUICKSTART = "pipedag_dagster.examples.quickstart.flow:build"
 
@@ -88,7 +91,7 @@ def test_our_own_commands_know_it(project: Path, monkeypatch: pytest.MonkeyPatch
     assert "stage_1" in listed.output, listed.output
 
 
-def dg_command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def dg_command(project: Path, *arguments: str, instance: str = "mini") -> subprocess.CompletedProcess[str]:
     """`dg`, with the environment of these tests."""
     bin = Path(sys.executable).parent
     environment = {
@@ -96,7 +99,7 @@ def dg_command(project: Path, *arguments: str) -> subprocess.CompletedProcess[st
         "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": str(bin.parent),
         "PYTHONPATH": str(project),
-        "PIPELINE_INSTANCE": "mini",
+        "PIPELINE_INSTANCE": instance,
     }
     return subprocess.run(
         [bin / "dg", *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=300
@@ -110,7 +113,20 @@ def test_dg_checks_and_lists_it(project: Path) -> None:
     assert listed.returncode == 0, listed.stdout + listed.stderr
     assert "mini/stage_1/dfa" in listed.stdout
     file = project / "shop" / "defs" / "pipeline" / "defs.yaml"
+    written = yaml.safe_load(file.read_text())
+    shutil.rmtree(file.parent)
+    scaffolded = dg_command(
+        project, "scaffold", "defs", "pipedag_dagster.PipelineComponent", "pipeline", "--flow", QUICKSTART
+    )
+    assert scaffolded.returncode == 0, scaffolded.stdout + scaffolded.stderr
+    assert yaml.safe_load(file.read_text()) == written
     file.write_text(file.read_text() + "  instanse: midi\n")
     checked = dg_command(project, "check", "yaml")
     assert checked.returncode != 0
     assert "instanse" in checked.stdout + checked.stderr
+
+
+def test_dg_launches_it(project: Path, query: Query) -> None:
+    launched = dg_command(project, "launch", "--assets", "*", instance="full")
+    assert launched.returncode == 0, launched.stdout + launched.stderr
+    assert query("SELECT count(*) FROM full_stage_1.dfa") == [(4,)]
