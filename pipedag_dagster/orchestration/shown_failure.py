@@ -40,6 +40,9 @@ def original(failure: BaseException) -> BaseException:
 class _Shown(dg.Failure):
     _error: PipedagError
 
+    def __str__(self) -> str:
+        return self.description or ""  # with the notes
+
 
 def _shown_class(kind: type[PipedagError]) -> type[_Shown]:
     return type(kind.__name__, (_Shown, kind), {"__module__": kind.__module__, "__reduce__": _plain})
