@@ -46,10 +46,7 @@ def differences(store: TableStore, *, content: bool = False) -> list[Difference]
             owned = ownership.owned(connection, store.config.pipeline, store.config.instance_id)
         missing = f"but the catalog {quote(store.catalog.schema)} is not there"
         return [Difference(f"schema {schema} belongs to {owner}, {missing}") for schema, owner in owned.items()]
-    with store.database.read() as connection:
-        stages = store.catalog.stages(connection)
-        of_stages = [found for stage in stages for found in _of_stage(store, connection, stage)]
-        found = [*of_stages, *_of_pins(store, connection)]
+    stages, found = _look(store)
     if content:
         broken = {difference.broken for difference in found}
         found += [
@@ -58,6 +55,20 @@ def differences(store: TableStore, *, content: bool = False) -> list[Difference]
             for physical, reason in changed_tables(store, stage, broken)
         ]
     return found
+
+
+def _look(store: TableStore, attempts: int = 5) -> tuple[list[str], list[Difference]]:
+    """The stages, and the differences of one snapshot."""
+    try:
+        with store.database.read() as connection:
+            stages = store.catalog.stages(connection)
+            of_stages = [found for stage in stages for found in _of_stage(store, connection, stage)]
+            return stages, [*of_stages, *_of_pins(store, connection)]
+    except sa.exc.InternalError:
+        # "could not open relation": pg_get_viewdef() fails for a view of the snapshot that a commit has dropped since.
+        if attempts == 1:
+            raise
+        return _look(store, attempts - 1)
 
 
 def _of_pins(store: TableStore, connection: sa.Connection) -> Iterator[Difference]:
