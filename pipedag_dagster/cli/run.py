@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import sqlalchemy as sa
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
+from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.catalog.reason import Reason
 from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, json_option, print_json, where
-from pipedag_dagster.errors import SeveralFailed
+from pipedag_dagster.errors import PipedagError, SeveralFailed
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.orchestration.partition_choice import PartitionRange, choose
@@ -77,7 +80,8 @@ def run(
             started = time.monotonic()
             result = _run(location, changes, choice.tables, part)
             seconds = time.monotonic() - started
-            runs.append(_for_programs(location, result, seconds))
+            if as_json:
+                runs.append(_for_programs(location, result, seconds))
             if result.error is not None:
                 if as_json:
                     print_json(runs)
@@ -117,6 +121,9 @@ def _for_programs(location: Location, result: Result, seconds: float) -> dict[st
     """What `--json` says of a run."""
     error = result.error
     failures = error.failures if isinstance(error, SeveralFailed) else [] if error is None else [error]
+    tables: list[tuple[RunRecord, TableVersion]] = []
+    with suppress(*((PipedagError, sa.exc.SQLAlchemyError) if failures else ())):  # there may be no catalog yet
+        tables = result.tables
     return {
         "instance": location.instance.instance_id,
         "run_id": result.run_id,
@@ -133,7 +140,7 @@ def _for_programs(location: Location, result: Result, seconds: float) -> dict[st
                 "reason": str(run.reason),
                 "seconds": round(run.seconds, 3),
             }
-            for run, table in result.tables
+            for run, table in tables
         ],
         "checks": [
             {

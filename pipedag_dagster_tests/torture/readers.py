@@ -99,6 +99,11 @@ class Commits:
     def late(self) -> int:
         return sum(seconds > commit.PATIENCE + ALLOWANCE for seconds in self.seconds)
 
+    @property
+    def impatient(self) -> int:
+        """How many may have renamed the views without a lock, because readers did not let them have it."""
+        return sum(seconds >= commit.PATIENCE for seconds in self.seconds)
+
 
 def write(stop: Stop, config: str, again: int) -> Commits:
     """Commit generation after generation, and then back and forth between two of them, until told to stop.
