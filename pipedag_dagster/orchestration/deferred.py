@@ -41,7 +41,7 @@ class DeferredDefinitions:
         object.__setattr__(self, "_deferred", deferred)
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "__class__":  # asked by every isinstance(): it is no reason to make them
+        if name == "__class__":  # isinstance() reads it, and must not make the definitions
             return getattr(sys.modules.get("dagster"), "Definitions", DeferredDefinitions)
         deferred: Deferred = object.__getattribute__(self, "_deferred")
         return getattr(deferred.definitions, name)

@@ -72,7 +72,7 @@ def mapped(url: sa.URL, *, read_only: bool = False) -> Iterator[None]:
 def as_sqlalchemy(error: BaseException | None) -> BaseException | None:
     """What SQLAlchemy raises for an error of a driver; other errors unchanged.
 
-    >>> type(as_sqlalchemy(psycopg.errors.UndefinedTable("there is no table orders"))).__name__
+    >>> type(as_sqlalchemy(psycopg.errors.UndefinedTable("Table orders does not exist"))).__name__
     'ProgrammingError'
     """
     if isinstance(error, psycopg.Error | adbc_driver_manager.Error):
