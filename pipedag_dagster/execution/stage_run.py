@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pipedag_dagster.catalog.catalog import RunRecord, SourceVersion, StageVersion, TableVersion
-from pipedag_dagster.catalog.reason import ReasonKind
+from pipedag_dagster.catalog.reason import Reason, ReasonKind
 from pipedag_dagster.checks import Check
 from pipedag_dagster.config.instances import CacheValidation
 from pipedag_dagster.context import ConfigContext
@@ -293,10 +293,7 @@ class _StageRun:
             keyed = self.runner.key(call)
             with dropped_if_it_fails(self.held, keyed.materialized):
                 decision = self.decider.decide(keyed)
-                if not decision.cached:
-                    note(partial(self.progress.running, call, decision.reason))
-                    sent_rows.follower.set(lambda rows: note(partial(self.progress.sent, call, rows)))
-                tables = decision.cached or self._run_and_store(keyed)
+                tables = decision.cached or self._run_and_store(keyed, decision.reason, note)
         except TaskFailed as error:
             cause = error if isinstance(error, Refusal) else error.__cause__
             kind = UnstorableResult if isinstance(error, UnstorableResult) else TaskFailed
@@ -313,7 +310,9 @@ class _StageRun:
         made = {table.asset: table for table in tables}
         return Outcome(call, made, decision.reason, time.monotonic() - started, reused)
 
-    def _run_and_store(self, keyed: KeyedCall) -> list[TableVersion]:
+    def _run_and_store(self, keyed: KeyedCall, reason: Reason, note: Callable[[Note], None]) -> list[TableVersion]:
+        note(partial(self.progress.running, keyed.call, reason))
+        sent_rows.follower.set(lambda rows: note(partial(self.progress.sent, keyed.call, rows)))
         writer = OutputWriter(self.instance, keyed, self.held, time.monotonic(), self.decider.compares)
         with self.runner.run(keyed) as outputs:
             return writer.write(outputs)
