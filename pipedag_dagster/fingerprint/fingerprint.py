@@ -19,7 +19,8 @@ from typing import Any
 from pipedag_dagster.digest import digest
 from pipedag_dagster.fingerprint.code_source import CodeSource
 from pipedag_dagster.fingerprint.code_text import CodeText, code_part
-from pipedag_dagster.fingerprint.module_origin import UserCode, distributions
+from pipedag_dagster.fingerprint.installed import owners
+from pipedag_dagster.fingerprint.module_origin import UserCode
 from pipedag_dagster.fingerprint.value_content import named
 from pipedag_dagster.fingerprint.walk import Walk
 from pipedag_dagster.frame_types import batch_class
@@ -144,7 +145,7 @@ def libraries(task: Task, found: Fingerprint) -> dict[str, str]:
     versions."""
     kind = batch_class(task.input_type) or task.input_type
     names = {*found.libraries, "pandas" if kind is None else kind.__module__.partition(".")[0]}
-    installed = {one for name in names for one in distributions().get(name, ())}
+    installed = {one for name in names for one in owners(name)}
     return {name: metadata.version(name) for name in sorted(installed, key=str.lower) if name != "pipedag_dagster"}
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
-import json
 import os
 import pathlib
-import re
 import sys
 import sysconfig
 import types
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from typing import Any
+
+from pipedag_dagster.fingerprint.installed import OURS, is_users_distribution
 
 _STANDARD = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
 _PYTHON = tuple({f"{folder}{os.sep}" for path in _STANDARD for folder in (path, os.path.realpath(path))})
 _INSTALLED = {"site-packages", "dist-packages"}
 _HEAP = 1 << 9  # in the flags of a class: it was made by Python code
-_OURS = "pipedag_dagster"
 _PACKAGE = f"{pathlib.Path(__file__).parent.parent}{os.sep}"
 _EXAMPLES = f"{_PACKAGE}examples{os.sep}"
 
@@ -68,7 +66,7 @@ class UserCode:
         if any(name == one or name.startswith(f"{one}.") for one in self.modules):
             return True
         top = name.partition(".")[0]
-        return top != _OURS and (_is_users_distribution(top, name) or _uses_us(top))
+        return top != OURS and (is_users_distribution(top, name) or _uses_us(top))
 
     def is_library_module(self, name: str | None) -> bool:
         """Whether a module belongs to Python or to a library."""
@@ -119,40 +117,6 @@ def _is_installed(file: str) -> bool:
     return not _INSTALLED.isdisjoint(pathlib.PurePath(file).parts)
 
 
-@functools.cache
-def distributions() -> Mapping[str, list[str]]:
-    """The installed distributions that have modules below each first name."""
-    return metadata.packages_distributions()
-
-
-@functools.cache
-def _is_users_distribution(top: str, name: str) -> bool:
-    owners = distributions().get(top, [])
-    if len(owners) > 1:  # several distributions share a namespace
-        path = name.replace(".", "/")
-        owners = [one for one in owners if _has_file(one, path)] or owners
-    return any(_is_from_a_folder(one) or _needs_us(one) for one in owners)
-
-
-@functools.cache
-def _has_file(distribution: str, path: str) -> bool:
-    files = {str(file) for file in metadata.distribution(distribution).files or ()}
-    return f"{path}.py" in files or f"{path}/__init__.py" in files
-
-
-@functools.cache
-def _is_from_a_folder(distribution: str) -> bool:
-    """Whether a distribution was installed with `pip install ./folder`."""
-    text = metadata.distribution(distribution).read_text("direct_url.json")
-    return text is not None and "dir_info" in json.loads(text)
-
-
-@functools.cache
-def _needs_us(distribution: str) -> bool:
-    names = (re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in metadata.distribution(distribution).requires or ())
-    return any(re.sub(r"[-_.]+", "_", name).lower() == _OURS for name in names)
-
-
 _known_use: dict[str, tuple[int, int, bool]] = {}  # of a package: how many modules were loaded, of it, and the answer
 
 
@@ -162,20 +126,23 @@ def _uses_us(top: str) -> bool:
     if not uses and all_loaded != len(sys.modules):
         modules = [module for name, module in list(sys.modules.items()) if name == top or name.startswith(f"{top}.")]
         if len(modules) != loaded:
-            values = (value for module in modules for value in list(getattr(module, "__dict__", {}).values()))
-            uses = any(_is_ours(value) for value in values)
+            uses = _holds_ours(value for module in modules for value in list(getattr(module, "__dict__", {}).values()))
         _known_use[top] = (len(sys.modules), len(modules), uses)
     return uses
 
 
-def _is_ours(value: Any) -> bool:
-    if isinstance(value, types.ModuleType):
-        name = value.__name__
-    elif isinstance(value, type | types.FunctionType):
-        name = value.__module__ or ""
-    else:
-        name = type(value).__module__
-    return name == _OURS or name.startswith(f"{_OURS}.")
+def _holds_ours(values: Iterable[Any]) -> bool:
+    """Whether one of these values, which may be very many, is ours: a module, a class, a function or another object."""
+    by_kind: dict[type, list[Any]] = defaultdict(list)
+    for value in values:
+        by_kind[type(value)].append(value)
+    names: set[Any] = {kind.__module__ for kind in by_kind}
+    for kind, same in by_kind.items():
+        if issubclass(kind, types.ModuleType):
+            names.update(module.__name__ for module in same)
+        elif issubclass(kind, type | types.FunctionType):
+            names.update(value.__module__ for value in same)
+    return any(isinstance(name, str) and (name == OURS or name.startswith(f"{OURS}.")) for name in names)
 
 
 def public_name(kind: type) -> str:

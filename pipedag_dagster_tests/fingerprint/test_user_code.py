@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 
@@ -15,7 +16,7 @@ from pipedag_dagster.examples.flights import flow as flights
 from pipedag_dagster.examples.fresh_and_stable import flow as fresh_and_stable
 from pipedag_dagster.examples.quickstart import explicit
 from pipedag_dagster.examples.quickstart import flow as quickstart
-from pipedag_dagster.fingerprint import module_origin
+from pipedag_dagster.fingerprint import installed, module_origin
 from pipedag_dagster.fingerprint.fingerprint import UserCode, class_code, content_hash, fingerprint
 from pipedag_dagster.graph.task import Task
 from pipedag_dagster_tests.helpers.program_pairs import KINDS, pairs
@@ -37,8 +38,7 @@ def test_no_task_of_the_examples_has_a_coarse_fingerprint(task: Task) -> None:
 
 def forget_distributions() -> None:
     """Or what one test has installed is known in the next one."""
-    for name in ("distributions", "_is_users_distribution", "_is_from_a_folder", "_needs_us", "_has_file"):
-        getattr(module_origin, name).cache_clear()
+    installed.forget()
     module_origin._known_use.clear()
 
 
@@ -104,6 +104,26 @@ def test_code_of_an_installed_library_does_not_count(site: Site) -> None:
     before = site.version()
     (site.folder / "shop/__init__.py").write_text("def task(): return 2\n")
     assert site.version() == before
+
+
+def test_the_owners_of_a_package_are_those_that_the_standard_library_finds() -> None:
+    """It is slow, and takes its names from `top_level.txt` where there is one."""
+    expected = {top: set(names) for top, names in metadata.packages_distributions().items()}
+    found = {top: set(installed.owners(top)) for top in expected}
+    assert {top: names for top, names in found.items() if names and names != expected[top]} == {}
+    assert found["pandas"] == {"pandas"}
+    assert found["yaml"] == {"PyYAML"}
+
+
+def test_a_package_that_was_not_installed_by_pip_has_an_owner(site: Site) -> None:
+    site.install("shop", TASK)
+    info = site.folder / "shop-1.0.dist-info"
+    (info / "RECORD").unlink()
+    info.rename(site.folder / "shop-1.0.egg-info")
+    (site.folder / "shop-1.0.egg-info/METADATA").rename(site.folder / "shop-1.0.egg-info/PKG-INFO")
+    (site.folder / "shop-1.0.egg-info/SOURCES.txt").write_text("shop/__init__.py\n")
+    installed.forget()
+    assert installed.owners("shop") == ("shop",)
 
 
 def runs(python: str) -> bool:
