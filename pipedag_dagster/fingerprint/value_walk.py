@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import enum
 import os
 import pathlib
 import re
 import types
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +31,8 @@ from pipedag_dagster.fingerprint.value_content import (
 from pipedag_dagster.fingerprint.walk_state import WalkState
 
 _HEAP = 1 << 9  # in the flags of a class: it was made by Python code
-_ATOMS = frozenset(ATOMS)
+_ATOMS = frozenset((*ATOMS, datetime.date, datetime.timedelta, decimal.Decimal, uuid.UUID))
+"""The classes whose objects are all told by their `repr`, also in a list of them."""
 _ABSOLUTE = re.compile(rf"""['"](?:{re.escape(os.sep)}|[A-Za-z]:)""")
 _OF_ENUMS = {"_value_", "_name_", "__objclass__", "_sort_order_", "_hashable_values_", "_unhashable_values_"}
 
