@@ -120,7 +120,7 @@ class Checker:
 
     def _table(self, stage: str, asset: str) -> TableVersion:
         own = stage == self.inputs.stage.name
-        tables = self.members if own else self.inputs.pins[stage].tables
+        tables = self.members if own else self.inputs.version_of(stage).tables
         if asset not in tables:
             raise _Unusable(f"{stage}.{asset} was never committed. Run it first.")
         return tables[asset]

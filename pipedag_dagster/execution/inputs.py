@@ -38,7 +38,8 @@ class Inputs:
 
     Args:
         base: the committed version of the stage itself.
-        pins: the version of each stage of the instance that the run sees.
+        pins: the versions of stages of the instance that the run sees. Others are read when somebody needs them: the
+            run has pinned all stages of its flow.
         source_pins: the same in the instance that inputs are copied from.
         made: the tables that the calls of this run have made so far, by asset. It grows while the run goes on.
     """
@@ -47,7 +48,7 @@ class Inputs:
     stage: Stage
     run_id: str
     base: StageVersion
-    pins: Mapping[str, StageVersion]
+    pins: dict[str, StageVersion]
     source_pins: Mapping[str, StageVersion]
     made: dict[TaskCall, Mapping[str, TableVersion]] = field(default_factory=dict)
     _of_sources: dict[tuple[TableStore, str], StageVersion] = field(default_factory=dict, init=False)
@@ -68,7 +69,7 @@ class Inputs:
         if call in self.made:
             tables = self.made[call]
         else:
-            version = self.base if call.stage is self.stage else self.pins[call.stage.name]
+            version = self.base if call.stage is self.stage else self.version_of(call.stage.name)
             tables = outputs_of(call, version)
 
         def missing(asset: str) -> NotMaterialized:
@@ -152,14 +153,20 @@ class Inputs:
         """
         stage = stage or call.source_stage_name
         if call.source is None:
-            return self.base if stage == self.stage.name else self.pins[stage]
+            return self.base if stage == self.stage.name else self.version_of(stage)
         store: TableStore = call.source.store.table_store
         if (store, stage) not in self._of_sources:  # it is asked for each of its tables
-            self._of_sources[store, stage] = self._of_source(store, stage)
+            self._of_sources[store, stage] = self._read(store, stage)
         return self._of_sources[store, stage]
 
-    def _of_source(self, source: TableStore, stage: str) -> StageVersion:
-        return source.pin(self.run_id, [stage])[stage]
+    def version_of(self, stage: str) -> StageVersion:
+        """The version of a stage of the instance that the run sees. Number 0 when it was never committed."""
+        if stage not in self.pins:
+            self.pins[stage] = self._read(self.store, stage)
+        return self.pins[stage]
+
+    def _read(self, store: TableStore, stage: str) -> StageVersion:
+        return store.pin(self.run_id, [stage])[stage]
 
 
 class Unpinned(Inputs):
@@ -169,8 +176,8 @@ class Unpinned(Inputs):
     def is_pinned(self) -> bool:
         return False
 
-    def _of_source(self, source: TableStore, stage: str) -> StageVersion:
-        return source.current([stage])[stage]
+    def _read(self, store: TableStore, stage: str) -> StageVersion:
+        return store.current([stage])[stage]
 
 
 def own_alias(name: str, taken: Collection[str]) -> str:

@@ -77,9 +77,10 @@ def evaluate(
     assert source is not None
     ours, theirs = inputs.store, source.store.table_store
     pairs: dict[str, tuple[TableVersion, TableVersion]] = {}
+    before = inputs.stage.stages_before
     for name in {side for relation in check.relations for side in (relation.child, relation.parent)}:
         stage, _, asset = name.partition(".")
-        here = members if stage == inputs.stage.name else inputs.pins[stage].tables if stage in inputs.pins else {}
+        here = members if stage == inputs.stage.name else inputs.version_of(stage).tables if stage in before else {}
         there = inputs.source_pins[stage].tables if stage in inputs.source_pins else {}
         if asset in here and asset in there:
             pairs[name] = (here[asset], there[asset])

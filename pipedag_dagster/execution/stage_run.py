@@ -266,7 +266,7 @@ class _StageRun:
     def _reads(self, calls: list[TaskCall]) -> dict[str, int]:
         """The versions of other stages that these calls have read."""
         names = dict.fromkeys(output.call.stage.name for call in calls for output in call.inputs)
-        own = {name: self.inputs.pins[name].number for name in names if name != self.stage.name}
+        own = {name: self.inputs.version_of(name).number for name in names if name != self.stage.name}
         copied = (source for call in calls for source in self.inputs.sources(call))
         return own | {f"{source.instance}/{source.stage}": source.number for source in copied}
 

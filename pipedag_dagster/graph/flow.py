@@ -81,6 +81,18 @@ class Stage(StageCalls, _Wired):
 
     transaction_name = current_name
 
+    @property
+    def stages_before(self) -> set[str]:
+        """The names of the stages that it reads, directly or not."""
+        names: set[str] = set()
+        waiting = list(self.calls)
+        while waiting:
+            for needed in waiting.pop().inputs:
+                if needed.call.stage.name not in {self.name, *names}:
+                    names.add(needed.call.stage.name)
+                    waiting += needed.call.stage.calls
+        return names
+
     def __enter__(self) -> Self:
         flow = _open_flow.get()
         if flow is None:

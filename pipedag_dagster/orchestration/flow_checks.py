@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from pipedag_dagster.checks import References
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import WiringError, did_you_mean
-from pipedag_dagster.graph.calls import StageCalls
-from pipedag_dagster.graph.flow import FlowGraph, Stage
+from pipedag_dagster.graph.flow import FlowGraph
 
 
 def refuse_unusable(instance: ConfigContext, flows: Sequence[FlowGraph], *, may_be_empty: bool = False) -> None:
@@ -47,7 +46,7 @@ def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
         for asset in call.assets
     }
     for stage in stages:
-        before = _before(stage)
+        before = {stage.name, *stage.stages_before}
         for call in stage.calls:
             for asset in call.assets:
                 for check in call.task.about.checks_of(asset):
@@ -69,15 +68,3 @@ def refuse_wrong_references(flows: Iterable[FlowGraph]) -> None:
                             f"{subject} refers to {target}, but stage {check.stage!r} does not have to run before "
                             f"{stage.name!r}. The check could see an old version. Move it to a stage that reads both."
                         )
-
-
-def _before(stage: Stage) -> set[str]:
-    """The names of the stage and of all stages that it reads, directly or not."""
-    names: set[str] = set()
-    waiting: list[StageCalls] = [stage]
-    while waiting:
-        current = waiting.pop()
-        if current.name not in names:
-            names.add(current.name)
-            waiting += [needed.call.stage for call in current.calls for needed in call.inputs]
-    return names
