@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from pipedag_dagster.graph.external_table import ExternalTableReference
     from pipedag_dagster.graph.flow import Stage
     from pipedag_dagster.graph.group_node import GroupNode, VisualizationStyle
+    from pipedag_dagster.graph.raw_sql import RawSql
     from pipedag_dagster.graph.schema import Schema
-    from pipedag_dagster.graph.tables import Blob, RawSql, SortCol, SortOrder, Table, View
+    from pipedag_dagster.graph.tables import Blob, Table
     from pipedag_dagster.graph.task import AUTO_VERSION, input_stage_versions, materialize
     from pipedag_dagster.graph.task_context import TaskContext
+    from pipedag_dagster.graph.view import SortCol, SortOrder, View
     from pipedag_dagster.logs import setup_logging
     from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
     from pipedag_dagster.orchestration.build_definitions import build_definitions
@@ -90,11 +92,11 @@ _MODULES = {
     "PipedagError": "errors",
     "PipedagTranslator": "orchestration.translator",
     "PipelineComponent": "orchestration.component",
-    "RawSql": "graph.tables",
+    "RawSql": "graph.raw_sql",
     "Result": "orchestration.result",
     "Schema": "graph.schema",
-    "SortCol": "graph.tables",
-    "SortOrder": "graph.tables",
+    "SortCol": "graph.view",
+    "SortOrder": "graph.view",
     "Stage": "graph.flow",
     "StageLockContext": "orchestration.run",
     "Table": "graph.tables",
@@ -103,7 +105,7 @@ _MODULES = {
     "Task": "graph.calls",
     "TaskContext": "graph.task_context",
     "TaskGetItem": "graph.calls",
-    "View": "graph.tables",
+    "View": "graph.view",
     "VisualizationStyle": "graph.group_node",
     "build_definitions": "orchestration.build_definitions",
     "create_basic_pipedag_config": "context",

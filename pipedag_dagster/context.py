@@ -20,6 +20,7 @@ from pipedag_dagster.config.layers import merge
 from pipedag_dagster.errors import ConfigError, NoConfig, NoInstance
 from pipedag_dagster.fingerprint.module_origin import add_user_modules
 from pipedag_dagster.graph.instance import Instance
+from pipedag_dagster.graph.not_here import Instead
 from pipedag_dagster.options import known_options, refuse_unknown
 from pipedag_dagster.versions.table_store import TableStore
 
@@ -39,6 +40,20 @@ class ConfigContext(Instance):
     `with instance:` makes it the current one, which `ConfigContext.get()` returns. Nothing connects to the database
     before the store is used for the first time.
     """
+
+    new = Instead('Write PipedagConfig({"name": …, "instances": {…}}).get("full").')
+    logger = Instead("Write logging.getLogger(__name__).")
+    get_logger = Instead("Write logging.getLogger(__name__).")
+    auto_table = Instead("Write instance.config.auto_table for the names of the classes.")
+    auto_blob = Instead("Write instance.config.auto_blob for the names of the classes.")
+    create_lock_manager = Instead("Stages are locked in the database while a run writes them.")
+    create_orchestration_engine = Instead("Write flow.run(config=instance).")
+    stage_commit_technique = Instead("The setting has no effect here.")
+    strict_result_get_locking = Instead("The setting has no effect here.")
+    network_interface = Instead("The setting has no effect here.")
+    visualization = Instead("The setting has no effect here: Dagster draws the flow.")
+    disable_kroki = Instead("The setting has no effect here: Dagster draws the flow.")
+    kroki_url = Instead("The setting has no effect here: Dagster draws the flow.")
 
     def __init__(self, config: InstanceConfig, files: PipedagConfig) -> None:
         self.config = config

@@ -146,6 +146,10 @@ class UnknownName(WiringError, KeyError):
     """Fix the name: the flow has no such stage, task or output."""
 
 
+class NotHere(WiringError, AttributeError):
+    """Write what the message says: objects of pydiverse.pipedag have this attribute, and ours do not."""
+
+
 class NoTask(WiringError, LookupError):
     """Call it inside of a task, while a flow runs it."""
 

@@ -23,6 +23,7 @@ from pipedag_dagster.config.attrs import Attrs
 from pipedag_dagster.errors import TaskFailed
 
 Path: TypeAlias = tuple[int | str, ...]
+OfScript: TypeAlias = Callable[[str, dict[str, Any]], Any]
 LARGEST = 1_000_000
 """The most characters of JSON that a value may have. Larger values belong into a blob."""
 
@@ -34,6 +35,11 @@ class NotJson(Exception):
 def output(name: str) -> dict[str, str]:
     """The node that stands for something stored under `name`."""
     return {"$output": name}
+
+
+def script(name: str, tables: dict[str, Any]) -> dict[str, Any]:
+    """The node that stands for a script with the tables that it has made."""
+    return {"$script": name, "$tables": tables}
 
 
 def encode(value: Any, path: Path, part: Callable[[Any, Path], Any]) -> Any:
@@ -81,8 +87,12 @@ def encode(value: Any, path: Path, part: Callable[[Any, Path], Any]) -> Any:
     return {"$class": f"{kind.__module__}:{kind.__qualname__}", "$fields": fields}
 
 
-def decode(node: Any, read: Callable[[str], Any]) -> Any:
-    """The value that `node` was made of. `read` returns what an `$output` stands for.
+def decode(node: Any, read: Callable[[str], Any], of_script: OfScript = lambda name, tables: tables) -> Any:
+    """The value that `node` was made of.
+
+    Args:
+        read: returns what an `$output` stands for.
+        of_script: returns the object for a script with this name and these tables.
 
     Raises:
         TaskFailed: the class of an object in it no longer exists.
@@ -91,7 +101,7 @@ def decode(node: Any, read: Callable[[str], Any]) -> Any:
     (1, 'ORDERS')
     """
     if isinstance(node, list):
-        return [decode(part, read) for part in node]
+        return [decode(part, read, of_script) for part in node]
     if not isinstance(node, dict):
         return node
     if "$output" in node:
@@ -99,17 +109,19 @@ def decode(node: Any, read: Callable[[str], Any]) -> Any:
     if "$float" in node:
         return float(node["$float"])
     if "$tuple" in node:
-        return tuple(decode(part, read) for part in node["$tuple"])
+        return tuple(decode(part, read, of_script) for part in node["$tuple"])
     if "$dict" in node:
-        return {key: decode(part, read) for key, part in node["$dict"]}
+        return {key: decode(part, read, of_script) for key, part in node["$dict"]}
     for name, read_text in _BY_NAME.items():
         if name in node:
             return read_text(node[name])
     if "$enum" in node:
         return _member(_class(node["$enum"]), node["$name"])
+    if "$script" in node:
+        return of_script(node["$script"], decode(node["$tables"], read, of_script))
     if "$class" in node:
-        return _object(node["$class"], {name: decode(part, read) for name, part in node["$fields"].items()})
-    return {key: decode(part, read) for key, part in node.items()}
+        return _object(node["$class"], {name: decode(part, read, of_script) for name, part in node["$fields"].items()})
+    return {key: decode(part, read, of_script) for key, part in node.items()}
 
 
 def _duration(text: str) -> dt.timedelta:
@@ -180,7 +192,8 @@ def _part(node: Any, key: int | str) -> Any:
             return node[key]
         raise LookupError(key)
     if isinstance(node, dict) and not node.keys() & {"$float", "$enum", *_BY_NAME}:
-        pairs = node["$dict"] if "$dict" in node else list(node.get("$fields", node).items())
+        named = next((node[inner] for inner in ("$fields", "$tables") if inner in node), node)
+        pairs = node["$dict"] if "$dict" in node else list(named.items())
         folded = key.lower() if isinstance(key, str) else key
         same = [part for other, part in pairs if other == key]
         same += [part for other, part in pairs if isinstance(other, str) and other.lower() == folded]

@@ -9,6 +9,7 @@ from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
 from pipedag_dagster.data import json_values
 from pipedag_dagster.errors import NotMaterialized
 from pipedag_dagster.graph.flow import Output, TaskCall
+from pipedag_dagster.graph.raw_sql import RawSql
 
 
 class CallOutputs:
@@ -48,9 +49,14 @@ class CallOutputs:
 
         def get(asset: str) -> Any:
             table = self._table(asset)
-            return json_values.decode(table.value, get) if table.kind is OutputKind.value else read(table)
+            if table.kind is OutputKind.value:
+                return json_values.decode(table.value, get, of_script)
+            return read(table)
 
-        return json_values.decode(self._node(output), get)
+        def of_script(name: str, tables: dict[str, Any]) -> RawSql:
+            return RawSql.of_tables(tables, name, self.call.stage)
+
+        return json_values.decode(self._node(output), get, of_script)
 
     def _node(self, output: Output) -> Any:
         node, path = self._start(output)

@@ -24,6 +24,7 @@ from pipedag_dagster.frame_types import FrameType, batch_class, data_type, is_sq
 from pipedag_dagster.graph import nested
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import Output, Stage, TaskCall, map_outputs
+from pipedag_dagster.graph.raw_sql import RawSql
 from pipedag_dagster.graph.replaced_inputs import ReplacedInput
 from pipedag_dagster.graph.tables import Table, bare_references
 from pipedag_dagster.names import MAX_BYTES, quote
@@ -313,7 +314,7 @@ class Arguments:
             yield name, quote(self.inputs.store.schemas(value.stage).versions, value.physical)
         elif isinstance(value, ExternalTableReference):
             yield name, quote(value.schema, value.name)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict | RawSql):
             for key, part in value.items():
                 yield from self._named(part, f"{name}.{key}" if name else str(key))
         elif isinstance(value, list | tuple):

@@ -28,7 +28,9 @@ from pipedag_dagster.fingerprint.fingerprint import content_hash
 from pipedag_dagster.frame_types import is_named, types_of
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.flow import Path, Slot, TaskCall
-from pipedag_dagster.graph.tables import Blob, RawSql, Table, View
+from pipedag_dagster.graph.raw_sql import RawSql
+from pipedag_dagster.graph.tables import Blob, Table
+from pipedag_dagster.graph.view import View
 from pipedag_dagster.names import table_name
 from pipedag_dagster.postgres import sql_text
 from pipedag_dagster.versions.write_table import Constraints
@@ -193,6 +195,8 @@ class Unpacking:
 
     def node(self, value: Any, path: Path) -> Any:
         """The JSON that stands for `value`, which is at `path`. The outputs in it are added to `outputs`."""
+        if isinstance(value, RawSql) and value.has_run:
+            value = dict(value.items())
         place = (self._positions.get(path[0], path[0]), *path[1:]) if path else path
         place = tuple(key.lower() if isinstance(key, str) else key for key in place)
         leaf = self._leaf(value, place)
@@ -200,7 +204,7 @@ class Unpacking:
             self._outputs.append(leaf)
             return json_values.output(leaf.slot.asset)
         if leaf is not None:
-            inner: Any = json_values.output(f"{_SCRIPT}{len(self._outputs)}")
+            inner: Any = json_values.script(leaf.name, json_values.output(f"{_SCRIPT}{len(self._outputs)}"))
             self._outputs.append(leaf)
         else:
             try:

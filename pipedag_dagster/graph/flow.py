@@ -17,6 +17,7 @@ from pipedag_dagster.graph.calls import Output, Slot, StageCalls, TaskCall, map_
 from pipedag_dagster.graph.group_node import GroupNode, open_groups, open_stages, order_calls
 from pipedag_dagster.graph.instance import Instance
 from pipedag_dagster.graph.nested import Path
+from pipedag_dagster.graph.not_here import Instead
 from pipedag_dagster.graph.schema import SCRIPT_SCHEMA
 from pipedag_dagster.graph.task import Task, Wire, wiring
 from pipedag_dagster.names import asset_name, stage_name
@@ -55,6 +56,9 @@ class Stage(StageCalls, _Wired):
     Raises:
         WiringError: it is opened outside of a flow, or a second time, or the flow has another stage of this name.
     """
+
+    did_commit = Instead("Look at result.successful: a run that succeeds has committed its stages.")
+    set_transaction_name = Instead("Leave it out: a run chooses the schemas that it writes to.")
 
     flow: FlowGraph
     outer: StageCalls | None = None
@@ -128,6 +132,18 @@ class Stage(StageCalls, _Wired):
             hint = did_you_mean(name, {call.name for call in self.calls})
             raise UnknownName(f"Stage {self.name!r} has no call {number} of a task {name!r}.{hint}")
         return Output(named[number])
+
+    def get_task(self, name: str, index: int | None = None) -> Output:
+        """The same as `stage[name]`, or `stage[name, index]`."""
+        return self[name, index or 0]
+
+    def all_tasks(self) -> list[Output]:
+        """The outputs of all calls."""
+        return [Output(call) for call in self.calls]
+
+    def is_inner(self, other: Stage) -> bool:
+        """Whether it is nested in the other stage, directly or further inside."""
+        return self is not other and any(stage is other for stage in _with_outer(self))
 
     def _wire(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Output:
         number = self._counts[task.name] + 1

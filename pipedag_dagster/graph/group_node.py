@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pipedag_dagster.errors import WiringError
@@ -61,11 +62,19 @@ class GroupNode:
         open_groups.reset(self._tokens.pop())
 
 
+@dataclass
 class VisualizationStyle:
     """How pydiverse.pipedag draws a group. Accepted, and without an effect: Dagster draws the flow."""
 
-    def __init__(self, **style: Any) -> None:
-        self.style = style
+    hide_box: bool | None = None
+    hide_content: bool | None = None
+    hide_label: bool | None = None
+    box_color_always: str | None = None
+    box_color_any_failure: str | None = None
+    box_color_none_cache_valid: str | None = None
+    box_color_any_cache_valid: str | None = None
+    box_color_all_cache_valid: str | None = None
+    box_color_all_skipped: str | None = None
 
 
 def order_calls(calls: list[TaskCall]) -> None:

@@ -1,21 +1,18 @@
-"""What a task returns: tables, with their names and properties, and other things that a stage can hold."""
+"""What a task returns: tables with their properties, and blobs."""
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.sql.util import ClauseAdapter
 
-from pipedag_dagster.errors import WiringError, WrongCall
+from pipedag_dagster.errors import WiringError
 from pipedag_dagster.frame_types import is_readable
 from pipedag_dagster.graph import nested
-from pipedag_dagster.graph.container import Container
+from pipedag_dagster.graph.container import Container, NameOption
 from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.schema import Schema, schema_name
 from pipedag_dagster.graph.task_context import TaskContext
@@ -41,13 +38,19 @@ class Table(Container):
         annotation: accepted for pydiverse.pipedag, without an effect: a class of tables, like `pd.DataFrame`.
         stage: for `retrieve_table_obj`: the stage of a table that is committed already, or its name.
 
+    Attributes:
+        primary_key, indexes, non_nullable, nullable: as tuples; `nullable` is None if it was not given.
+
     Raises:
         WiringError: a column is not a text, or is named twice.
+        WrongCall: the name is not a text. It is also raised when the name is set later.
 
     Example:
         >>> Table([1, 2], "Orders", primary_key="id")
         Table(list, name='Orders', primary_key=('id',))
     """
+
+    name = NameOption()
 
     @known_options()
     def __init__(
@@ -70,12 +73,13 @@ class Table(Container):
                 "that the table must meet as checks: @materialize(checks=[…])."
             )
         self.obj = obj
-        self.name = _name("Table", name)
+        self.name = name
         self.primary_key = _column_names("primary_key", () if primary_key is None else primary_key)
-        listed = (indexes,) if isinstance(indexes, str) else indexes
+        listed = indexes if isinstance(indexes, Iterable) and not isinstance(indexes, str) else (indexes,)
         self.indexes = tuple(_column_names("indexes", columns) for columns in listed)
         self.non_nullable = _column_names("non_nullable", non_nullable)
         self.nullable = None if nullable is None else _column_names("nullable", nullable)
+        self.type_map = type_map
         self.column_types = tuple((name, _ddl(name, kind)) for name, kind in (type_map or {}).items())
         self.materialization_details = materialization_details
         self.stage = stage
@@ -156,12 +160,6 @@ class Table(Container):
         return f"Table({type(self.obj).__name__}, name={self.name!r}{key})"
 
 
-def _name(kind: str, name: Any) -> str | None:
-    if name is not None and not isinstance(name, str):
-        raise WrongCall(f'{kind}(…): name={name!r} is not a text. Write name="orders".')
-    return name
-
-
 def bare_references(value: Any) -> Any:
     """`value` with each `Table(ExternalTableReference(…))` in it replaced by the reference."""
     return nested.replace(value, Table, lambda t: t.obj if isinstance(t.obj, ExternalTableReference) else t)
@@ -201,10 +199,12 @@ class Blob(Container):
         Blob(set, name='model')
     """
 
+    name = NameOption()
+
     @known_options()
-    def __init__(self, obj: Any, name: str | None = None) -> None:
+    def __init__(self, obj: Any = None, name: str | None = None) -> None:
         self.obj = obj
-        self.name = _name("Blob", name)
+        self.name = name
 
     @property
     def content(self) -> Any:
@@ -215,163 +215,3 @@ class Blob(Container):
 
     def __repr__(self) -> str:
         return f"Blob({type(self.obj).__name__}, name={self.name!r})"
-
-
-class RawSql(Container):
-    """An SQL script. The tables and views that it makes become tables of the stage, under their own names.
-
-    It runs in one transaction, in an empty schema of its own, which is first in the search path: write
-    `CREATE TABLE orders …`. `{name}` stands for an input: the table that the task gets as the argument `name`;
-    `{name.key}` is a part of it. `{schema}` stands for the script's own schema.
-
-    Args:
-        sql: the script, or a list of scripts that run one after the other. The database splits it into statements.
-        name: for messages.
-
-    Example:
-        >>> RawSql("CREATE TABLE large AS SELECT * FROM {orders} WHERE amount > 100")
-        RawSql('CREATE TABLE large AS SELECT * FROM {orders} WHERE amount > …')
-    """
-
-    @known_options()
-    def __init__(self, sql: str | Sequence[str], name: str | None = None) -> None:
-        self.scripts = (sql,) if isinstance(sql, str) else tuple(sql)
-        self.name = _name("RawSql", name)
-
-    @property
-    def content(self) -> str | tuple[str, ...]:
-        return self.scripts[0] if len(self.scripts) == 1 else self.scripts
-
-    def content_for_hash(self) -> tuple[Any, ...]:
-        return (self.scripts, self.name)
-
-    def __repr__(self) -> str:
-        text = "; ".join(self.scripts)
-        return f"RawSql({text if len(text) <= 60 else text[:60] + '…'!r})"
-
-
-class View:
-    """A query whose result is not stored: the stage has a view of it. The tables that it reads are kept as long as the
-    view is.
-
-    Args:
-        src: a query, a table that the task takes as `sa.Table`, or an `ExternalTableReference`. Of a list of them, the
-            view has all rows (`UNION ALL`).
-        name: as for `Table`.
-        columns: only these columns; a dict renames them: `{"new": "old"}`.
-        sort_by: one or more columns to sort by: names, or expressions like `t.c.id.desc()`.
-        limit: the greatest number of rows.
-
-    Example:
-        >>> View(sa.text("SELECT 1 AS x"), "one").name
-        'one'
-    """
-
-    @known_options()
-    def __init__(
-        self,
-        src: Any,
-        name: str | None = None,
-        *,
-        columns: str | Sequence[Any] | Mapping[str, Any] | None = None,
-        sort_by: Any = None,
-        limit: int | None = None,
-    ) -> None:
-        self.src = src
-        self.name = name
-        self.columns = columns
-        self.sort_by = sort_by
-        self.limit = limit
-
-    def content_for_hash(self) -> tuple[Any, ...]:
-        return (self.src, self.name, self.columns, self.sort_by, self.limit)
-
-    @property
-    def query(self) -> sa.ClauseElement:
-        """The query as one SELECT. A text is returned unchanged if there are no columns, sorting or limit to apply."""
-        sources = list(self.src) if isinstance(self.src, list | tuple) else [self.src]
-        if len(sources) == 1 and self.columns is None and self.sort_by is None and self.limit is None:
-            only = sources[0]
-            query: sa.ClauseElement = only.rows if isinstance(only, ExternalTableReference) else only
-            return query
-        parts = [_selectable(source) for source in sources]
-        external = any(isinstance(source, ExternalTableReference) for source in sources)
-        selects = [sa.select(sa.literal_column("*") if external else part).select_from(part) for part in parts]
-        rows = parts[0] if len(parts) == 1 else sa.union_all(*selects).subquery("rows")
-        query = sa.select(*self._columns(rows)).select_from(rows)
-        for key in () if self.sort_by is None else _listed(self.sort_by):
-            query = query.order_by(_column(rows, key))
-        return query if self.limit is None else query.limit(self.limit)
-
-    def _columns(self, rows: sa.FromClause) -> list[Any]:
-        if self.columns is None:
-            return [rows]
-        if isinstance(self.columns, Mapping):
-            return [_column(rows, old).label(new) for new, old in self.columns.items()]
-        return [_column(rows, column) for column in _listed(self.columns)]
-
-    def __repr__(self) -> str:
-        return f"View({type(self.src).__name__}, name={self.name!r})"
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-
-
-def _selectable(source: Any) -> sa.FromClause:
-    if isinstance(source, ExternalTableReference):
-        return source.rows.subquery(source.name)
-    if isinstance(source, sa.FromClause) and not isinstance(source, sa.SelectBase):
-        return source
-    if isinstance(source, sa.SelectBase):
-        return source.subquery()
-    raise TypeError(
-        f"View: an object of the class {type(source).__name__} cannot be combined, sorted or renamed. Write "
-        "sa.select(…), or take the input as sa.Table."
-    )
-
-
-class SortOrder(enum.Enum):
-    """The direction in which a column is sorted."""
-
-    ASC = 0
-    DESC = 1
-
-
-@dataclass(frozen=True)
-class SortCol:
-    """A column to sort a `View` by.
-
-    Args:
-        col: its name.
-        order: `SortOrder.ASC` or `SortOrder.DESC`.
-        nulls_first: whether NULLs come first; None for the order of the database.
-
-    Example:
-        View(orders, sort_by=[SortCol("id", SortOrder.DESC, nulls_first=True)])
-    """
-
-    col: str
-    order: SortOrder = SortOrder.ASC
-    nulls_first: bool | None = None
-
-    def content_for_hash(self) -> tuple[Any, ...]:
-        return (self.col, self.order.name, self.nulls_first)
-
-    def of(self, rows: sa.FromClause) -> Any:
-        """The expression to sort `rows` by."""
-        column = _named(rows, self.col)
-        key = column.desc() if self.order is SortOrder.DESC else column.asc()
-        return key if self.nulls_first is None else key.nulls_first() if self.nulls_first else key.nulls_last()
-
-
-def _column(rows: sa.FromClause, column: Any) -> Any:
-    if isinstance(column, SortCol):
-        return column.of(rows)
-    # Expressions name columns of the sources; the SELECT reads from their union.
-    return _named(rows, column) if isinstance(column, str) else ClauseAdapter(rows).traverse(column)
-
-
-def _named(rows: sa.FromClause, column: str) -> sa.ColumnElement[Any]:
-    """A column by its name. The columns of an external table are known to the database only."""
-    return sa.column(column) if "*" in rows.c else rows.c[column]

@@ -15,6 +15,7 @@ from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.graph.not_drawn import NotDrawn
+from pipedag_dagster.graph.not_here import Instead
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -57,6 +58,11 @@ class Result(NotDrawn):
         checks: Dagster's results of the checks that were evaluated: `.asset_key`, `.check_name`, `.passed`,
             `.severity`, `.description`, `.metadata`.
     """
+
+    task_values = Instead("Write result.get(task) for what a task has returned, or result.tables for all tables.")
+    evolve = Instead("A result cannot be changed.")
+    subflow = Instead("Write result.flow for the flow, or result.task_states for what was run.")
+    underlying = Instead("Write result.run_id for the run of Dagster.")
 
     def __init__(
         self,
@@ -109,17 +115,20 @@ class Result(NotDrawn):
         return self.instance.store.table_store.records.of_run(self.run_id)
 
     @overload
-    def get(self, output: str, as_type: type[sa.Table]) -> sa.Alias: ...
+    def get(self, task: str, as_type: type[sa.Table]) -> sa.Alias: ...
     @overload
-    def get(self, output: str, as_type: type[Data]) -> Data: ...
+    def get(self, task: str, as_type: type[Data]) -> Data: ...
     @overload
-    def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any: ...
-    def get(self, output: Output | TaskCall | str, as_type: type | None = None) -> Any:
+    def get(self, task: Output | TaskCall | str, as_type: type | None = None) -> Any: ...
+    def get(
+        self, task: Output | TaskCall | str, as_type: type | None = None, write_local_table_cache: bool = False
+    ) -> Any:
         """Read the result of a task from the database.
 
         Args:
-            output: the handle that the task's call returned while wiring; or the name of a table, `"stage.table"`.
+            task: the handle that the task's call returned while wiring; or the name of a table, `"stage.table"`.
             as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame` or `sa.Table`.
+            write_local_table_cache: accepted for pydiverse.pipedag, without an effect.
 
         Returns:
             A table, a value, or the object of a blob. If the task returns several, all of them, in the shape in which
@@ -128,9 +137,9 @@ class Result(NotDrawn):
         Raises:
             NotMaterialized: the run did not make the table, or its version was dropped since.
         """
-        if isinstance(output, str):
-            return self._read(output, as_type)
-        output = Output(output) if isinstance(output, TaskCall) else output
+        if isinstance(task, str):
+            return self._read(task, as_type)
+        output = Output(task) if isinstance(task, TaskCall) else task
         call = output.call
         made = {
             table.asset: table

@@ -25,15 +25,29 @@ class _Cursor(psycopg.ClientCursor[Any]):
         return self
 
 
-class _Listed(Dumper):
+class _Values(Dumper):
+    """Several values, as psycopg2 writes them."""
+
+    def _joined(self, values: Any) -> bytes:
+        transformer = Transformer(self.connection)
+        return b", ".join(transformer.as_literal(value) for value in values)
+
+    def dump(self, obj: Any) -> bytes:
+        return bytes(self.quote(obj))
+
+
+class _Listed(_Values):
     """A tuple as the list that IN takes: `where id in :ids`."""
 
     def quote(self, obj: Any) -> bytes:
-        transformer = Transformer(self.connection)
-        return b"(" + b", ".join(transformer.as_literal(value) for value in obj) + b")"
+        return b"(" + self._joined(obj) + b")"
 
-    def dump(self, obj: Any) -> bytes:
-        return self.quote(obj)
+
+class _Array(_Values):
+    """A list as an array: `where id = any(:ids)`, `unnest(:names)`."""
+
+    def quote(self, obj: Any) -> bytes:
+        return b"ARRAY[" + self._joined(obj) + b"]" if obj else b"'{}'"
 
 
 def prepare_for_users(engine: sa.Engine, search_path: str) -> None:
@@ -46,5 +60,6 @@ def prepare_for_users(engine: sa.Engine, search_path: str) -> None:
         connection.commit()
         connection.cursor_factory = _Cursor
         connection.adapters.register_dumper(tuple, _Listed)
+        connection.adapters.register_dumper(list, _Array)
 
     sa.event.listen(engine, "connect", prepare)

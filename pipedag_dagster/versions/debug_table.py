@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from pipedag_dagster.errors import NotOwned, UnstorableResult, WiringError
 from pipedag_dagster.frame_types import types_of
 from pipedag_dagster.graph.external_table import ExternalTableReference
-from pipedag_dagster.graph.tables import Table, View
+from pipedag_dagster.graph.tables import Table
+from pipedag_dagster.graph.view import View
 from pipedag_dagster.names import TableRef, physical_name, quote, table_name
 from pipedag_dagster.postgres import sql_text
 from pipedag_dagster.postgres.database import Database, execute

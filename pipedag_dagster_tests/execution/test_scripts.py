@@ -199,7 +199,7 @@ def test_a_script_beside_other_outputs_and_one_that_makes_nothing(full: ConfigCo
     shop = Shop(full, lambda _: {"sql": RawSql("CREATE TABLE t AS SELECT 1 AS x"), "check": RawSql("SELECT 1"), "n": 2})
     shop.run()
     assert shop.seen[0]["sql"]["t"]["x"].tolist() == [1]
-    assert (shop.seen[0]["check"], shop.seen[0]["n"]) == ({}, 2)
+    assert (list(shop.seen[0]["check"]), shop.seen[0]["n"]) == ([], 2)
     assert {one.name: one.kind for one in full.store.table_store.current(["work"])["work"].tables.values()} == {
         "make": "json",
         "t": "table",

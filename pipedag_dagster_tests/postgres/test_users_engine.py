@@ -28,7 +28,11 @@ DAYS = "SELECT count(*) FROM (VALUES (DATE '2020-01-01'), ('2021-01-01')) AS day
     [
         (f"{DAYS} WHERE day > :x", "2020-06-01", 1),
         (f"{DAYS} WHERE day IN :x", ("2020-01-01", "2021-01-01"), 2),
-        (f"{DAYS} WHERE day = ANY(:x)", ["2020-01-01"], 1),
+        (f"{DAYS} WHERE day = ANY(:x)", [dt.date(2020, 1, 1)], 1),
+        ("SELECT array_length(:x, 1)", ["a'b", None], 2),
+        ("SELECT count(*) FROM unnest(:x) AS names (name) WHERE name < 'b'", ["a", "b"], 1),
+        ("SELECT array_dims(:x)", [[1, 2], [3, 4]], "[1:2][1:2]"),
+        (f"{DAYS} WHERE day = ANY(:x)", [], 0),
         (f"{DAYS} WHERE day > :x", dt.datetime(2020, 6, 1), 1),
         (f"{DAYS} WHERE :x IS NULL", None, 2),
         ("SELECT concat('a', :x)", "b'%", "ab'%"),
