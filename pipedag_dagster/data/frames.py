@@ -7,7 +7,7 @@ one column on its way in; `pg_types` and `read_columns` do on its way out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -139,8 +139,8 @@ def read_table(
         pg_columns = pg_types.describe(cursor, table)
         refuse_unreadable(pg_columns, what)
         cursor.execute(pg_types.select(pg_columns, table, where, limit) if pg_columns else f"TABLE {table}")
-        found = cursor.fetch_arrow_table()
-    return frame(pg_columns, found, cls, what)
+        found = _fetched(cursor)
+    return _frame(pg_columns, *found, cls, what)
 
 
 def read_query(
@@ -168,8 +168,8 @@ def read_query(
         cursor.execute(f"SELECT pg_catalog.set_config('search_path', {literal(search_path)}, true)")
         cursor.fetchall()
         cursor.execute(selected)
-        found = cursor.fetch_arrow_table()
-    return frame(named, found, cls, what)
+        found = _fetched(cursor)
+    return _frame(named, *found, cls, what)
 
 
 def refuse_unreadable(pg_columns: Sequence[PgColumn], what: str) -> None:
@@ -183,12 +183,21 @@ def refuse_unreadable(pg_columns: Sequence[PgColumn], what: str) -> None:
 
 def frame(pg_columns: Sequence[PgColumn], found: pa.Table, cls: type, what: str) -> Any:
     """What ADBC read, as a frame: the columns, and after them their flags."""
-    flags = iter(found.columns[len(pg_columns) :])
-    columns = []
-    for pg_column, column in zip(pg_columns, found.columns, strict=False):
-        flag = next(flags) if pg_column.flag is not None else None
-        columns.append(read_columns.ReadColumn(pg_column, column, flag))
-    rows = len(found)
+    return _frame(pg_columns, found.columns, len(found), cls, what)
+
+
+def _fetched(cursor: Any) -> tuple[list[pa.ChunkedArray], int]:
+    """The columns of the result, and the number of its rows. Nothing else keeps the columns in memory."""
+    found = cursor.fetch_arrow_table()
+    return found.columns, len(found)
+
+
+def _frame(pg_columns: Sequence[PgColumn], found: list[pa.ChunkedArray], rows: int, cls: type, what: str) -> Any:
+    """
+    Args:
+        found: is emptied. A column that was converted is not needed any more, and may be large.
+    """
+    columns = _read_columns(pg_columns, found)
     frame_type = data_type(cls)
     if frame_type is FrameType.PANDAS:
         from pipedag_dagster.data import pandas_frames  # noqa: PLC0415
@@ -196,10 +205,17 @@ def frame(pg_columns: Sequence[PgColumn], found: pa.Table, cls: type, what: str)
         read = [(column.name, _explained(what, column.name, partial(pandas_frames.read, column))) for column in columns]
         return pandas_frames.frame(read, rows)
     if frame_type is FrameType.ARROW:
-        return pa.table(
-            [_explained(what, column.name, column.arrow) for column in columns], [column.name for column in columns]
-        )
+        named = [(column.name, _explained(what, column.name, column.arrow)) for column in columns]
+        return pa.table([column for _, column in named], [name for name, _ in named])
     return _polars([(column.name, _explained(what, column.name, column.plain)) for column in columns], frame_type)
+
+
+def _read_columns(pg_columns: Sequence[PgColumn], found: list[pa.ChunkedArray]) -> Iterator[read_columns.ReadColumn]:
+    flags = found[len(pg_columns) :]
+    del found[len(pg_columns) :]
+    for pg_column in pg_columns:
+        flag = flags.pop(0) if pg_column.flag is not None else None
+        yield read_columns.ReadColumn(pg_column, found.pop(0), flag)
 
 
 def default_class() -> type:

@@ -125,7 +125,9 @@ def series(column: pa.ChunkedArray, dims: pa.ChunkedArray | None = None) -> pd.S
         return pd.Series(values, dtype=object)
     column = checked(column)
     mapper = _NULLABLE.get if kind in _NULLABLE else None  # with a mapper, text without a value would be object
-    return pd.Series(column.to_pandas(types_mapper=mapper))
+    read = pd.Series(column.to_pandas(types_mapper=mapper))
+    # One chunk may be the memory of Arrow itself, to which nobody can assign.
+    return read.copy() if column.num_chunks == 1 else read
 
 
 def arrow_backed(table: pa.Table) -> pd.DataFrame:
@@ -145,7 +147,8 @@ def frame(named: list[tuple[str, pd.Series[Any]]], rows: int) -> pd.DataFrame:
     >>> frame([("id", pd.Series([1, 2]))], 2).shape
     (2, 1)
     """
-    numbered = pd.DataFrame(dict(enumerate(series for _, series in named)), index=pd.RangeIndex(rows))
+    parts = dict(enumerate(series for _, series in named))
+    numbered = pd.DataFrame(parts, index=pd.RangeIndex(rows), copy=False)  # each column stays where it is in memory
     return numbered.set_axis(pd.Index([name for name, _ in named], dtype=None if named else object), axis=1)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from pipedag_dagster.data import frames
+from pipedag_dagster.data import frames, pg_types
 from pipedag_dagster.errors import TaskFailed
 from pipedag_dagster_tests.data.types_page import check_table
 
@@ -258,3 +258,26 @@ def test_the_page_says_what_is_read(uri: str) -> None:
                 cells.append(f"`{found}`" + (" (by its values)" if case.varies and cls is not pd.DataFrame else ""))
         rows.append([name, *cells])
     check_table("reading", ["PostgreSQL", "pandas", "polars", "pyarrow"], rows)
+
+
+ASSIGNED = ["1.5::float8", "1.5::real", "1.5::numeric", "1::bigint", "1::oid", "true", "'a'::text", "'1 day'::interval"]
+ASSIGNED += [f"'2026-01-01'::{kind}" for kind in ("date", "timestamp", "timestamptz")]
+
+
+@pytest.mark.parametrize("value", ASSIGNED)
+def test_a_task_can_assign_to_a_dataframe_that_was_read(uri: str, value: str) -> None:
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE assigned AS SELECT {value} AS x UNION ALL SELECT {value}".encode())
+        frame = frames.read_table(uri, "assigned", pd.DataFrame, "assigned")
+        connection.execute("DROP TABLE assigned")
+    frame.loc[0, "x"] = frame["x"].iloc[1]
+    frame.loc[frame.index == 1, "x"] = None
+    assert frame["x"].notna().tolist() == [True, False]
+
+
+def test_a_column_of_arrow_is_freed_when_it_was_converted() -> None:
+    columns = [pa.chunked_array([[1, 2], [3]]), pa.chunked_array([["a", "b"], ["c"]])]
+    described = [pg_types.PgColumn(name, name, -1, False, False, name) for name in ("int8", "text")]
+    frame = frames._frame(described, columns, 3, pd.DataFrame, "t")
+    assert frame.to_dict("list") == {"int8": [1, 2, 3], "text": ["a", "b", "c"]}
+    assert not columns
