@@ -1,6 +1,6 @@
 """All measurements, from one run on one machine: `make bench`.
 
-    python benchmarks/bench.py [--short | --quick] [--only compare,dagster,curves] [--peer PYTHON] [--page FILE]
+    python benchmarks/bench.py [--short | --quick] [--only compare,dagster,curves,memory] [--peer PYTHON] [--page FILE]
 
     --short   fewer rounds and sizes, in about ten minutes
     --quick   small sizes, in a minute or two: whether it works, not how fast it is
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import curves
+import memory
 import overhead
 import page
 from compare import rounds, steps
@@ -26,7 +27,7 @@ from compare import rounds, steps
 from pipedag_dagster.postgres import embedded, session
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("compare", "dagster", "curves")
+PARTS = ("compare", "dagster", "curves", "memory")
 
 
 def main() -> None:
@@ -56,6 +57,8 @@ def main() -> None:
                     results.dagster = overhead.measure(repeat={"QUICK": 1, "SHORT": 2, "FULL": 5}[form])
                 elif part == "curves":
                     results.curves = curves.measure(url, folder, getattr(curves, form))
+                elif part == "memory":
+                    results.memory = memory.measure(getattr(memory, form))
                 results.minutes = (time.time() - started) / 60
                 if target is not None:  # after each part: a run that is interrupted leaves what it has
                     target.write_text(page.text(results))

@@ -11,6 +11,7 @@ import psycopg
 from compare import steps
 from compare.rounds import BARE, OURS, THEIRS, Samples
 from curves import Curve
+from memory import FRAME_AIM, KINDS, Memory
 from overhead import STAGES, TABLES, Overhead
 
 ADBC_AIM, DAGSTER_AIM = 1.3, 1.05
@@ -66,6 +67,16 @@ Only ours, each run in a process of its own. Flat means that the last column sta
 {tables}
 """
 
+MEMORY = """\
+## Memory
+
+What a process takes at most while it runs a task, beyond what it had before, without PostgreSQL
+(`python benchmarks/memory.py`). A DataFrame takes a multiple of its size; the aim is {aim}. Streams and copies take the
+same however large the table is.
+
+{table}
+"""
+
 LOSE = """\
 ## Where we lose
 
@@ -101,6 +112,7 @@ class Results:
     server: str = ""
     dagster: Overhead | None = None
     curves: list[Curve] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
     load: float = 0
     minutes: float = 0
 
@@ -145,6 +157,8 @@ def text(results: Results) -> str:
         parts.append(DAGSTER.format(tables=TABLES, stages=STAGES, table=_dagster(results.dagster)))
     if results.curves:
         parts.append(CURVES.format(tables="\n".join(map(_curve, results.curves))))
+    if results.memory:
+        parts.append(MEMORY.format(aim=FRAME_AIM, table=_memory(results.memory)))
     losses = [*_losses(results)]
     parts.append(LOSE.format(lines="\n".join(losses) if losses else "In none of the lines above is an aim missed."))
     return "\n".join([*parts, MORE])
@@ -180,6 +194,14 @@ def _curve(curve: Curve) -> str:
     return f"### {curve.title}\n\n{_table((curve.size, 'run', f'per {curve.unit}'), rows)}\n"
 
 
+def _memory(measured: list[Memory]) -> str:
+    rows = [
+        (KINDS[one.kind], f"{one.rows:,}", _megabytes(one.size), _megabytes(one.peak), f"{one.peak / one.size:.2f}")
+        for one in measured
+    ]
+    return _table(("task", "rows of 8 columns", "as a DataFrame", "peak", "ratio"), rows)
+
+
 def _losses(results: Results) -> list[str]:
     """A line for each aim that is missed, the slower ones than the other library first."""
     missed = []
@@ -196,6 +218,9 @@ def _losses(results: Results) -> list[str]:
     if results.dagster is not None and results.dagster.ratios[0] > DAGSTER_AIM:
         ratio = results.dagster.ratios[0]
         missed.append((ratio, f"a warm run in Dagster: {ratio:.2f} of the bare job; the aim is {DAGSTER_AIM}"))
+    for one in results.memory:
+        if one.kind == "frame" and one.peak / one.size > FRAME_AIM:
+            missed.append((0, f"{KINDS[one.kind]}: {one.peak / one.size:.2f} of its memory; the aim is {FRAME_AIM}"))
     return [f"- {'**slower**: ' if ratio > 1 else ''}{line}." for ratio, line in sorted(missed, reverse=True)]
 
 
@@ -210,6 +235,10 @@ def _seconds(value: float | None) -> str:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
 
 
 def _small(seconds: float) -> str:

@@ -11,14 +11,19 @@ REPOSITORY = Path(__file__).parents[2]
 
 def test_the_quick_form_measures_everything_and_writes_the_page(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "bench.py"), "--quick", "--only", "compare,curves"]
-    command += ["--peer", str(tmp_path / "none"), "--page", str(page)]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "bench.py"), "--quick"]
+    command += ["--only", "compare,curves,memory", "--peer", str(tmp_path / "none"), "--page", str(page)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     text = page.read_text()
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ") and " s |" in line]
     assert len(rows) == 11 + 6, text
-    for part in ("copying a tenth of them, nothing changed", "against ADBC alone", "### A DataFrame of eight columns"):
+    for part in (
+        "copying a tenth of them, nothing changed",
+        "against ADBC alone",
+        "### A DataFrame of eight columns",
+        "## Memory",
+    ):
         assert part in text
 
 
