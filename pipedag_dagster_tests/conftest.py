@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.main import main
-from pipedag_dagster_tests.helpers import SECRET, SIZES, Connection, Instances, Query, libpq
+from pipedag_dagster_tests.helpers import SECRET, Connection, Instances, Query, libpq, new_database, write_instances
 from pipedag_dagster_tests.helpers.command_line import MODULES, Command, Done, write_shop
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
@@ -43,28 +43,11 @@ def server_url() -> Iterator[sa.URL]:
             server.cleanup()
 
 
-_numbers = itertools.count()
-
-
 @pytest.fixture
 def database_url(server_url: sa.URL) -> Iterator[sa.URL]:
     """An empty database, dropped after the test."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    admin = server_url.render_as_string(hide_password=False)
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    yield server_url.set(database=name)
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-ANY = """\
-name: shop
-table_store:
-  args:
-    url: "{url}"
-    schema_prefix: "{{instance_id}}_"
-"""
+    with new_database(server_url) as url:
+        yield url
 
 
 @pytest.fixture
@@ -92,16 +75,7 @@ def instances(tmp_path: Path, database_url: sa.URL) -> Instances:
     `instances(midi="fail_fast: true")` replaces or adds the file of an instance; `any=` adds to what all share.
     """
 
-    def write(any: str = "", **files: str) -> PipedagConfig:
-        folder = tmp_path / "instances"
-        folder.mkdir(exist_ok=True)
-        url = database_url.set(password=SECRET).render_as_string(hide_password=False)
-        (folder / "__any__.yaml").write_text(ANY.format(url=url) + any)
-        for name, text in (SIZES | files).items():
-            (folder / f"{name}.yaml").write_text(text)
-        return PipedagConfig(folder)
-
-    return write
+    return partial(write_instances, tmp_path, database_url)
 
 
 @pytest.fixture

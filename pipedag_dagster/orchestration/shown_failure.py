@@ -53,10 +53,12 @@ def _plain(failure: _Shown) -> tuple[Any, ...]:
 
 
 def _failure(error: PipedagError, command: str | None) -> _Shown:
-    text = "\n".join((str(error), *error.notes))
+    metadata = _metadata(error, command)
+    # The event at the end of a failed run has no metadata, and is what people see first.
+    text = "\n".join((str(error), *error.notes, str(metadata["pipedag/next"].value)))
     shown_class = _shown_class(type(error))
     failure = shown_class.__new__(shown_class)  # each class of error has an __init__ of its own
-    failure.__dict__.update(description=text, metadata=_metadata(error, command), allow_retries=True)
+    failure.__dict__.update(description=text, metadata=metadata, allow_retries=True)
     failure.args = (text,)
     vars(failure).update({name: value for name, value in vars(error).items() if name != "__notes__"})
     failure._error = error
@@ -71,9 +73,9 @@ def _metadata(error: PipedagError, command: str | None) -> dict[str, dg.Metadata
     again = f"{fix}-execute from failure" + (f", or type: {command}" if command else ".")
     shown = {
         "pipedag/line": lines,
-        "pipedag/next": again,
         "pipedag/traceback": "\n".join(user_traceback(each.__cause__) for each in failures if each.__cause__).strip(),
         "pipedag/task": ", ".join(dict.fromkeys(each.task for each in failures if each.task)),
+        "pipedag/next": again,
         "pipedag/visible": "\n".join(error.notes),
     }
     return {key: dg.MetadataValue.text(text) for key, text in shown.items() if text}

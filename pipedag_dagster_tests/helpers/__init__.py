@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -33,6 +37,46 @@ SIZES = {
 def libpq(url: sa.URL) -> str:
     """The url as psycopg and PostgreSQL's own tools read it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def new_database(server_url: sa.URL) -> Iterator[sa.URL]:
+    """An empty database on the server, dropped at the end."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    admin = server_url.render_as_string(hide_password=False)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    yield server_url.set(database=name)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+_ANY = """\
+name: shop
+table_store:
+  args:
+    url: "{url}"
+    schema_prefix: "{{instance_id}}_"
+"""
+
+
+def write_instances(folder: Path, database_url: sa.URL, any: str = "", **files: str) -> PipedagConfig:
+    """Write `instances/` into the folder, for this database: full, midi (2 rows) and mini (1 row).
+
+    Args:
+        any: what all instances share, added to the name and the database.
+        files: the text of an instance, in place of its own or for a new one.
+    """
+    instances = folder / "instances"
+    instances.mkdir(exist_ok=True)
+    url = database_url.set(password=SECRET).render_as_string(hide_password=False)
+    (instances / "__any__.yaml").write_text(_ANY.format(url=url) + any)
+    for name, text in (SIZES | files).items():
+        (instances / f"{name}.yaml").write_text(text)
+    return PipedagConfig(instances)
 
 
 def visible(connection: Connection, schema: str) -> list[str]:

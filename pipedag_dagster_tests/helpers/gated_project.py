@@ -82,13 +82,13 @@ DAGSTER_YAML = "telemetry: {enabled: false}\n"
 class Project:
     """`folder` is where it is, and DAGSTER_HOME is in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dagster_yaml: str = DAGSTER_YAML) -> None:
         self.folder = folder
         (folder / "shop_flow.py").write_text(FLOW)
         self.set_orders(1, 2, 3)
         self.home = folder / "home"
         self.home.mkdir()
-        (self.home / "dagster.yaml").write_text(DAGSTER_YAML)
+        (self.home / "dagster.yaml").write_text(dagster_yaml)
         with dg.DagsterInstance.from_config(str(self.home)):
             pass  # its files are made once, before several processes would do so at the same time
 
