@@ -21,9 +21,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from pipedag_dagster.errors import ConfigError, DiskFull, NotMaterialized, TaskFailed
 
 _FILE = re.compile(r"([0-9a-f]{64})\.pickle")
@@ -47,11 +44,16 @@ class BlobStore:
     """
 
     def __init__(self, base_path: str, folder: str) -> None:
+        # Imported here: it takes 35 ms, and most stages have no blobs.
+        import fsspec  # noqa: PLC0415
+        from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415
+
         try:
             self._files, root = fsspec.url_to_fs(base_path)
         except (ImportError, ValueError) as error:
             scheme = base_path.partition("://")[0]
             raise ConfigError(f"blob_store.args.base_path: no files under {scheme}:// can be used: {error}") from None
+        self._is_local = isinstance(self._files, LocalFileSystem)
         self.root = f"{root.rstrip('/')}/{folder}"
 
     def write(self, stage: str, data: bytes) -> str:
@@ -64,7 +66,7 @@ class BlobStore:
         name = content_of(data)
         path = self.path(stage, name)
         if not self._holds(path, name):  # a file that was changed is written again
-            if isinstance(self._files, LocalFileSystem):
+            if self._is_local:
                 self._write_local(stage, Path(path), data)
             else:  # a store of objects shows an object when it is complete
                 self._files.makedirs(self._parent(stage), exist_ok=True)
@@ -148,7 +150,7 @@ class BlobStore:
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self.path(stage, name))
-        if isinstance(self._files, LocalFileSystem):
+        if self._is_local:
             for file in Path(self._parent(stage)).glob(f"*{_UNFINISHED}"):
                 file.unlink(missing_ok=True)
         self._remove_folder(self._parent(stage))
@@ -178,7 +180,7 @@ class BlobStore:
         return f"{self._parent(stage)}/{name}.pickle"
 
     def _holds(self, path: str, name: str) -> bool:
-        if isinstance(self._files, LocalFileSystem) and Path(path).is_symlink():
+        if self._is_local and Path(path).is_symlink():
             return False
         try:
             return content_of(self._files.cat_file(path)) == name

