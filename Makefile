@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 EXTRAS := embedded,pandas,dagster,celery,dask,k8s,examples,docs,dev
 LOWEST_EXTRAS := embedded,pandas
 READY := $(VENV)/.ready
+# Dagster's history of the examples, for `make demo` and `make ui`.
+HISTORY := $(CURDIR)/.dagster_home
 # What the oldest versions could break: types of data, SQL as text, configuration, a whole run.
 LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data postgres/test_sql_text.py config/test_config.py graph examples/test_seed.py)
 
@@ -13,11 +15,11 @@ LOWEST_TESTS := $(addprefix pipedag_dagster_tests/,data postgres/test_sql_text.p
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## flights on full, midi and mini
-	@$(BIN)/python -m pipedag_dagster.examples.flights.demo
+demo: $(READY) $(HISTORY)/dagster.yaml ## flights on full, midi and mini
+	@DAGSTER_HOME=$(HISTORY) $(BIN)/python -m pipedag_dagster.examples.flights.demo
 
-ui: $(READY) ## the UI, with all instances
-	$(BIN)/dagster dev -w workspace.yaml
+ui: $(READY) $(HISTORY)/dagster.yaml ## the UI of the flights, with all instances
+	DAGSTER_HOME=$(HISTORY) $(BIN)/dagster dev -w workspace.yaml
 
 docs: $(READY) ## the documentation as a site, in docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
@@ -49,6 +51,9 @@ lint: $(READY) ## ruff and mypy
 clean: ## stop the embedded PostgreSQL and remove everything that was made here
 	-@test ! -x $(BIN)/pipedag-dagster || $(BIN)/pipedag-dagster stop
 	rm -rf $(VENV) .venv-lowest .venv-pipedag dist docs/_build .pipedag .dagster_home .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(HISTORY)/dagster.yaml: dagster.yaml
+	@mkdir -p $(HISTORY) && cp $< $@
 
 $(READY): pyproject.toml constraints.txt
 	$(call environment,$(VENV),-c constraints.txt -e '.[$(EXTRAS)]')

@@ -1,4 +1,5 @@
-"""The sections `schedule`, `refresh`, `poll` and `executor`: when an instance runs by itself, and where.
+"""The sections `schedule`, `refresh`, `poll` and `executor`: when an instance runs by itself, and where. And
+`report_commits`: what Dagster is told.
 
 Each has a short form (`schedule: "0 6 * * *"`). `false` switches off what all instances share.
 """
@@ -78,6 +79,14 @@ class Poll(Automation):
     key = "interval"
     types = int
     interval: _Seconds | None = None
+
+
+class ReportCommits(Automation):
+    """Dagster is told of what was committed without it."""
+
+    key = "interval"
+    types = int
+    interval: _Seconds = 60
 
 
 class _Forkserver(Keys):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from pipedag_dagster.config.automation import Poll, Refresh, Schedule
+from pipedag_dagster.config.automation import Poll, Refresh, ReportCommits, Schedule
 from pipedag_dagster.config.database_url import DatabaseUrl
 from pipedag_dagster.config.keys import Key, Settings
 from pipedag_dagster.config.sample import Sample
@@ -64,9 +64,10 @@ class InstanceConfig(Settings):
     """The dtypes of the pandas DataFrames that tasks get: one of `DTYPE_BACKENDS`."""
     executor: ExecutorConfig
     schedule: Schedule | None = None
-    """`schedule`, `refresh` and `poll` are None where they are switched off."""
+    """`schedule`, `refresh`, `poll` and `report_commits` are None where they are switched off."""
     refresh: Refresh | None = None
     poll: Poll | None = None
+    report_commits: ReportCommits | None = None
     wider: WiderSample | None = None
     """The sample that this instance's sample is part of."""
     attrs: dict[Any, Any]

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
+from pipedag_dagster.config.automation import Executor, Poll, Refresh, ReportCommits, Schedule
 from pipedag_dagster.config.keys import AnyFile, FlowSection, Section, SingleFile
 from pipedag_dagster.config.sample import WORDS, TableSample
 from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES
@@ -30,6 +30,7 @@ _SHORT: dict[type[BaseModel], list[dict[str, Any]]] = {
     Schedule: [{"type": "string"}, {"const": False}],
     Refresh: [{"type": "string"}, {"const": False}],
     Poll: [{"type": "integer", "minimum": 1}, {"const": False}],
+    ReportCommits: [{"type": "integer", "minimum": 1}, {"const": False}],
     Executor: [{"enum": [name for name in Executor.model_fields if name != "name"]}],
     TableSample: [{"enum": list(WORDS)}],
 }

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pipedag_dagster.config.automation import Executor, Poll, Refresh, Schedule
+from pipedag_dagster.config.automation import Executor, Poll, Refresh, ReportCommits, Schedule
 from pipedag_dagster.config.sample import Sample
 from pipedag_dagster.config.section import Keys
 from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES, is_foreign
@@ -248,6 +248,7 @@ class _Setup(Settings):
     schedule: Schedule | None = None
     refresh: Refresh | None = None
     poll: Poll | None = None
+    report_commits: ReportCommits | None = None
     attrs: dict[Any, Any] = {}
     table_store: _TableStore = _TableStore()
     blob_store: _BlobStore = _BlobStore()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ChecksFailed
 from pipedag_dagster.execution.cache_key import read_code
@@ -124,20 +124,6 @@ def _results(
             # A table that nobody knew before the task ran is reported, too.
             tags = {"dagster/data_version": table.data_version}
             context.log_event(dg.AssetMaterialization(key, metadata=shown_metadata, tags=tags))
-
-
-def report(
-    dagster_instance: dg.DagsterInstance, instance: ConfigContext, before: StageVersion, after: StageVersion
-) -> None:
-    """Report a stage version that was not made by a run of Dagster: a materialization of each table that has changed,
-    with its data version."""
-    known = metadata.of_rollback(instance.store.table_store, after, before)
-    for asset, table in after.tables.items():
-        old = before.tables.get(asset)
-        if old is None or old.data_version != table.data_version:
-            key = asset_key(instance.instance_id, after.stage, asset)
-            tags = {"dagster/data_version": table.data_version}
-            dagster_instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=known[asset], tags=tags))
 
 
 def link_report(

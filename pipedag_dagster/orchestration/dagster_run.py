@@ -13,7 +13,7 @@ from pipedag_dagster.catalog.catalog import StageVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, PipedagError
 from pipedag_dagster.execution.progress import Progress
-from pipedag_dagster.orchestration.assets import report
+from pipedag_dagster.orchestration import commit_reports
 from pipedag_dagster.orchestration.definitions import job_name
 from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.orchestration.partition_choice import PartitionRange
@@ -109,4 +109,4 @@ def _collect(errors: list[BaseException]) -> dg.HookDefinition:
 def report_rollback(instance: ConfigContext, before: StageVersion, after: StageVersion) -> None:
     """Show the tables that a rollback has changed as materialized, with their older data versions."""
     with dg.DagsterInstance.get() as dagster_instance:
-        report(dagster_instance, instance, before, after)
+        commit_reports.report_rollback(dagster_instance, instance, before, after)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import dagster as dg
 from rich import filesize
 
-from pipedag_dagster.catalog.catalog import Column, OutputKind, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import Column, OutputKind, TableVersion
 from pipedag_dagster.data import json_values
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.graph.description import TableDescription
@@ -35,7 +35,12 @@ def of_outcome(outcome: Outcome, asset: str, result: StageResult) -> Metadata:
 
 def of_version(number: int, previous: int) -> Metadata:
     """The version of the stage and the one before. They are numbers so that Dagster plots them over time."""
-    return {"pipedag/stage_version": Value.int(number), "pipedag/previous_stage_version": Value.int(previous)}
+    return {**of_stage_version(number), "pipedag/previous_stage_version": Value.int(previous)}
+
+
+def of_stage_version(number: int) -> Metadata:
+    """The version of the stage."""
+    return {"pipedag/stage_version": Value.int(number)}
 
 
 def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, TableDescription | None]]) -> dict[str, Metadata]:
@@ -44,13 +49,6 @@ def of_tables(store: TableStore, tables: Iterable[tuple[TableVersion, TableDescr
     readable = [table for table, _ in listed if table.in_database]
     heads = store.reader.heads(readable, store.config.preview) if store.config.preview else {}
     return {table.asset: _of_table(store, table, about, heads.get(table.physical)) for table, about in listed}
-
-
-def of_rollback(store: TableStore, after: StageVersion, before: StageVersion) -> dict[str, Metadata]:
-    """The same for a stage version that a rollback has made."""
-    version = of_version(after.number, before.number)
-    tables = of_tables(store, ((table, None) for table in after.tables.values()))
-    return {asset: metadata | version for asset, metadata in tables.items()}
 
 
 def _of_table(

@@ -16,6 +16,7 @@ from pipedag_dagster.errors import ConfigError, DatabaseError, NotMaterialized, 
 from pipedag_dagster.execution import freshness
 from pipedag_dagster.execution.freshness import FreshInputs
 from pipedag_dagster.graph.flow import FlowGraph
+from pipedag_dagster.orchestration.commit_reports import commit_sensor
 from pipedag_dagster.orchestration.schedules import status
 from pipedag_dagster.sampling.copies import source_of
 
@@ -50,7 +51,8 @@ def sensors(instance: ConfigContext, flows: Sequence[FlowGraph], job: str) -> li
                 _polled(instance, flows),
             )
         )
-    return result
+    reports = commit_sensor(instance, flows, job)
+    return [*result, reports] if reports else result
 
 
 def _sensor(

@@ -32,10 +32,10 @@ def main() -> None:
     flows = list({id(stage.flow): stage.flow for stage in found["midi"].stages}.values())
     console.print(f"\nHow good is midi? {summary(report_of(found['midi'].instance, flows))}", highlight=False)
     console.print("\nEach size has its own schemas: full_report, midi_report, mini_report. What next?")
-    command, here = ".venv/bin/pipedag-dagster", f"-m {module}"
+    command = ".venv/bin/pipedag-dagster"
     for text, line in {
-        "See the sample beside its source, with charts": f"{command} sample report midi --html midi.html {here}",
-        "Change pipedag_dagster/examples/flights/flow.py, and see what would run": f"{command} plan midi {here}",
+        "See the sample beside its source, with charts": f"{command} sample report midi --html midi.html",
+        "Change pipedag_dagster/examples/flights/flow.py, and see what would run": f"{command} plan midi",
         "See it in Dagster, at http://localhost:3000": "make ui",
     }.items():
         console.print(f"  {text}:\n    [bold]{line}[/]", highlight=False, soft_wrap=True)
