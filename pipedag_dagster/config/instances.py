@@ -172,6 +172,8 @@ class ConfigFiles:
         if fill.problems:
             raise MissingVariable(fill.problems)
         _check_role(draft, role)
+        keys = ("schedule", "refresh", "poll", "report_commits")
+        automation: dict[str, Any] = {key: switched_on(getattr(section, key)) for key in keys}
         return InstanceConfig(
             **{setting: getattr(section, setting) for setting in Settings.model_fields},
             pipeline=self.name,
@@ -189,7 +191,7 @@ class ConfigFiles:
             unlogged=section.table_store.unlogged(),
             dtype_backend=section.table_store.dtype_backend,
             executor=ExecutorConfig(executor, options),
-            **{key: switched_on(getattr(section, key)) for key in ("schedule", "refresh", "poll", "report_commits")},
+            **automation,
             wider=self._wider(section.sample.within, flow),
             **attrs,
             base_path=self._base_path(base_path),
