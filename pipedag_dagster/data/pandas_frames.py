@@ -126,8 +126,8 @@ def series(column: pa.ChunkedArray, dims: pa.ChunkedArray | None = None) -> pd.S
     column = checked(column)
     mapper = _NULLABLE.get if kind in _NULLABLE else None  # with a mapper, text without a value would be object
     read = pd.Series(column.to_pandas(types_mapper=mapper))
-    # One chunk may be the memory of Arrow itself, to which nobody can assign.
-    return read.copy() if column.num_chunks == 1 else read
+    # One chunk without NULL may be the memory of Arrow itself, to which nobody can assign. All others were copied.
+    return read.copy() if column.num_chunks == 1 and mapper is None and not column.null_count else read
 
 
 def arrow_backed(table: pa.Table) -> pd.DataFrame:

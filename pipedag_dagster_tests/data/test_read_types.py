@@ -275,6 +275,17 @@ def test_a_task_can_assign_to_a_dataframe_that_was_read(uri: str, value: str) ->
     assert frame["x"].notna().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("value", ASSIGNED)
+def test_a_task_can_assign_to_a_column_that_was_read_with_null(uri: str, value: str) -> None:
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE assigned AS SELECT {value} AS x UNION ALL SELECT NULL".encode())
+        frame = frames.read_table(uri, "assigned", pd.DataFrame, "assigned")
+        connection.execute("DROP TABLE assigned")
+    frame.loc[1, "x"] = frame["x"].iloc[0]
+    frame.loc[frame.index == 0, "x"] = None
+    assert frame["x"].notna().tolist() == [False, True]
+
+
 def test_a_column_of_arrow_is_freed_when_it_was_converted() -> None:
     columns = [pa.chunked_array([[1, 2], [3]]), pa.chunked_array([["a", "b"], ["c"]])]
     described = [pg_types.PgColumn(name, name, -1, False, False, name) for name in ("int8", "text")]
