@@ -15,6 +15,7 @@ what to type next. A docstring here is the remedy in one line::
     │   ├── UnknownOption       fix the name of the option (a TypeError, too)
     │   ├── WrongCall           fix the arguments of the call of a task (a TypeError, too)
     │   ├── UnknownName         fix the name of the stage, task or output (a KeyError, too)
+    │   ├── NotHere             write what the message says instead (an AttributeError, too)
     │   ├── NoTask              call it inside of a task (a LookupError, too)
     │   └── InvalidName         choose another name for a stage or table
     ├── DatabaseError           look at the database
