@@ -196,7 +196,7 @@ class Unpacking:
     def node(self, value: Any, path: Path) -> Any:
         """The JSON that stands for `value`, which is at `path`. The outputs in it are added to `outputs`."""
         if isinstance(value, RawSql) and value.has_run:
-            value = dict(value.items())
+            value = value.content
         place = (self._positions.get(path[0], path[0]), *path[1:]) if path else path
         place = tuple(key.lower() if isinstance(key, str) else key for key in place)
         leaf = self._leaf(value, place)

@@ -88,14 +88,14 @@ class Stage(StageCalls, _Wired):
     @property
     def stages_before(self) -> set[str]:
         """The names of the stages that it reads, directly or not."""
-        names: set[str] = set()
+        names = {self.name}
         waiting = list(self.calls)
         while waiting:
             for needed in waiting.pop().inputs:
-                if needed.call.stage.name not in {self.name, *names}:
+                if needed.call.stage.name not in names:
                     names.add(needed.call.stage.name)
                     waiting += needed.call.stage.calls
-        return names
+        return names - {self.name}
 
     def __enter__(self) -> Self:
         flow = _open_flow.get()

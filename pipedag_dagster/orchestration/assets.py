@@ -21,7 +21,7 @@ from pipedag_dagster.orchestration.keys import asset_key, identifier
 from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.shown_failure import shown_failures
 from pipedag_dagster.orchestration.step_progress import StepProgress
-from pipedag_dagster.orchestration.tags import run_tags
+from pipedag_dagster.orchestration.tags import DATA_VERSION, run_tags
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
 from pipedag_dagster.sampling.copies import copied_from
 
@@ -122,7 +122,7 @@ def _results(
             )
         else:
             # A table that nobody knew before the task ran is reported, too.
-            tags = {"dagster/data_version": table.data_version}
+            tags = {DATA_VERSION: table.data_version}
             context.log_event(dg.AssetMaterialization(key, metadata=shown_metadata, tags=tags))
 
 

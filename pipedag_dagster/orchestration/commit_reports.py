@@ -16,8 +16,7 @@ from pipedag_dagster.graph.flow import FlowGraph, Stage
 from pipedag_dagster.orchestration import metadata
 from pipedag_dagster.orchestration.keys import asset_key
 from pipedag_dagster.orchestration.schedules import status
-
-_DATA_VERSION = "dagster/data_version"
+from pipedag_dagster.orchestration.tags import DATA_VERSION
 
 
 def report_rollback(
@@ -62,12 +61,12 @@ def _unknown(
 ) -> Iterator[dg.AssetMaterialization]:
     """The tables of tasks whose committed data version is not the latest that Dagster has."""
     store = instance.store.table_store
-    committed = store.current([stage.name for stage in stages]) if store.exists() else {}
+    if not store.exists():
+        return
+    committed = store.current([stage.name for stage in stages])
     keys = [asset_key(instance.instance_id, name, asset) for name, each in committed.items() for asset in each.tables]
     known = dict(_known(dagster_instance, keys))
     for stage in stages:
-        if stage.name not in committed:
-            continue
         version, tasks = committed[stage.name], {call.name for call in stage.calls}
         unknown = {
             asset
@@ -86,7 +85,7 @@ def _known(
         event = record.asset_entry.last_materialization
         made = event.asset_materialization if event else None
         if made is not None:
-            yield made.asset_key, (made.tags or {}).get(_DATA_VERSION)
+            yield made.asset_key, (made.tags or {}).get(DATA_VERSION)
 
 
 def _materializations(
@@ -104,5 +103,5 @@ def _materializations(
         yield dg.AssetMaterialization(
             asset_key(instance.instance_id, version.stage, table.asset),
             metadata=shown[table.asset] | metadata.of_stage_version(version.number),
-            tags={_DATA_VERSION: table.data_version},
+            tags={DATA_VERSION: table.data_version},
         )

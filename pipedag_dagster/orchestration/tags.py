@@ -13,6 +13,8 @@ ONLY_ON = "pipedag/only_on"
 INSTANCE_TAG = "pipedag/instance"
 EXECUTOR_TAG = "pipedag/executor"
 """The executor of a run whose steps are in other processes."""
+DATA_VERSION = "dagster/data_version"
+"""Dagster's tag of a materialization: what the table holds."""
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 """Dagster's tags of a run for several partitions."""
 

@@ -80,18 +80,22 @@ def test_arguments_have_the_same_names(function: Any, parameters: str) -> None:
     assert set(parameters.split()) <= set(inspect.signature(function).parameters)
 
 
-@pytest.mark.parametrize("function", [Blob, RawSql, GroupNode, PipedagConfig.get, Result.get, Stage, SortCol, Schema])
-def test_arguments_have_the_same_order(function: Any) -> None:
-    order = {
-        Blob: "obj name",
-        RawSql: "sql name separator",
-        GroupNode: "label style",
-        PipedagConfig.get: "self instance flow per_user",
-        Result.get: "self task as_type write_local_table_cache",
-        Stage: "name materialization_details group_node_tag force_committed",
-        SortCol: "col order nulls_first",
-        Schema: "name prefix suffix",
-    }[function].split()
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (Blob, "obj name"),
+        (RawSql, "sql name separator"),
+        (GroupNode, "label style"),
+        (PipedagConfig.get, "self instance flow per_user"),
+        (Result.get, "self task as_type write_local_table_cache"),
+        (Stage, "name materialization_details group_node_tag force_committed"),
+        (SortCol, "col order nulls_first"),
+        (Schema, "name prefix suffix"),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_arguments_have_the_same_order(function: Any, parameters: str) -> None:
+    order = parameters.split()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     positional = [name for name, p in inspect.signature(function).parameters.items() if p.kind in kinds]
     assert positional[: len(order)] == order
