@@ -29,6 +29,7 @@ what to type next. A docstring here is the remedy in one line::
     │   ├── PoolerRefused       connect directly, or set pool_mode = session
     │   └── DatabaseMissing     create the database, or set create_database_if_not_exists
     ├── NotOwned                the schema belongs to somebody else: change schema_prefix
+    ├── WorkerLost              look at the workers (`tasks:` in the YAML)
     ├── RunActive               wait for the run, or stop it
     ├── InUse                   other objects depend on it: remove them first
     ├── PinLost                 start a new run
@@ -209,6 +210,10 @@ class SampleError(PipedagError):
 
 class SampleSplit(PipedagError):
     """Run the source instance: tables that refer to each other are not of one state."""
+
+
+class WorkerLost(PipedagError):
+    """Look at the workers that `tasks:` names: they died, cannot be reached, or run another version of the code."""
 
 
 class RunActive(PipedagError):

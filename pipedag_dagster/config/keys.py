@@ -13,6 +13,7 @@ from pipedag_dagster.config.automation import Executor, Poll, Refresh, ReportCom
 from pipedag_dagster.config.sample import Sample
 from pipedag_dagster.config.section import Keys
 from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES, is_foreign
+from pipedag_dagster.config.tasks import Tasks
 from pipedag_dagster.errors import did_you_mean
 from pipedag_dagster.frame_types import DTYPE_BACKENDS, FrameType, table_class
 
@@ -225,6 +226,8 @@ class Settings(Keys):
     fail_fast: bool = False
     cache_validation: CacheValidation = CacheValidation()
     max_concurrent: _Count = 4
+    tasks: Tasks = Tasks()
+    """Where the tasks of a stage run: on threads, in processes, or on Dask."""
     keep_versions: _Count = 2
     keep_code: bool = True
     group_name: Annotated[str, AfterValidator(_group_name)] = "{stage}"

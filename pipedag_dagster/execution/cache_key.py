@@ -119,6 +119,11 @@ def task_code_version(call: TaskCall) -> str:
     return _versions[call]
 
 
+def know(call: TaskCall, version: str, code: TaskCode) -> None:
+    """Take the code of a call as another process has read it."""
+    _versions[call], _codes[call] = version, code
+
+
 def task_code(call: TaskCall) -> TaskCode:
     """The code that a call runs. Of a task with a version it is read when it is needed first, and without its data:
     the version may be there because a fingerprint is expensive, or not possible."""

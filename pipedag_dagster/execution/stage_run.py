@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,12 +33,14 @@ from pipedag_dagster.execution.scheduler import Note, Scheduler
 from pipedag_dagster.execution.stage_result import Outcome, StageResult
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.execution.user_frames import failed_line
+from pipedag_dagster.execution.worker_calls import run_elsewhere
 from pipedag_dagster.graph.flow import Stage, TaskCall
 from pipedag_dagster.options import defined_at
 from pipedag_dagster.postgres.failures import as_sqlalchemy
 from pipedag_dagster.sampling.copies import copied_calls
 from pipedag_dagster.versions.locked_stage import LockedStage
 from pipedag_dagster.versions.renewal import renewed
+from pipedag_dagster.workers.places import Places
 
 
 def run_stage(
@@ -80,11 +83,20 @@ def run_stage(
         # Tables of several stages may refer to each other, and are sampled together.
         copied = {stage.name, *(call.stage.name for call in copied_calls(instance, stage.flow))}
         source_pins = instance.source.store.table_store.pin(run_id, names, sorted(copied))
-    with renewed(run_id), store.lock(stage.name, run_id, progress.message) as held, instance:
+    places = Places(instance.config.tasks)
+    with renewed(run_id), store.lock(stage.name, run_id, progress.message) as held, instance, closing(places):
         base = held.base(pins[stage.name])
         inputs = Inputs(instance, stage, run_id, base, pins, source_pins)
         run = _StageRun(
-            instance, stage, run_id, validation or instance.config.cache_validation, progress, held, base, inputs
+            instance,
+            stage,
+            run_id,
+            validation or instance.config.cache_validation,
+            progress,
+            held,
+            base,
+            inputs,
+            places,
         )
         calls = [call for call in stage.calls if assets is None or set(call.assets) & set(assets)]
         return run.run(calls, assets, _chosen(instance, stage, assets, checks))
@@ -118,6 +130,7 @@ class _StageRun:
     held: LockedStage
     base: StageVersion
     inputs: Inputs
+    places: Places
     outcomes: dict[TaskCall, Outcome] = field(default_factory=dict)
     done: int = 0  # tables
 
@@ -204,7 +217,7 @@ class _StageRun:
             started=self.progress.started,
             finished=lambda outcome: self._finished(outcome, total),
             failed=self.progress.failed,
-            threads=config.max_concurrent,
+            threads=max(config.max_concurrent, 0 if config.tasks.on == "threads" else config.tasks.count),
             fail_fast=config.fail_fast,
             name=self.stage.name,
         ).run_all(calls)
@@ -312,6 +325,18 @@ class _StageRun:
 
     def _run_and_store(self, keyed: KeyedCall, reason: Reason, note: Callable[[Note], None]) -> list[TableVersion]:
         note(partial(self.progress.running, keyed.call, reason))
+        may_travel = keyed.outputs is None and not keyed.is_copied
+        workers = self.places.workers(keyed.call.task.run_on) if may_travel else None
+        if workers is not None:
+            return run_elsewhere(
+                workers,
+                self.inputs,
+                self.held,
+                keyed,
+                compare=self.decider.compares,
+                progress=self.progress,
+                note=note,
+            )
         sent_rows.follower.set(lambda rows: note(partial(self.progress.sent, keyed.call, rows)))
         writer = OutputWriter(self.instance, keyed, self.held, time.monotonic(), self.decider.compares)
         with self.runner.run(keyed) as outputs:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Generic, Unpack, cast, overload
 
 from typing_extensions import ParamSpec, TypeVar
 
+from pipedag_dagster.config.tasks import PLACES
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.frame_types import DTYPE_BACKENDS, READABLE, FrameType, data_type, is_readable
 from pipedag_dagster.graph.cache_option import combined
@@ -57,6 +59,8 @@ class _Options(DescriptionOptions, total=False):
     add_input_source: bool
     ordering_barrier: bool | dict[str, Any]
     group_node_tag: str | None
+    run_on: str | None
+    resources: Mapping[str, float | str] | None
 
 
 class TaskOptions(_Options, total=False):
@@ -110,6 +114,8 @@ class Task(Generic[P, R]):
         self.add_input_source: bool = given.get("add_input_source", False)
         self.ordering_barrier: bool = bool(given.get("ordering_barrier", False))
         self.allow_fresh_input: bool = given.get("allow_fresh_input", False)
+        self.run_on: str | None = given.get("run_on")
+        self.resources = _resources(self.name, given.get("resources") or {})
         self.from_source = from_source
         self.pass_args: tuple[str, ...] = given.get("pass_args", ())
         self.include_views: bool = given.get("include_views", True)
@@ -150,6 +156,8 @@ class Task(Generic[P, R]):
             raise self._error(f'version must be a text, as in version="1.0", not {self.version!r}.')
         if self.cache is not None and not callable(self.cache):
             raise self._error(f"cache must be a function, or a list of functions, not {self.cache!r}.")
+        if self.run_on is not None and self.run_on not in PLACES:
+            raise self._error(f"there is no place run_on={self.run_on!r}.{did_you_mean(str(self.run_on), PLACES)}")
         if self.call_context is not None and not callable(self.call_context):
             raise self._error(f"call_context must be a function that returns a context, not {self.call_context!r}.")
         for option in ("input", "lazy", "allow_fresh_input", "add_input_source"):
@@ -184,6 +192,25 @@ def _what_to_read(given: Any) -> str:
             "task. Return the query or the frame that it holds."
         )
     return f"Known: {READABLE}."
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]i?)?B", re.IGNORECASE)
+
+
+def _resources(task: str, given: Mapping[str, float | str]) -> dict[str, float]:
+    """The resources as numbers; sizes in bytes."""
+    found: dict[str, float] = {}
+    for name, amount in given.items():
+        size = _SIZE.fullmatch(amount) if isinstance(amount, str) else None
+        if size is not None:
+            unit = (size[2] or "").upper()
+            base = 1024 if unit.endswith("I") else 1000
+            found[name] = float(size[1]) * base ** ("KMGT".index(unit[0]) + 1 if unit else 0)
+        elif isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0:
+            found[name] = float(amount)
+        else:
+            raise WiringError(f"Task {task!r}: resources[{name!r}] must be a number, or a size like \"8 GiB\".")
+    return found
 
 
 def _input_type(given: Any) -> tuple[type | None, str | None]:
@@ -221,6 +248,10 @@ def materialize(fn: Callable[..., Any] | None = None, /, **options: Unpack[TaskO
             `pa.Table` and polars' `pl.DataFrame` and `pl.LazyFrame`. `Iterator[…]` of a DataFrame, and
             `pa.RecordBatchReader`, give the rows batch by batch. `(pd.DataFrame, "arrow")` gives columns that stay
             in Arrow; with "numpy" or "nullable", or alone, integers that may be NULL are `Int64`.
+        run_on: where the task runs: on "threads" of the process that runs the stage, in "processes" or on "dask".
+            Without it, where `tasks:` of the instance says.
+        resources: what a worker of Dask must have for it: `{"memory": "8 GiB", "gpu": 1}`. Workers say what they have
+            when they are started (`dask worker --resources "gpu=1"`). It has no effect elsewhere.
         allow_fresh_input: the task may read fresh input even where `cache_validation.mode` is
             `assert_no_fresh_input`.
         description: of the table, in Markdown; without it, the docstring.
