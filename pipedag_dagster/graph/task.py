@@ -209,7 +209,7 @@ def _resources(task: str, given: Mapping[str, float | str]) -> dict[str, float]:
         elif isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0:
             found[name] = float(amount)
         else:
-            raise WiringError(f"Task {task!r}: resources[{name!r}] must be a number, or a size like \"8 GiB\".")
+            raise WiringError(f'Task {task!r}: resources[{name!r}] must be a number, or a size like "8 GiB".')
     return found
 
 

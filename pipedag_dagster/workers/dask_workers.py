@@ -58,7 +58,9 @@ class DaskWorkers:
             except (OSError, TimeoutError, asyncio.CancelledError, distributed.client.FutureCancelledError) as error:
                 if client.status == "running" and isinstance(error, OSError):
                     raise
-                raise WorkerLost(f"{job.name}: the scheduler of {self.place} is gone: {error}. Start it again.") from error
+                raise WorkerLost(
+                    f"{job.name}: the scheduler of {self.place} is gone: {error}. Start it again."
+                ) from error
             finally:
                 client.unsubscribe_topic(topic)
             return result

@@ -1,0 +1,1 @@
+"""Tasks in processes and on Dask behave as tasks on threads do."""
