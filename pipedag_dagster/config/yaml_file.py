@@ -120,6 +120,8 @@ class _Loader(yaml.SafeLoader):
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
                 continue
+            if key.value == "on":  # YAML 1.1 reads it as True
+                key.tag = _TEXT
             line = key.start_mark.line + 1
             if node.flow_style and key.style is None and key.value.startswith("$") and value.value == "":
                 placeholder = f"{{{key.value}}}"

@@ -64,14 +64,8 @@ class Inputs:
         return self.instance.store.table_store
 
     def outputs_of(self, output: Output) -> CallOutputs:
-        """The outputs of the call of an output: those of this run, the pinned ones, or, for a call of this stage that
-        was not selected, the committed ones."""
+        """The outputs of the call of an output (see `tables_of`)."""
         call = output.call
-        if call in self.made:
-            tables = self.made[call]
-        else:
-            version = self.base if call.stage is self.stage else self.version_of(call.stage.name)
-            tables = outputs_of(call, version)
 
         def missing(asset: str) -> NotMaterialized:
             name = self.instance.config.name
@@ -80,7 +74,15 @@ class Inputs:
                 f"pipedag-dagster run {name} --select {call.stage.name}.{asset}"
             )
 
-        return CallOutputs(call, tables, missing)
+        return CallOutputs(call, self.tables_of(call), missing)
+
+    def tables_of(self, call: TaskCall) -> Mapping[str, TableVersion]:
+        """What a call has returned, by asset: in this run, in the pinned version, or, when it is a call of this stage
+        that was not selected, in the committed version."""
+        if call in self.made:
+            return self.made[call]
+        version = self.base if call.stage is self.stage else self.version_of(call.stage.name)
+        return outputs_of(call, version)
 
     def of(self, call: TaskCall) -> dict[str, TableVersion]:
         """The tables that a call reads, by name. Their data versions are part of its key.

@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import marshal
+import pickle
 import secrets
 import sys
 import types
@@ -27,11 +28,10 @@ from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import TaskFailed, WorkerLost
 from pipedag_dagster.execution.cache_key import Key, TaskCode
-from pipedag_dagster.execution.call_outputs import CallOutputs
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.execution.observed import Reads
 from pipedag_dagster.execution.stage_versions import StageVersions
-from pipedag_dagster.graph.flow import FlowGraph, Output, Slot, Stage, TaskCall
+from pipedag_dagster.graph.flow import FlowGraph, Slot, Stage, TaskCall
 from pipedag_dagster.graph.task import Task
 
 
@@ -71,9 +71,9 @@ class SentInputs(Inputs):
         super().__init__(sent.instance, stage, sent.run_id, StageVersion(stage.name, 0, {}), {}, {})
         self._sent = sent
 
-    def outputs_of(self, output: Output) -> CallOutputs:
+    def tables_of(self, call: TaskCall) -> Mapping[str, TableVersion]:
         """What the host has sent of it."""
-        return CallOutputs(output.call, self._sent.tables[str(output.call)], lambda asset: self._missing(output, asset))
+        return self._sent.tables[str(call)]
 
     def stage_versions(self, call: TaskCall) -> StageVersions:
         """What the host has sent of it."""
@@ -146,7 +146,7 @@ def refuse_others(hosts: Mapping[str, str], own: Mapping[str, str]) -> None:
 
 def is_importable(task: Task) -> bool:
     """Whether a task is found in its module by its name."""
-    return _at(task.__module__, task.__qualname__) is task
+    return _at(task.__module__, task.fn.__qualname__) is task
 
 
 def _culprit(call: TaskCall) -> str:
@@ -168,7 +168,7 @@ def _can_be_pickled(call: TaskCall, value: object) -> bool:
     return True
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     def __init__(self, file: io.BytesIO, call: TaskCall) -> None:
         super().__init__(file)
         self._call = call
@@ -186,7 +186,7 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(value, types.CodeType):  # cloudpickle would leave out the file, which tracebacks show
             return marshal.loads, (marshal.dumps(value),)
         if isinstance(value, Task) and is_importable(value):
-            return _at, (value.__module__, value.__qualname__)
+            return _at, (value.__module__, value.fn.__qualname__)
         return super().reducer_override(value)
 
     def _parts(self, call: TaskCall) -> tuple[Any, ...]:
@@ -199,7 +199,7 @@ class _Pickler(cloudpickle.Pickler):
         return call.task, call.stage, call.name, slots, attributes | others | {"compared": call.compared}
 
 
-class _Unpickler(cloudpickle.pickle.Unpickler):
+class _Unpickler(pickle.Unpickler):
     def persistent_load(self, token: Any) -> ConfigContext:
         """The instance that this process has already, or a new one."""
         name, data = token
@@ -249,7 +249,7 @@ def _stage(name: str, materialization_details: str | None, flow: str) -> Stage:
     return stage
 
 
-def _call(task: Task | None, stage: Stage, name: str, slots: tuple[tuple[str, Any], ...], rest: dict[str, Any]) -> Any:
+def _call(task: Task | None, stage: Stage, name: str, slots: tuple[tuple[str, Any], ...], rest: Any) -> TaskCall:
     """A call in a worker. Of a call whose outputs are only read (`task` is None), there is not more than that takes."""
     if task is None:
         task, rest = Task(_runs_elsewhere, rest), {"arguments": {}}

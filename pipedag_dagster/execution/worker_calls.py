@@ -97,7 +97,7 @@ def _sent(inputs: Inputs, keyed: KeyedCall, *, compare: bool) -> SentCall:
         key=keyed.key,
         inputs=keyed.inputs,
         covered=keyed.covered,
-        tables={str(each.call): inputs.outputs_of(each).tables for each in call.inputs},
+        tables={str(each.call): inputs.tables_of(each.call) for each in call.inputs},
         versions=versions,
         compare=compare,
         code_version=cache_key.task_code_version(call),
@@ -129,7 +129,7 @@ def run_in_worker(data: bytes, tell: Tell) -> bytes:
         result: Any = _run(data, tell)
     except (Exception, SystemExit) as error:
         return _failure(error)
-    return cloudpickle.dumps(result)
+    return _dumped(result)
 
 
 def _run(data: bytes, tell: Tell) -> _Written:
@@ -171,11 +171,16 @@ def _refuse_other_code(sent: SentCall) -> None:
         )
 
 
+def _dumped(value: Any) -> bytes:
+    data: bytes = cloudpickle.dumps(value)
+    return data
+
+
 def _failure(error: BaseException) -> bytes:
     """An exception with its traceback and causes. One that cannot be pickled becomes one that looks like it."""
     pickling_support.install(error)
     try:
-        data = cloudpickle.dumps(error)
+        data = _dumped(error)
         cloudpickle.loads(data)
     except Exception:
         looks_like_it = type(type(error).__name__, (Exception,), {"__module__": type(error).__module__})

@@ -35,7 +35,7 @@ class DaskWorkers:
         import distributed  # noqa: PLC0415
 
         topic = f"pipedag-{secrets.token_hex(8)}"
-        client = self._client
+        client: Any = self._client
 
         def heard(event: tuple[Any, Event]) -> None:
             tell(event[1])

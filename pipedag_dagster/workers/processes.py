@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from pipedag_dagster.errors import WorkerLost
 from pipedag_dagster.fingerprint.module_origin import in_library
@@ -70,7 +71,7 @@ class _Worker:
 
     def __init__(self, process: int, channel: Connection) -> None:
         self.process, self._channel = process, channel
-        channel.send((os.getcwd(), sys.path, dict(os.environ)))
+        channel.send((str(Path.cwd()), sys.path, dict(os.environ)))
 
     def run(self, job: Job, tell: Tell) -> bytes:
         """
@@ -104,7 +105,7 @@ class _Template:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "pipedag_dagster.workers.template"]
         with theirs:
-            self._process = subprocess.Popen(command, stdin=theirs, env={**os.environ, **_importable()})
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), env={**os.environ, **_importable()})
         self._control, self._lock = ours, threading.Lock()
         setup = pickle.dumps((sys.path, list(_libraries())))
         ours.sendall(len(setup).to_bytes(8, "big") + setup)

@@ -70,7 +70,7 @@ def queries(orders: sa.Alias, frames: dict[str, Any]) -> tuple[Table, View, Tabl
 
 @materialize(input_type=sa.Table)
 def script(orders: sa.Alias) -> RawSql:
-    return RawSql("CREATE TABLE {{stage.current_name}}.counted AS SELECT count(*) AS n FROM {orders}")
+    return RawSql("CREATE TABLE counted AS SELECT count(*) AS n FROM {orders}")
 
 
 @materialize(input_type=sa.Table)
@@ -125,7 +125,7 @@ def exits() -> None:
     raise SystemExit(3)
 
 
-class Odd(Exception):  # noqa: N818
+class Odd(Exception):
     """An exception that cannot be pickled."""
 
     def __init__(self, number: int, *, text: str) -> None:

@@ -24,6 +24,7 @@ LAYERS = [
     {"versions"},
     {"context", "sampling", "comparing"},
     {"cache_functions"},
+    {"workers"},
     {"execution"},
     {"orchestration"},
     {"looking"},
