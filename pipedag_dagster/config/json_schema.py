@@ -15,6 +15,7 @@ from pipedag_dagster.config.automation import Executor, Poll, Refresh, ReportCom
 from pipedag_dagster.config.keys import AnyFile, FlowSection, Section, SingleFile
 from pipedag_dagster.config.sample import WORDS, TableSample
 from pipedag_dagster.config.stores import BLOB_STORES, TABLE_STORES
+from pipedag_dagster.config.tasks import PLACES, Tasks
 
 FOLDER = Path(__file__).parent / "schemas"
 
@@ -32,6 +33,7 @@ _SHORT: dict[type[BaseModel], list[dict[str, Any]]] = {
     Poll: [{"type": "integer", "minimum": 1}, {"const": False}],
     ReportCommits: [{"type": "integer", "minimum": 1}, {"const": False}],
     Executor: [{"enum": [name for name in Executor.model_fields if name != "name"]}],
+    Tasks: [{"enum": list(PLACES)}],
     TableSample: [{"enum": list(WORDS)}],
 }
 

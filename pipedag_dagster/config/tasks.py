@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipedag_dagster.config.section import Keys, one_of
 
 PLACES = ("threads", "processes", "dask")
 """Where a task can run."""
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]i?)?B", re.IGNORECASE)
+
+
+def amount(given: object) -> float:
+    """How much of a resource there is, or is needed: a number. Sizes are in bytes.
+
+    Raises:
+        ValueError: it is neither a number above 0 nor a size.
+
+    >>> amount("8 GiB")
+    8589934592.0
+    """
+    size = _SIZE.fullmatch(given) if isinstance(given, str) else None
+    if size is not None:
+        unit = (size[2] or "").upper()
+        base = 1024 if unit.endswith("I") else 1000
+        factor: int = base ** ("KMGT".index(unit[0]) + 1 if unit else 0)
+        return float(size[1]) * factor
+    if isinstance(given, int | float) and not isinstance(given, bool) and given > 0:
+        return float(given)
+    raise ValueError(f'must be a number above 0, or a size like "8 GiB", not {given!r}.')
 
 
 class Tasks(Keys):
@@ -24,7 +48,7 @@ class Tasks(Keys):
     """Of the scheduler of Dask. Without it, a cluster of Dask on this machine."""
     minimum: Annotated[int, Field(ge=0)] | None = None
     """A cluster of Dask on this machine has so many workers when there is little to do, and `workers` at most."""
-    resources: dict[str, float] = {}
+    resources: dict[str, Annotated[float, BeforeValidator(amount)]] = {}
     """What each worker of a cluster of Dask on this machine has: `gpu: 1`. Tasks ask for it by `resources=`."""
 
     @model_validator(mode="before")

@@ -146,7 +146,12 @@ def refuse_others(hosts: Mapping[str, str], own: Mapping[str, str]) -> None:
 
 def is_importable(task: Task) -> bool:
     """Whether a task is found in its module by its name."""
-    return _at(task.__module__, task.fn.__qualname__) is task
+    if task.__module__ == "__main__":  # the program itself, which a worker does not have
+        return False
+    try:
+        return _imported(task.__module__, task.fn.__qualname__) is task
+    except ImportError:
+        return False
 
 
 def _culprit(call: TaskCall) -> str:
@@ -186,7 +191,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         if isinstance(value, types.CodeType):  # cloudpickle would leave out the file, which tracebacks show
             return marshal.loads, (marshal.dumps(value),)
         if isinstance(value, Task) and is_importable(value):
-            return _at, (value.__module__, value.fn.__qualname__)
+            return _imported, (value.__module__, value.fn.__qualname__)
         return super().reducer_override(value)
 
     def _parts(self, call: TaskCall) -> tuple[Any, ...]:
@@ -233,14 +238,16 @@ def _settings(instance: ConfigContext) -> Any:
     return config.model_copy(update={"url": instance.store.table_store.database.url})
 
 
-def _at(module: str, name: str) -> Any:
-    """The object of this name in a module; None when it is not there. What is in the program itself (`__main__`) is not
-    there for a worker."""
+def _imported(module: str, name: str) -> Any:
+    """The object of this name in a module.
+
+    Raises:
+        ImportError: it is not there.
+    """
     try:
-        value: Any = None if module == "__main__" else importlib.import_module(module)
-        return functools.reduce(getattr, name.split("."), value)
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except AttributeError:
-        return None
+        raise ImportError(f"the module {module} has no {name!r}", name=f"{module}.{name}") from None
 
 
 def _stage(name: str, materialization_details: str | None, flow: str) -> Stage:

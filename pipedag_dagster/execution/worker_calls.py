@@ -27,6 +27,7 @@ from pipedag_dagster.execution.scheduler import Note
 from pipedag_dagster.execution.sent_call import SentCall, SentInputs
 from pipedag_dagster.execution.store_outputs import OutputWriter
 from pipedag_dagster.fingerprint.code_text import CodeText, changed
+from pipedag_dagster.fingerprint.module_origin import forget_user_modules
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.sampling.copies import source_of
 from pipedag_dagster.versions.borrowed_stage import BorrowedStage
@@ -123,20 +124,24 @@ def _heard(call: TaskCall, progress: Progress, note: Callable[[Note], None], eve
 # In the worker
 
 
+_running: list[None] = []  # an entry for each call that runs in this worker
+
+
 def run_in_worker(data: bytes, tell: Tell) -> bytes:
     """Run a call that was sent here. The result, or the exception that it has raised, as bytes."""
+    _running.append(None)
     try:
-        result: Any = _run(data, tell)
+        result: Any = _run(_with_own_code(data), tell)
     except (Exception, SystemExit) as error:
         return _failure(error)
+    finally:
+        _running.pop()
     return _dumped(result)
 
 
-def _run(data: bytes, tell: Tell) -> _Written:
+def _run(sent: SentCall, tell: Tell) -> _Written:
     started = time.monotonic()
-    sent = sent_call.loaded(data)
     call, instance = sent.call, sent.instance
-    _refuse_other_code(sent)
     cache_key.know(call, sent.code_version, sent.code)
     source = source_of(instance, call)
     store = None if source is None else source.store.table_store
@@ -152,22 +157,35 @@ def _run(data: bytes, tell: Tell) -> _Written:
     return _Written(list(held.tables), list(held.texts), held.files)
 
 
-def _refuse_other_code(sent: SentCall) -> None:
-    """The function that this worker has imported must be the one of the host.
+def _with_own_code(data: bytes) -> SentCall:
+    """The call that was sent here. Its function, when this worker imports it, is the one of the host.
 
     Raises:
         WorkerLost: it is another one, because the code of the worker is older or newer.
     """
+    try:
+        sent = sent_call.loaded(data)
+        _refuse_other_code(sent)
+    except WorkerLost:
+        if len(_running) > 1:
+            raise
+        forget_user_modules()  # this worker may have imported them before they were changed
+        sent = sent_call.loaded(data)
+        _refuse_other_code(sent)
+    return sent
+
+
+def _refuse_other_code(sent: SentCall) -> None:
     call = sent.call
-    if not sent.is_importable or call.task.version is not None:
+    if not sent.is_importable:
         return
     own = cache_key.task_code_version(call)
     if own != sent.code_version:
         different = changed(sent.code.text, cache_key.task_code(call).text)
         names = f" ({', '.join(different)})" if different else ""
         raise WorkerLost(
-            f"The code of {call} is another one in the worker than in the run{names}. Was it changed since the run "
-            "began? Run it again. Workers on other machines need the same code."
+            f"The code of {call} is another one in the worker than in the run{names}. If it was changed since the run "
+            "began, run it again, in a new process. Workers on other machines need the same code."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import linecache
 import os
 import pathlib
 import sys
@@ -111,6 +112,16 @@ def add_user_modules(names: Iterable[str]) -> None:
 def in_library(file: str | None) -> bool:
     """Whether a file belongs to Python or to a library."""
     return _default.in_library(file)
+
+
+def forget_user_modules() -> None:
+    """Let the modules of the user be imported again, from their files as they are now."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and name != "__main__" and not in_library(file):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    linecache.checkcache()
 
 
 def _is_installed(file: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -13,7 +12,7 @@ from typing import Any, Generic, Unpack, cast, overload
 
 from typing_extensions import ParamSpec, TypeVar
 
-from pipedag_dagster.config.tasks import PLACES
+from pipedag_dagster.config.tasks import PLACES, amount
 from pipedag_dagster.errors import WiringError, did_you_mean
 from pipedag_dagster.frame_types import DTYPE_BACKENDS, READABLE, FrameType, data_type, is_readable
 from pipedag_dagster.graph.cache_option import combined
@@ -194,23 +193,15 @@ def _what_to_read(given: Any) -> str:
     return f"Known: {READABLE}."
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]i?)?B", re.IGNORECASE)
-
-
 def _resources(task: str, given: Mapping[str, float | str]) -> dict[str, float]:
     """The resources as numbers; sizes in bytes."""
-    found: dict[str, float] = {}
-    for name, amount in given.items():
-        size = _SIZE.fullmatch(amount) if isinstance(amount, str) else None
-        if size is not None:
-            unit = (size[2] or "").upper()
-            base = 1024 if unit.endswith("I") else 1000
-            found[name] = float(size[1]) * base ** ("KMGT".index(unit[0]) + 1 if unit else 0)
-        elif isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0:
-            found[name] = float(amount)
-        else:
-            raise WiringError(f'Task {task!r}: resources[{name!r}] must be a number, or a size like "8 GiB".')
-    return found
+    amounts = {}
+    for name, written in given.items():
+        try:
+            amounts[name] = amount(written)
+        except ValueError as error:
+            raise WiringError(f"Task {task!r}: resources[{name!r}] {error}") from None
+    return amounts
 
 
 def _input_type(given: Any) -> tuple[type | None, str | None]:

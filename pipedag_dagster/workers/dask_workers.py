@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import secrets
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from pipedag_dagster.config.tasks import Tasks
 from pipedag_dagster.errors import ConfigError, WorkerLost
-from pipedag_dagster.workers.workers import DIED, Event, Job, Tell, run_entry
+from pipedag_dagster.workers.workers import DIED, Event, Job, Tell, importable, run_entry
 
 if TYPE_CHECKING:
     import distributed
@@ -27,6 +28,7 @@ class DaskWorkers:
     """
 
     def __init__(self, tasks: Tasks) -> None:
+        self._path = sys.path if tasks.address is None else []
         self.place = tasks.address or "the cluster of Dask on this machine"
         self._client, self._free = _client(tasks)
 
@@ -45,7 +47,7 @@ class DaskWorkers:
             client.subscribe_topic(topic, heard)
             try:
                 future = client.submit(
-                    _run, job.entry, job.data, topic,
+                    _run, job.entry, job.data, topic, list(self._path),
                     key=f"{job.name}-{topic}", resources=dict(job.resources) or None, retries=RETRIES, pure=False,
                 )  # fmt: skip
                 result: bytes = future.result()
@@ -83,10 +85,11 @@ def _has(resources: dict[str, float], job: Job) -> bool:
     return all(resources.get(name, 0) >= amount for name, amount in job.resources.items())
 
 
-def _run(entry: str, data: bytes, topic: str) -> bytes:
-    """On the worker: do a job."""
+def _run(entry: str, data: bytes, topic: str, path: list[str]) -> bytes:
+    """On the worker: do a job. A worker of this machine imports what the host can import now."""
     import distributed  # noqa: PLC0415
 
+    sys.path[:] = path or sys.path
     worker = distributed.get_worker()
     return run_entry(entry, data, lambda event: worker.log_event(topic, event))
 
@@ -122,7 +125,7 @@ def _connected(distributed: Any, tasks: Tasks) -> Any:
         n_workers=tasks.count if tasks.minimum is None else tasks.minimum,
         threads_per_worker=1,
         dashboard_address=":0",
-        worker_kwargs={"resources": tasks.resources} if tasks.resources else None,
+        worker_kwargs={"resources": tasks.resources, "env": importable()},
     )
     if tasks.minimum is not None:
         cluster.adapt(minimum=tasks.minimum, maximum=tasks.count)

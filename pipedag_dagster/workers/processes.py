@@ -18,7 +18,7 @@ from pathlib import Path
 from pipedag_dagster.errors import WorkerLost
 from pipedag_dagster.fingerprint.module_origin import in_library
 from pipedag_dagster.workers.template import FORK, STATUS
-from pipedag_dagster.workers.workers import DIED, Job, Tell
+from pipedag_dagster.workers.workers import DIED, Job, Tell, importable
 
 ATTEMPTS = 3
 """So many workers may die of one job before it fails."""
@@ -105,7 +105,7 @@ class _Template:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "pipedag_dagster.workers.template"]
         with theirs:
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), env={**os.environ, **_importable()})
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), env={**os.environ, **importable()})
         self._control, self._lock = ours, threading.Lock()
         setup = pickle.dumps((sys.path, list(_libraries())))
         ours.sendall(len(setup).to_bytes(8, "big") + setup)
@@ -143,11 +143,6 @@ class _Template:
         if not answer:
             raise BrokenPipeError("the template has ended")
         return answer
-
-
-def _importable() -> dict[str, str]:
-    """The environment in which Python finds this package, wherever it is."""
-    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _libraries() -> Iterable[str]:

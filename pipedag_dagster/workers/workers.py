@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -49,3 +51,8 @@ def run_entry(entry: str, data: bytes, tell: Tell) -> bytes:
     module, _, function = entry.partition(":")
     result: bytes = getattr(importlib.import_module(module), function)(data, tell)
     return result
+
+
+def importable() -> dict[str, str]:
+    """The environment in which another process of this machine can import what this one can."""
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from pipedag_dagster import ConfigContext, Flow, Result, Stage, StageLockContext, materialize
-from pipedag_dagster.errors import SeveralFailed, TaskFailed, UnstorableResult, WiringError
+from pipedag_dagster.errors import SeveralFailed, TaskFailed, UnstorableResult, WiringError, WorkerLost
 from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.helpers import Instances, Query, travelling
 from pipedag_dagster_tests.helpers.travelling import Model, Rate
@@ -154,8 +157,11 @@ def test_a_task_can_choose_its_place(instances: Instances, query: Query) -> None
     ("options", "message"),
     [
         ({"run_on": "proceses"}, "there is no place run_on='proceses'. Did you mean 'processes'?"),
-        ({"resources": {"memory": "8 Gigabytes"}}, "resources['memory'] must be a number, or a size like \"8 GiB\"."),
-        ({"resources": {"gpu": -1}}, "resources['gpu'] must be a number"),
+        (
+            {"resources": {"memory": "8 Gigabytes"}},
+            "resources['memory'] must be a number above 0, or a size like \"8 GiB\", not '8 Gigabytes'.",
+        ),
+        ({"resources": {"gpu": -1}}, "resources['gpu'] must be a number above 0"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -180,3 +186,47 @@ def test_what_a_task_prints_and_logs_is_shown_with_its_name(
         run(travelling.talking(), on(instances, place))
     assert "work.talks: one line\nwork.talks: and another\n" in capsys.readouterr().out
     assert [record.getMessage() for record in caplog.records if record.name == "shop"] == ["work.talks: loading orders"]
+
+
+# Code
+
+
+@pytest.mark.parametrize("place", WORKERS)
+def test_changed_code_runs_in_workers_that_have_imported_it_before(
+    instances: Instances, query: Query, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "changing_shop.py"
+    instance = on(instances, place)
+    for number in (1, 22):
+        module.write_text(
+            "import pandas as pd\nfrom pipedag_dagster import Flow, Stage, materialize\n"
+            f"@materialize\ndef count():\n    return pd.DataFrame({{'x': [{number}]}})\n"
+        )
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, module.stem, raising=False)
+        count = importlib.import_module(module.stem).count
+        with Flow("changing") as flow, Stage("work"):
+            count()
+        run(flow, instance)
+        assert query("SELECT x FROM full_work.count") == [(number,)]
+
+
+@pytest.mark.parametrize("place", WORKERS)
+def test_code_that_is_another_one_in_the_worker_is_refused(
+    instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "edited_shop.py"
+    text = (
+        "import pandas as pd\nfrom pipedag_dagster import Flow, Stage, materialize\n"
+        "@materialize\ndef count():\n    return pd.DataFrame({'x': [1]})\n"
+    )
+    module.write_text(text)
+    importlib.invalidate_caches()
+    count = importlib.import_module(module.stem).count
+    module.write_text(text.replace("[1]", "[22]"))  # edited while the program runs
+    with Flow("edited") as flow, Stage("work"):
+        count()
+    with pytest.raises(WorkerLost, match=r"code of work\.count is another one in the worker than in the run"):
+        flow.run(config=on(instances, place), fail_fast=True)
