@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipedag_dagster.config.tasks import Tasks
 from pipedag_dagster.errors import ConfigError, WorkerLost
-from pipedag_dagster.workers.workers import DIED, Event, Job, Tell, importable, run_entry
+from pipedag_dagster.workers.workers import DIED, Event, Job, Tell, import_path, importable, run_entry
 
 if TYPE_CHECKING:
     import distributed
-
-RETRIES = 2
 
 
 class DaskWorkers:
@@ -28,7 +26,7 @@ class DaskWorkers:
     """
 
     def __init__(self, tasks: Tasks) -> None:
-        self._path = sys.path if tasks.address is None else []
+        self._is_local = tasks.address is None
         self.place = tasks.address or "the cluster of Dask on this machine"
         self._client, self._free = _client(tasks)
 
@@ -47,8 +45,8 @@ class DaskWorkers:
             client.subscribe_topic(topic, heard)
             try:
                 future = client.submit(
-                    _run, job.entry, job.data, topic, list(self._path),
-                    key=f"{job.name}-{topic}", resources=dict(job.resources) or None, retries=RETRIES, pure=False,
+                    _run, job.entry, job.data, topic, import_path() if self._is_local else [],
+                    key=f"{job.name}-{topic}", resources=dict(job.resources) or None, pure=False,
                 )  # fmt: skip
                 result: bytes = future.result()
             except distributed.KilledWorker as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipedag_dagster.errors import WorkerLost
 from pipedag_dagster.fingerprint.module_origin import in_library
 from pipedag_dagster.workers.template import FORK, STATUS
-from pipedag_dagster.workers.workers import DIED, Job, Tell, importable
+from pipedag_dagster.workers.workers import DIED, Job, Tell, import_path, importable
 
 ATTEMPTS = 3
 """So many workers may die of one job before it fails."""
@@ -35,6 +35,7 @@ class ProcessWorkers:
         self._free = threading.Semaphore(count)
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
+        self._is_closed = False
 
     def run(self, job: Job, tell: Tell) -> bytes:
         with self._free:
@@ -44,6 +45,8 @@ class ProcessWorkers:
                     result = worker.run(job, tell)
                 except (EOFError, OSError):
                     self._workers.discard(worker)
+                    if self._is_closed:
+                        raise WorkerLost(f"{job.name}: the run has ended its process.") from None
                     ended = worker.how_it_ended()
                     tell((DIED, f"its process {ended}, attempt {attempt} of {ATTEMPTS}"))
                 else:
@@ -56,6 +59,7 @@ class ProcessWorkers:
 
     def close(self) -> None:
         """End all workers, also in the middle of a job."""
+        self._is_closed = True
         for worker in list(self._workers):
             worker.kill()
         self._workers.clear()
@@ -63,6 +67,8 @@ class ProcessWorkers:
     def _start(self) -> _Worker:
         worker = _Worker(*_template().fork())
         self._workers.add(worker)
+        if self._is_closed:
+            worker.kill()
         return worker
 
 
@@ -71,7 +77,7 @@ class _Worker:
 
     def __init__(self, process: int, channel: Connection) -> None:
         self.process, self._channel = process, channel
-        channel.send((str(Path.cwd()), sys.path, dict(os.environ)))
+        channel.send((str(Path.cwd()), import_path(), dict(os.environ)))
 
     def run(self, job: Job, tell: Tell) -> bytes:
         """

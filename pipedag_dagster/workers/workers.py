@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
+
+from pipedag_dagster.fingerprint.module_origin import in_library
 
 Event: TypeAlias = tuple[str, Any]
 """Something that happens while a job runs: what it is, and a value that can be pickled."""
@@ -56,3 +59,16 @@ def run_entry(entry: str, data: bytes, tell: Tell) -> bytes:
 def importable() -> dict[str, str]:
     """The environment in which another process of this machine can import what this one can."""
     return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def import_path() -> list[str]:
+    """Where the user's modules are found that this process has imported: in `sys.path`, or where it pointed to before.
+    Dagster extends it only while it loads a module."""
+    folders = list(sys.path)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and name != "__main__" and not in_library(file):
+            path = Path(file)
+            depth = name.count(".") + (path.stem == "__init__")
+            folders.append(str(path.parents[min(depth, len(path.parents) - 1)]))
+    return list(dict.fromkeys(folders))

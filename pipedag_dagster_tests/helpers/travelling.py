@@ -7,6 +7,7 @@ import decimal
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,4 +213,21 @@ def dying(task: Any, *arguments: Any) -> Flow:
     with Flow("dying") as flow, Stage("work"):
         task(*arguments)
         talks()
+    return flow
+
+
+@materialize(version="1")
+def waits(gate: Path) -> Iterator[pd.DataFrame]:
+    """Begins a table, and waits in the middle of it until the file `gate` is there."""
+    yield pd.DataFrame({"x": range(1000)})
+    gate.with_suffix(".waits").write_text(str(os.getpid()))
+    while not gate.exists():
+        time.sleep(0.01)
+    yield pd.DataFrame({"x": range(1000, 2000)})
+
+
+def waiting(gate: Path) -> Flow:
+    """A flow of one task that waits."""
+    with Flow("waiting") as flow, Stage("work"):
+        waits(gate)
     return flow

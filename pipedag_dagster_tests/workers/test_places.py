@@ -195,7 +195,6 @@ def test_what_a_task_prints_and_logs_is_shown_with_its_name(
 def test_changed_code_runs_in_workers_that_have_imported_it_before(
     instances: Instances, query: Query, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
     module = tmp_path / "changing_shop.py"
     instance = on(instances, place)
     for number in (1, 22):
@@ -205,7 +204,9 @@ def test_changed_code_runs_in_workers_that_have_imported_it_before(
         )
         importlib.invalidate_caches()
         monkeypatch.delitem(sys.modules, module.stem, raising=False)
-        count = importlib.import_module(module.stem).count
+        with monkeypatch.context() as patch:  # only while it loads, as Dagster does it
+            patch.syspath_prepend(tmp_path)
+            count = importlib.import_module(module.stem).count
         with Flow("changing") as flow, Stage("work"):
             count()
         run(flow, instance)
