@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import sqlalchemy as sa
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.main import main
 from pipedag_dagster_tests.helpers import SECRET, Connection, Instances, Query, libpq, new_database, write_instances
-from pipedag_dagster_tests.helpers.command_line import MODULES, Command, Done, write_shop
+from pipedag_dagster_tests.helpers.command_line import MODULES, Command, Done, ShopAfter, write_shop
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
 os.environ.pop("DAGSTER_HOME", None)
@@ -44,9 +47,16 @@ def server_url() -> Iterator[sa.URL]:
 
 
 @pytest.fixture
-def database_url(server_url: sa.URL) -> Iterator[sa.URL]:
-    """An empty database, dropped after the test."""
-    with new_database(server_url) as url:
+def template() -> str | None:
+    """The name of the database that each test gets a copy of. None: its database is empty. Test files override it, so
+    that what all their tests start from is made once."""
+    return None
+
+
+@pytest.fixture
+def database_url(server_url: sa.URL, template: str | None) -> Iterator[sa.URL]:
+    """A database, dropped after the test: empty, or a copy of `template`."""
+    with new_database(server_url, template) as url:
         yield url
 
 
@@ -104,6 +114,27 @@ def project(instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for module in MODULES:
         monkeypatch.delitem(sys.modules, module, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def shop_after(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopAfter]:
+    """`shop_after("full", "midi")`: a `template` in which these instances of the shop have run. Text of YAML files as
+    for `instances`."""
+    with ExitStack() as databases:
+
+        @functools.cache
+        def make(*names: str, **files: str) -> str:
+            url = databases.enter_context(new_database(server_url))
+            folder = tmp_path_factory.mktemp("shop")
+            write_instances(folder, url, **files)
+            write_shop(folder)
+            for name in names:  # in processes: when they have ended, nobody is connected
+                command = [sys.executable, "-m", "pipedag_dagster.cli.main", "run", name]
+                subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            assert url.database is not None
+            return url.database
+
+        yield make
 
 
 @pytest.fixture

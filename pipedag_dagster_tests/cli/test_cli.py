@@ -46,19 +46,17 @@ def test_run_shows_each_table_with_its_rows_why_it_ran_and_how_long_it_took(comm
         assert re.fullmatch(r"\d+\.\d\d", summary[table][2])
 
 
-def test_a_second_run_shows_everything_cached(command: Command) -> None:
-    command("run", "full")
-    done = command("run", "full")
+def test_a_second_run_shows_everything_cached(full: Command) -> None:
+    done = full("run", "full")
     assert done.code == 0, done.err
     assert re.match(r"full  0 of 4 tables ran", done.out)
     assert rows(done.out)["orders"] == ["3", "cached"]
     assert rows(done.out)["ranking"] == ["2", "cached"]
 
 
-def test_a_small_instance_has_its_few_rows(command: Command) -> None:
-    command("run", "full")
-    assert rows(command("run", "midi").out)["orders"][0] == "2"
-    assert rows(command("run", "mini").out)["orders"][0] == "1"
+def test_a_small_instance_has_its_few_rows(full: Command) -> None:
+    assert rows(full("run", "midi").out)["orders"][0] == "2"
+    assert rows(full("run", "mini").out)["orders"][0] == "1"
 
 
 def test_run_before_its_source_says_what_to_run(command: Command) -> None:
@@ -80,9 +78,8 @@ def test_run_before_its_source_says_what_to_run(command: Command) -> None:
         ("*", {"orders", "customers", "revenue", "ranking"}),
     ],
 )
-def test_select_runs_some_of_the_tables(command: Command, selection: str, tables: set[str]) -> None:
-    command("run", "full")
-    done = command("run", "full", "--select", selection)
+def test_select_runs_some_of_the_tables(full: Command, selection: str, tables: set[str]) -> None:
+    done = full("run", "full", "--select", selection)
     assert done.code == 0, done.err
     assert set(rows(done.out)) - {"raw", "report"} == tables
 
@@ -101,9 +98,8 @@ def test_an_unknown_instance_is_an_error_that_names_what_was_meant(command: Comm
     assert done.err == "Error: There is no instance 'ful'. Did you mean 'full'?\n"
 
 
-def test_cache_mode_is_for_this_run(command: Command) -> None:
-    command("run", "full")
-    forced = command("run", "full", "--cache-mode", "force_cache_invalid")
+def test_cache_mode_is_for_this_run(full: Command) -> None:
+    forced = full("run", "full", "--cache-mode", "force_cache_invalid")
     assert forced.code == 0, forced.err
     assert {table: what[1] for table, what in rows(forced.out).items() if len(what) > 1} == {
         "orders": "ran: forced",
@@ -111,8 +107,8 @@ def test_cache_mode_is_for_this_run(command: Command) -> None:
         "revenue": "ran: forced",
         "ranking": "ran: forced",
     }
-    assert "ran:" not in command("run", "full").out
-    refused = command("run", "full", "--cache-mode", "forced")
+    assert "ran:" not in full("run", "full").out
+    refused = full("run", "full", "--cache-mode", "forced")
     assert refused.code == 2
     assert "'force_cache_invalid'" in refused.err
 
@@ -161,9 +157,8 @@ def test_output_has_no_colours_where_there_is_no_terminal_and_fits_80_columns(co
 # list
 
 
-def test_list_shows_instances_stages_tables_and_versions(command: Command) -> None:
-    command("run", "full")
-    done = command("list")
+def test_list_shows_instances_stages_tables_and_versions(full: Command) -> None:
+    done = full("list")
     assert done.code == 0, done.err
     full, _, rest = done.out.partition("midi (")
     assert "full (shop_definitions:full)" in full
@@ -317,15 +312,14 @@ def test_ctrl_c_ends_a_run_at_once_with_exit_code_130_and_one_line(project: Path
 
 
 def test_check_database_names_what_the_catalog_and_the_database_see_differently(
-    project: Path, command: Command, database_url: sa.URL
+    project: Path, full: Command, database_url: sa.URL
 ) -> None:
-    command("run", "full")
-    assert command("check", "--database").code == 0
+    assert full("check", "--database").code == 0
     uri = database_url.render_as_string(hide_password=False)
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute("DROP VIEW full_raw.orders")
         connection.execute("CREATE TABLE full_raw__versions.stray (x int)")
-    done = command("check", "--database")
+    done = full("check", "--database")
     assert done.code == 1
     assert '"full_raw"."orders" should show orders_' in done.err
     assert 'full: left over: "full_raw__versions"."stray" is not in the catalog' in done.out

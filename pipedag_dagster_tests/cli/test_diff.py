@@ -11,17 +11,9 @@ import pytest
 from pipedag_dagster_tests.helpers.command_line import Command
 
 
-@pytest.fixture
-def runs(command: Command) -> Command:
-    """The command, after runs of full and midi (2 of 3 orders)."""
-    for name in ("full", "midi"):
-        assert command("run", name).code == 0
-    return command
-
-
-def test_two_instances_are_compared(runs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_instances_are_compared(full_and_midi: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    done = runs("diff", "full", "midi")
+    done = full_and_midi("diff", "full", "midi")
     assert (done.code, done.err) == (0, "")
     first, header, *lines = (line.split() for line in done.out.splitlines())
     assert " ".join(first) == "full → midi: 3 of 4 tables differ."
@@ -30,8 +22,8 @@ def test_two_instances_are_compared(runs: Command, monkeypatch: pytest.MonkeyPat
     assert "  only in full: id=" in done.out
 
 
-def test_rows_are_compared_by_the_columns_of_the_option(runs: Command) -> None:
-    done = runs("diff", "full", "midi", "report.revenue", "--key", "customer")
+def test_rows_are_compared_by_the_columns_of_the_option(full_and_midi: Command) -> None:
+    done = full_and_midi("diff", "full", "midi", "report.revenue", "--key", "customer")
     assert "rows are the same by customer" in done.out
 
 
@@ -47,46 +39,48 @@ def test_rows_are_compared_by_the_columns_of_the_option(runs: Command) -> None:
         (("full", "mini"), 1),
     ],
 )
-def test_the_exit_code_says_whether_something_differs(runs: Command, arguments: tuple[str, ...], code: int) -> None:
-    assert runs("diff", *arguments).code == code
+def test_the_exit_code_says_whether_something_differs(
+    full_and_midi: Command, arguments: tuple[str, ...], code: int
+) -> None:
+    assert full_and_midi("diff", *arguments).code == code
 
 
-def test_the_comparison_is_printed_as_json_and_as_markdown(runs: Command) -> None:
-    (table,) = json.loads(runs("diff", "full", "midi", "raw.orders", "--json").out)["tables"]
+def test_the_comparison_is_printed_as_json_and_as_markdown(full_and_midi: Command) -> None:
+    (table,) = json.loads(full_and_midi("diff", "full", "midi", "raw.orders", "--json").out)["tables"]
     assert (table["left_rows"], table["right_rows"], table["only_left"], table["key"]) == (3, 2, 1, ["id"])
-    printed = runs("diff", "full", "midi", "raw.orders", "--markdown").out
+    printed = full_and_midi("diff", "full", "midi", "raw.orders", "--markdown").out
     assert printed.startswith("### full → midi: 1 of 1 table differs.\n")
     assert "| raw.orders | 3 → 2 | 2 | 1 | 0 | 0 | rows |" in printed
 
 
-def test_the_comparison_is_written_as_a_page(runs: Command, tmp_path: Path) -> None:
-    done = runs("diff", "full", "midi", "--html", "diff.html")
+def test_the_comparison_is_written_as_a_page(full_and_midi: Command, tmp_path: Path) -> None:
+    done = full_and_midi("diff", "full", "midi", "--html", "diff.html")
     assert "Written: diff.html" in done.err
     assert '<h2 id="raw.orders">' in (tmp_path / "diff.html").read_text()
 
 
-def test_without_another_instance_the_last_commits_are_compared(runs: Command, project: Path) -> None:
-    done = runs("diff", "full")
+def test_without_another_instance_the_last_commits_are_compared(full_and_midi: Command, project: Path) -> None:
+    done = full_and_midi("diff", "full")
     assert done.code == 1
     assert "has an older version to compare with" in done.err
-    assert runs("rollback", "full", "raw").code == 1
-    assert runs("run", "full", "--cache-mode", "force_cache_invalid").code == 0
-    assert "tables are equal" in runs("diff", "full").out
+    assert full_and_midi("rollback", "full", "raw").code == 1
+    assert full_and_midi("run", "full", "--cache-mode", "force_cache_invalid").code == 0
+    assert "tables are equal" in full_and_midi("diff", "full").out
     assert (
         "full raw version 1 → full raw version 2: all 2 tables are equal."
-        in runs("diff", "full", "raw", "--versions", "1", "2").out
+        in full_and_midi("diff", "full", "raw", "--versions", "1", "2").out
     )
 
 
-def test_another_configuration_is_compared_by_against(runs: Command, project: Path) -> None:
+def test_another_configuration_is_compared_by_against(full_and_midi: Command, project: Path) -> None:
     """As that of another checkout: here it has another prefix, and was run."""
     shutil.copytree(project / "instances", project / "main" / "instances")
     shared = project / "main" / "instances" / "__any__.yaml"
-    same = runs("diff", "midi", "--against", "main/instances")
+    same = full_and_midi("diff", "midi", "--against", "main/instances")
     assert (same.code, same.out) == (1, "")
     assert "are the same tables" in same.err
     shared.write_text(shared.read_text().replace('"{instance_id}_"', '"main_{instance_id}_"'))
-    never = runs("diff", "midi", "--against", "main/instances")
+    never = full_and_midi("diff", "midi", "--against", "main/instances")
     assert "Instance 'midi' was never run" in never.err
     for name in ("full", "midi"):
         definitions = project / "shop_definitions.py"
@@ -96,9 +90,9 @@ def test_another_configuration_is_compared_by_against(runs: Command, project: Pa
         (project / "main.yaml").write_text(
             f"load_from: [{{python_file: {{relative_path: shop_definitions.py, attribute: {name}}}}}]\n"
         )
-        assert runs("run", name, "-w", "main.yaml").code == 0
+        assert full_and_midi("run", name, "-w", "main.yaml").code == 0
         definitions.write_text(text)
-    done = runs("diff", "midi", "--against", "main/instances")
+    done = full_and_midi("diff", "midi", "--against", "main/instances")
     assert done.out == "midi of main/instances → midi: all 4 tables are equal.\n"
 
 
@@ -112,7 +106,7 @@ def test_another_configuration_is_compared_by_against(runs: Command, project: Pa
         (("full", "--versions", "1", "2"), "Name a stage: raw, report"),
     ],
 )
-def test_a_mistake_is_explained(runs: Command, arguments: tuple[str, ...], message: str) -> None:
-    done = runs("diff", *arguments)
+def test_a_mistake_is_explained(full_and_midi: Command, arguments: tuple[str, ...], message: str) -> None:
+    done = full_and_midi("diff", *arguments)
     assert done.code != 0
     assert message in done.err

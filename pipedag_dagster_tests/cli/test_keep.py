@@ -25,10 +25,9 @@ def shared(project: Path) -> Path:
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
-def test_kept_rows_are_written_for_all_instances_and_it_says_what_to_type(command: Command, project: Path) -> None:
-    command("run", "full")
+def test_kept_rows_are_written_for_all_instances_and_it_says_what_to_type(full: Command, project: Path) -> None:
     before = shared(project).read_text()
-    done = command("keep", "raw.orders", "customer = 2", "--because", WHY)
+    done = full("keep", "raw.orders", "customer = 2", "--because", WHY)
     assert done.code == 0, done.err
     line = len(before.splitlines()) + 3
     assert done.out.splitlines() == [
@@ -72,11 +71,10 @@ def test_a_run_refuses_functions_that_may_change(
 
 
 @pytest.mark.parametrize(("table", "rows"), [("orders", "customer = 2"), ("RAW.orders", "(CUSTOMER = 2)")])
-def test_the_same_rows_are_kept_once(command: Command, project: Path, table: str, rows: str) -> None:
-    command("run", "full")
-    command("keep", "raw.orders", "customer = 2")
+def test_the_same_rows_are_kept_once(full: Command, project: Path, table: str, rows: str) -> None:
+    full("keep", "raw.orders", "customer = 2")
     before = shared(project).read_bytes()
-    done = command("keep", table, rows)
+    done = full("keep", table, rows)
     assert done.code == 0, done.err
     assert "raw.orders keeps these rows already. They are in midi and mini" in done.out
     assert shared(project).read_bytes() == before
@@ -107,24 +105,22 @@ def test_a_condition_is_not_tried_where_the_source_has_never_run(command: Comman
     ],
 )
 def test_a_mistake_is_said_and_nothing_is_written(
-    command: Command, project: Path, table: str, rows: str, said: str
+    full: Command, project: Path, table: str, rows: str, said: str
 ) -> None:
-    command("run", "full")
     before = shared(project).read_bytes()
-    done = command("keep", table, rows)
+    done = full("keep", table, rows)
     assert done.code == 1
     assert said in done.err
     assert shared(project).read_bytes() == before
 
 
 def test_a_function_of_the_user_has_to_be_immutable(
-    command: Command, project: Path, connection: psycopg.Connection[Any]
+    full: Command, project: Path, connection: psycopg.Connection[Any]
 ) -> None:
-    command("run", "full")
     connection.execute("CREATE FUNCTION lucky(bigint) RETURNS boolean LANGUAGE SQL AS 'SELECT $1 = 5'")
-    assert "lucky() may have another result every time" in command("keep", "orders", "lucky(amount)").err
+    assert "lucky() may have another result every time" in full("keep", "orders", "lucky(amount)").err
     connection.execute("ALTER FUNCTION lucky IMMUTABLE")
-    assert "(1 of 3 in full)" in command("keep", "orders", "lucky(amount)").out
+    assert "(1 of 3 in full)" in full("keep", "orders", "lucky(amount)").out
 
 
 def test_a_file_that_cannot_be_added_to_is_left_alone(command: Command, project: Path) -> None:

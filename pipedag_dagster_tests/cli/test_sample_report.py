@@ -8,8 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipedag_dagster_tests.helpers import Query
-from pipedag_dagster_tests.helpers.command_line import Command
+from pipedag_dagster_tests.helpers import SIZES, Query
+from pipedag_dagster_tests.helpers.command_line import Command, ShopAfter
 
 RELATION = """
 sample:
@@ -18,12 +18,15 @@ sample:
 
 
 @pytest.fixture
+def template(shop_after: ShopAfter) -> str:
+    return shop_after("full", "midi", midi=SIZES["midi"] + RELATION)
+
+
+@pytest.fixture
 def midi(command: Command, project: Path) -> Command:
     """The shop has run in full and midi. Orders of midi bring their customers along."""
     with (project / "instances" / "midi.yaml").open("a") as file:
         file.write(RELATION)
-    for instance in ("full", "midi"):
-        assert command("run", instance).code == 0
     return command
 
 

@@ -19,13 +19,6 @@ from pipedag_dagster_tests.helpers.command_line import Command
 BIN = Path(sys.executable).parent
 
 
-@pytest.fixture
-def full(command: Command) -> Command:
-    """The command, after a run of full."""
-    assert command("run", "full").code == 0
-    return command
-
-
 def cells(printed: str) -> list[list[str]]:
     return [line.split() for line in printed.splitlines()]
 

@@ -43,12 +43,14 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def new_database(server_url: sa.URL) -> Iterator[sa.URL]:
-    """An empty database on the server, dropped at the end."""
+def new_database(server_url: sa.URL, template: str | None = None) -> Iterator[sa.URL]:
+    """A database on the server, dropped at the end: an empty one, or a copy of another one to which nobody is
+    connected."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     admin = server_url.render_as_string(hide_password=False)
     with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        copied = "" if template is None else f' TEMPLATE "{template}"'
+        connection.execute(f'CREATE DATABASE "{name}"{copied}'.encode())
     yield server_url.set(database=name)
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())

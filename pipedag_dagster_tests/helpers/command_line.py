@@ -81,3 +81,6 @@ class Done(NamedTuple):
 
 Command = Callable[..., Done]
 """The fixture `command`."""
+
+ShopAfter = Callable[..., str]
+"""The fixture `shop_after`."""

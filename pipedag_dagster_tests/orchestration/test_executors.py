@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,15 @@ executor:
 """
 
 
+VISIBLE_AGAIN = 1
+"""Seconds after which Redis gives out again what no worker has confirmed."""
+
+
 @pytest.fixture
 def celery(instances: Instances, tmp_path: Path) -> Iterator[Project]:
     pytest.importorskip("dagster_celery", reason="pip install 'pipedag_dagster[celery]'")
     with redis(tmp_path) as broker:
-        text = CELERY.format(broker=broker, timeout=5)
+        text = CELERY.format(broker=broker, timeout=VISIBLE_AGAIN)
         instances(any=text)
         project = Project(tmp_path)
         options = yaml.safe_load(text)["executor"]["celery"]
@@ -122,7 +127,9 @@ def test_a_celery_worker_that_is_killed_in_the_middle(celery: Project, query: Qu
             assert query("SELECT count(*) FROM full_middle.clean") == [(3,)]
             assert query("SELECT count(*) FROM full_report.report") == [(3,)]
             celery.open_gate()
-            replacement = worker(celery, "three")  # as a supervisor does; a new worker looks at once for what is due
+            time.sleep(VISIBLE_AGAIN)
+            # As a supervisor does. A worker looks for what is due when it starts, and then only every 100 s.
+            replacement = worker(celery, "three")
             with running(replacement):
                 done(run, celery)
                 assert query("SELECT count(*) FROM full_report.report") == [(2,)]
