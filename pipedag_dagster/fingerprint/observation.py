@@ -7,12 +7,14 @@ that code of the user reads. It does not see the network, other databases, or fi
 
 from __future__ import annotations
 
+import linecache
 import os
 import pathlib
 import sys
 import sysconfig
 import tempfile
 import threading
+import tokenize
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -172,8 +174,17 @@ def _opened(name: str, mode: str | None, flags: int) -> None:
         return
     if not writes and not pathlib.Path(path).is_file() and not _is_users(sys._getframe(2).f_code.co_filename):
         return  # libraries look for their files in many places
+    if _shows_source(sys._getframe(2)):
+        return
     for observation in _observations():
         (observation.written if writes else observation.files).add(path)
+
+
+def _shows_source(frame: types.FrameType | None) -> bool:
+    """Whether a file is opened for its source lines: by a traceback, or a profiler such as that of Dask's workers."""
+    while frame is not None and frame.f_code.co_filename == tokenize.__file__:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename == linecache.__file__
 
 
 _CACHES = {".cache", ".config", ".local", "__pycache__", sysconfig.get_platform()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import os
 import sys
 import threading
@@ -115,6 +116,15 @@ def test_files_that_a_task_writes_itself_are_not_its_inputs(user: ModuleType, tm
         (tmp_path / "own.txt").write_text("own")
         user.read(tmp_path / "own.txt")
     assert seen.files == set()
+
+
+def test_source_that_is_read_to_show_it_is_not_an_input(user: ModuleType, tmp_path: Path) -> None:
+    """Tracebacks read it, and the profiler of a worker of Dask, in a thread of its own."""
+    file = tmp_path / "program.py"
+    file.write_text("1 / 0\n")
+    with observe() as seen:
+        linecache.getline(str(file), 1)
+    assert str(file) not in seen.files
 
 
 def test_variables_that_code_of_the_user_reads_are_seen(user: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
