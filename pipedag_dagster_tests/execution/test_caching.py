@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +19,38 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from pipedag_dagster import ConfigContext, Flow, PipedagConfig, Stage, Table, input_stage_versions, materialize
+from pipedag_dagster import ConfigContext, Flow, Stage, Table, input_stage_versions, materialize
 from pipedag_dagster.cli.main import cli
-from pipedag_dagster.config.instances import CacheMode, CacheValidation
+from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.errors import FreshInput, TaskFailed
 from pipedag_dagster.execution.cache_key import CacheWarning
 from pipedag_dagster.execution.stage_run import run_stage
-from pipedag_dagster.graph.task import Task
 from pipedag_dagster.orchestration.definitions import define
-from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers import Instances, new_database, write_instances
 from pipedag_dagster_tests.helpers.changing_shop import CACHED, Shop, reasons
+
+
+@pytest.fixture(scope="module")
+def after_a_run(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database in which the shop has run."""
+    with new_database(server_url) as url:
+        shop = Shop(write_instances(tmp_path_factory.mktemp("shop"), url).get("full"))
+        shop.run()
+        assert shop.ran == ["load", "total", "report"]
+        shop.config.store.table_store.database.close()
+        assert url.database is not None
+        yield url.database
+
+
+@pytest.fixture
+def template(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("after_a_run") if "shop" in request.fixturenames else None
 
 
 @pytest.fixture
 def shop(instances: Instances) -> Shop:
-    shop = Shop(instances().get("full"))
-    shop.run()
-    assert shop.ran == ["load", "total", "report"]
-    return shop
+    """The shop after a run: all that `template` has."""
+    return Shop(instances().get("full"))
 
 
 def test_the_first_run_says_that_everything_is_new(instances: Instances) -> None:
@@ -507,134 +519,6 @@ def test_what_is_too_large_to_hash_counts_as_changed_when_what_it_depends_on_has
     assert set(reasons(flow.run(config, fail_fast=True)).values()) == {"cached"}
     fresh["value"] = "tuesday"
     assert reasons(flow.run(config, fail_fast=True)) == {"load": "fresh input", "report": "input changed: raw.load"}
-
-
-# The modes: what docs/caching.md says is what happens.
-
-
-def promised() -> dict[tuple[str, str], dict[str, str]]:
-    """The table of the docs: by mode and flag, what is done with each kind of task."""
-    text = (Path(__file__).parents[2] / "docs" / "caching.md").read_text()
-    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    head = next(number for number, row in enumerate(rows) if row[:2] == ["mode", "flag"])
-    kinds = rows[head][2:]
-    cases = itertools.takewhile(lambda row: len(row) == len(kinds) + 2, rows[head + 2 :])
-    return {(mode, flag): dict(zip(kinds, cells, strict=True)) for mode, flag, *cells in cases}
-
-
-PROMISED = promised()
-
-
-def test_the_table_of_the_docs_has_every_mode_with_every_flag() -> None:
-    flags = ("–", "disable_cache_function", "ignore_task_version", "both")
-    assert set(PROMISED) == {(mode.value, flag) for mode in CacheMode for flag in flags}
-
-
-@dataclass
-class Kinds:
-    """One stage for each kind of task that the table has, each with one task. `changed`: what the table calls other."""
-
-    changed: bool = False
-
-    def flow(self, config: ConfigContext) -> Flow:
-        frame = pd.DataFrame({"x": [1, 2]})
-        other = pd.DataFrame({"x": [3, 4]}) if self.changed else frame
-
-        @materialize(version="1.0")
-        def version() -> pd.DataFrame:
-            return frame
-
-        @materialize
-        def fingerprint() -> pd.DataFrame:
-            return pd.DataFrame({"x": [1]})
-
-        @materialize(lazy=True)
-        def lazy() -> sa.TextClause:
-            return sa.text("SELECT 1 AS x")
-
-        def with_function(value: str, version: str) -> Task:
-            @materialize(cache=lambda: value, version=version)
-            def read() -> pd.DataFrame:
-                return frame
-
-            return read
-
-        def source(table: str, content: pd.DataFrame) -> Task:
-            @materialize(input=True, outputs=[table], version=str(content["x"].tolist()))
-            def load() -> pd.DataFrame:
-                return content
-
-            return load
-
-        @input_stage_versions(input_type=sa.Table)
-        def by_hand(_: Any, tables: dict[str, Any], source: ConfigContext) -> dict[str, Any]:
-            return {name: sa.select(table) for name, table in tables.items()}
-
-        small = config.source
-        with Flow("kinds") as flow:
-            for kind, call in {
-                "version": version,
-                "fingerprint": fingerprint,
-                "lazy": lazy,
-                "function: same": with_function("monday", "1.0"),
-                "function: other": with_function("tuesday" if self.changed else "monday", "1.0"),
-                "function: code": with_function("monday", "1.1" if self.changed else "1.0"),
-                "copy: same": source("same", frame),
-                "copy: other": source("other", other),
-                "by hand: same": source("same", frame),
-                "by hand: other": source("other", other),
-            }.items():
-                with Stage(kind.replace(": ", "_").replace(" ", "_")) as stage:
-                    if kind.startswith("by hand") and small is not None:
-                        assert by_hand(small, stage=stage)[kind.partition(": ")[2]]
-                    else:
-                        call()
-        return flow
-
-    def run(self, config: ConfigContext, validation: CacheValidation) -> dict[str, str]:
-        """What was done in each stage, in the words of the table."""
-        done = {}
-        run_id = secrets.token_hex(8)
-        for stage in self.flow(config).stages:
-            try:
-                (outcome,) = run_stage(config, stage, run_id, validation=validation).outcomes
-                done[stage.name] = "–" if outcome.cached else "runs"
-            except FreshInput:
-                done[stage.name] = "refused"
-        config.store.table_store.unpin(run_id)
-        return done
-
-
-@pytest.fixture(scope="module")
-def changed_world(tmp_path_factory: pytest.TempPathFactory, server_url: sa.URL) -> dict[tuple[str, str], ConfigContext]:
-    """A small instance for each row of the table. It has everything, and then the world has changed."""
-    folder = tmp_path_factory.mktemp("modes")
-    url = server_url.set(database=f"modes_{secrets.token_hex(4)}").render_as_string(hide_password=False)
-    (folder / "__any__.yaml").write_text(
-        f'table_store: {{args: {{url: "{url}", schema_prefix: "{{instance_id}}_", '
-        "create_database_if_not_exists: true}}"
-    )
-    (folder / "full.yaml").write_text("")
-    names = {f"row_{number}": row for number, row in enumerate(PROMISED)}
-    for name in names:
-        (folder / f"{name}.yaml").write_text("attrs: {copy_filtered_input: true, copy_source: full}")
-    files = PipedagConfig(folder)
-    for config in (files.get("full"), *map(files.get, names)):
-        assert set(Kinds().run(config, CacheValidation()).values()) == {"runs"}
-    Kinds(changed=True).run(files.get("full"), CacheValidation())
-    return {row: files.get(name) for name, row in names.items()}
-
-
-@pytest.mark.parametrize(("mode", "flag"), PROMISED)
-def test_each_mode_does_what_the_docs_say(
-    changed_world: dict[tuple[str, str], ConfigContext], mode: str, flag: str
-) -> None:
-    no_function, no_version = flag in ("disable_cache_function", "both"), flag in ("ignore_task_version", "both")
-    validation = CacheValidation(
-        mode=CacheMode(mode), disable_cache_function=no_function, ignore_task_version=no_version
-    )
-    done = Kinds(changed=True).run(changed_world[mode, flag], validation)
-    assert done == {kind.replace(": ", "_").replace(" ", "_"): says for kind, says in PROMISED[mode, flag].items()}
 
 
 def test_a_mode_of_one_run_is_forgotten_by_the_next(shop: Shop) -> None:
