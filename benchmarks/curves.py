@@ -21,6 +21,8 @@ class Sizes:
     versions: tuple[int, ...] = (10, 100, 1_000)
     rows: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
     frame_rows: tuple[int, ...] = (10_000, 100_000, 1_000_000, 3_000_000)
+    repeat: int = 2
+    """How often a short run is measured; the best one counts."""
 
 
 FULL = Sizes()
@@ -30,7 +32,7 @@ SHORT = Sizes(
     rows=(10_000, 100_000, 1_000_000),
     frame_rows=(10_000, 100_000, 1_000_000),
 )
-QUICK = Sizes(tasks=(2,), stages=2, versions=(1,), rows=(10,), frame_rows=(10,))
+QUICK = Sizes(tasks=(2,), stages=2, versions=(1,), rows=(10,), frame_rows=(10,), repeat=1)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def measure(url: str, folder: Path, sizes: Sizes) -> list[Curve]:
     Args:
         url: of a server on which databases may be created.
     """
-    runner = _Runner(url, folder)
+    runner = _Runner(url, folder, sizes.repeat)
     warm, changed = _tasks(runner, sizes)
     spread = [
         (tasks, runner.warm({"flow": "small", "tables": tasks // sizes.stages, "stages": sizes.stages, "revision": 0}))
@@ -74,8 +76,8 @@ def measure(url: str, folder: Path, sizes: Sizes) -> list[Curve]:
 
 
 class _Runner:
-    def __init__(self, url: str, folder: Path) -> None:
-        self.url, self.folder = url, folder
+    def __init__(self, url: str, folder: Path, repeat: int) -> None:
+        self.url, self.folder, self.repeat = url, folder, repeat
         self.database = rounds.with_database(url, "bench_curve")
 
     def empty(self) -> None:
@@ -87,10 +89,13 @@ class _Runner:
         return seconds
 
     def warm(self, sizes: dict[str, object]) -> float:
-        """A run where nothing changed: the better of two."""
+        """A run where nothing changed: the best of some."""
         self.empty()
         self.seconds(sizes)
-        return min(self.seconds(sizes) for _ in range(2))
+        return self.best(sizes)
+
+    def best(self, sizes: dict[str, object]) -> float:
+        return min(self.seconds(sizes) for _ in range(self.repeat))
 
 
 def _tasks(runner: _Runner, sizes: Sizes) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
@@ -98,7 +103,7 @@ def _tasks(runner: _Runner, sizes: Sizes) -> tuple[list[tuple[int, float]], list
     for tasks in sizes.tasks:
         flow = {"flow": "small", "tables": tasks, "stages": 1, "revision": 0}
         warm.append((tasks, runner.warm(flow)))
-        changed.append((tasks, min(runner.seconds(flow | {"revision": revision}) for revision in (1, 2))))
+        changed.append((tasks, min(runner.seconds(flow | {"revision": number + 1}) for number in range(sizes.repeat))))
     return warm, changed
 
 
@@ -109,7 +114,7 @@ def _versions(runner: _Runner, sizes: Sizes) -> Iterable[tuple[int, float]]:
     for versions in sizes.versions:
         runner.seconds(flow | {"revision": versions, "before": list(range(before, versions))})
         before = versions
-        yield versions, min(runner.seconds(flow | {"revision": versions}) for _ in range(2))
+        yield versions, runner.best(flow | {"revision": versions})
 
 
 def _rows(runner: _Runner, sizes: Iterable[int], flow: str) -> Iterable[tuple[int, float]]:

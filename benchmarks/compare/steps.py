@@ -16,11 +16,13 @@ class Sizes:
     larger_rows: int = 4_000_000
     frame_rows: int = 1_000_000
     rounds: int = 3
+    repeat: int = 2
+    """How often a short run is measured in each round."""
 
 
 FULL = Sizes()
 SHORT = Sizes(larger_rows=1_000_000, rounds=2)
-QUICK = Sizes(small_tables=3, large_rows=1_000, larger_rows=2_000, frame_rows=1_000, rounds=1)
+QUICK = Sizes(small_tables=3, large_rows=1_000, larger_rows=2_000, frame_rows=1_000, rounds=1, repeat=1)
 
 
 def lines(sizes: Sizes) -> dict[str, float]:
@@ -49,7 +51,8 @@ def frame_line(sizes: Sizes) -> str:
 def programs(sizes: Sizes) -> list[tuple[list[Step], int]]:
     """The steps of one round each, with the number of rounds."""
     small, small_same, small_one, large, tiny, larger_tiny, five, copy, copy_same, frame = lines(sizes)
-    rows, rounds = sizes.large_rows, sizes.rounds
+    rows, rounds, repeat = sizes.large_rows, sizes.rounds, sizes.repeat
+    revisions = range(1, repeat + 1)
 
     def small_flow(what: str, revision: int) -> Step:
         return Step(what, "full", {"flow": "small", "tables": sizes.small_tables, "revision": revision})
@@ -61,9 +64,16 @@ def programs(sizes: Sizes) -> list[tuple[list[Step], int]]:
         return Step(what, instance, {"flow": "copy", "tables": 5, "rows": sizes.large_rows})
 
     return [
-        ([small_flow(small, 0), *[small_flow(small_same, 0)] * 2, *(small_flow(small_one, n) for n in (1, 2))], rounds),
-        ([large_flow(large, rows, 0), *(large_flow(tiny, rows, n) for n in (1, 2))], rounds),
-        ([copy_flow(five, "full"), copy_flow(copy, "midi"), *[copy_flow(copy_same, "midi")] * 2], rounds),
+        (
+            [
+                small_flow(small, 0),
+                *[small_flow(small_same, 0)] * repeat,
+                *(small_flow(small_one, revision) for revision in revisions),
+            ],
+            rounds,
+        ),
+        ([large_flow(large, rows, 0), *(large_flow(tiny, rows, revision) for revision in revisions)], rounds),
+        ([copy_flow(five, "full"), copy_flow(copy, "midi"), *[copy_flow(copy_same, "midi")] * repeat], rounds),
         ([Step(frame, "full", {"flow": "frame", "rows": sizes.frame_rows})], rounds),
         ([large_flow(NOT_SHOWN, sizes.larger_rows, 0), large_flow(larger_tiny, sizes.larger_rows, 1)], 1),
     ]

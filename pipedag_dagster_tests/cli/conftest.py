@@ -11,7 +11,7 @@ RUNS = {"full": ["full"], "full_and_midi": ["full", "midi"]}
 
 
 @pytest.fixture
-def template(request: pytest.FixtureRequest, shop_after: ShopAfter) -> str | None:
+def database_template(request: pytest.FixtureRequest, shop_after: ShopAfter) -> str | None:
     for fixture, names in RUNS.items():
         if fixture in request.fixturenames:
             return shop_after(*names)

@@ -18,7 +18,7 @@ sample:
 
 
 @pytest.fixture
-def template(shop_after: ShopAfter) -> str:
+def database_template(shop_after: ShopAfter) -> str:
     return shop_after("full", "midi", midi=SIZES["midi"] + RELATION)
 
 

@@ -116,7 +116,7 @@ class Kinds:
 
 
 @pytest.fixture(scope="module")
-def template(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database_template(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Two instances that have everything, and then the world has changed."""
     with new_database(server_url) as url:
         files = write_instances(tmp_path_factory.mktemp("modes"), url, small=SMALL)

@@ -43,13 +43,13 @@ def after_a_run(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def template(request: pytest.FixtureRequest) -> Any:
+def database_template(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue("after_a_run") if "shop" in request.fixturenames else None
 
 
 @pytest.fixture
 def shop(instances: Instances) -> Shop:
-    """The shop after a run: all that `template` has."""
+    """The shop after a run: its database is a copy of `after_a_run`."""
     return Shop(instances().get("full"))
 
 

@@ -71,7 +71,7 @@ STEPS: list[tuple[str, dict[str, Any], list[str], str, str]] = [
 
 @dataclass
 class Project:
-    """A user's project, run by the command line, with a Dagster that keeps its history."""
+    """A user's project, run by the command line."""
 
     folder: Path
     config: ConfigContext
@@ -98,8 +98,6 @@ class Project:
 
 @pytest.fixture
 def project(instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    (tmp_path / "dagster").mkdir()
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -110,8 +108,11 @@ def project(instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_reason_is_what_the_plan_says_and_is_in_the_log_the_metadata_the_summary_and_the_catalog(
-    project: Project,
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    home = project.folder / "dagster"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
     for what, values, options, table, reason in STEPS:
         project.load(**values)
         validation = CacheValidation(mode=CacheMode(options[1])) if options else None
