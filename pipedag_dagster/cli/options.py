@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def where(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "-m",
         "--module",
+        is_eager=True,  # read before --workspace: with a module, no workspace is looked for
         envvar="PIPEDAG_MODULE",
         show_envvar=True,
         help="A module with definitions, instead of a workspace.",
@@ -34,11 +36,29 @@ def where(command: Callable[..., None]) -> Callable[..., None]:
         "--workspace",
         type=click.Path(path_type=Path),
         default=WORKSPACE,
-        show_default=True,
+        show_default="the nearest workspace.yaml, here or in a folder above",
         envvar="PIPEDAG_WORKSPACE",
         show_envvar=True,
+        callback=_from_folder_above,
     )
     return workspace(command)
+
+
+def _from_folder_above(context: click.Context, option: click.Parameter, workspace: Path) -> Path:
+    """Without `--workspace`, change to the nearest folder above that has a `workspace.yaml`: its modules and paths are
+    relative to it. Paths that were typed stay relative to the folder in which they were typed."""
+    is_named = context.get_parameter_source(option.name or "") is not click.core.ParameterSource.DEFAULT
+    if is_named or context.params.get("module") or context.params.get("config") or workspace.exists():
+        return workspace
+    folder = next((folder for folder in Path.cwd().parents if (folder / workspace).is_file()), None)
+    if folder is not None:
+        for name, value in context.params.items():  # click reads what was typed first
+            if isinstance(value, Path):
+                context.params[name] = value.absolute()
+        if "PIPEDAG_CONFIG" in os.environ:
+            os.environ["PIPEDAG_CONFIG"] = str(Path(os.environ["PIPEDAG_CONFIG"]).absolute())
+        os.chdir(folder)
+    return workspace
 
 
 def json_option(command: Callable[..., None]) -> Callable[..., None]:

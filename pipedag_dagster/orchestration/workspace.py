@@ -162,8 +162,9 @@ def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, in
         yield module, lambda: _in_module(module, None), None
         return
     if not workspace.is_file():
+        above = " here or in a folder above" if workspace == Path("workspace.yaml") else ""
         raise ConfigError(
-            f"There is no {workspace} here. Name the module of your definitions: -m my_pipeline.definitions"
+            f"There is no {workspace}{above}. Name the module of your definitions: -m my_pipeline.definitions"
         )
     source = yaml_file.load(workspace)
     for number, entry in enumerate(source.data.get("load_from") or []):

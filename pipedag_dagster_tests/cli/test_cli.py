@@ -236,7 +236,7 @@ def test_check_names_what_is_wrong_with_the_workspace(
 def test_check_of_a_workspace_that_is_not_there_is_an_error(command: Command) -> None:
     done = command("check", "-w", "elsewhere.yaml")
     assert done.code == 1
-    assert "There is no elsewhere.yaml here. Name the module of your definitions: -m " in done.err
+    assert "There is no elsewhere.yaml. Name the module of your definitions: -m " in done.err
 
 
 def test_check_of_the_seed_says_what_is_not_needed(
