@@ -7,11 +7,13 @@ import atexit
 import secrets
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipedag_dagster.config.tasks import Tasks
 from pipedag_dagster.errors import ConfigError, WorkerLost
-from pipedag_dagster.workers.workers import DIED, Event, Job, Tell, import_path, importable, run_entry
+from pipedag_dagster.workers.local_cluster import LocalCluster
+from pipedag_dagster.workers.workers import DIED, Event, Job, Tell, import_path, run_entry
 
 if TYPE_CHECKING:
     import distributed
@@ -28,26 +30,29 @@ class DaskWorkers:
     def __init__(self, tasks: Tasks) -> None:
         self._is_local = tasks.address is None
         self.place = tasks.address or "the cluster of Dask on this machine"
-        self._client, self._free = _client(tasks)
+        self._connection = _connection(tasks)
+        self._futures: set[distributed.Future[bytes]] = set()
+        self._is_closed = False
 
     def run(self, job: Job, tell: Tell) -> bytes:
         """See `Workers.run`."""
         import distributed  # noqa: PLC0415
 
         topic = f"pipedag-{secrets.token_hex(8)}"
-        client: Any = self._client
+        client = self._connection.client
 
         def heard(event: tuple[Any, Event]) -> None:
             tell(event[1])
 
-        with self._free:
+        with self._connection.free:
             self._tell_of_missing(job, tell)
             client.subscribe_topic(topic, heard)
+            future = client.submit(
+                _run, job.entry, job.data, topic, import_path() if self._is_local else [],
+                key=f"{job.name}-{topic}", resources=dict(job.resources) or None, pure=False,
+            )  # fmt: skip
+            self._futures.add(future)
             try:
-                future = client.submit(
-                    _run, job.entry, job.data, topic, import_path() if self._is_local else [],
-                    key=f"{job.name}-{topic}", resources=dict(job.resources) or None, pure=False,
-                )  # fmt: skip
                 result: bytes = future.result()
             except distributed.KilledWorker as error:
                 raise WorkerLost(
@@ -56,23 +61,29 @@ class DaskWorkers:
                     "@materialize(resources={…})."
                 ) from error
             except (OSError, TimeoutError, asyncio.CancelledError, distributed.client.FutureCancelledError) as error:
-                if client.status == "running" and isinstance(error, OSError):
-                    raise
-                raise WorkerLost(
-                    f"{job.name}: the scheduler of {self.place} is gone: {error}. Start it again."
-                ) from error
+                if self._is_closed:
+                    raise WorkerLost(f"{job.name}: the run has ended it.") from None
+                self._connection.close()  # else it tries to connect again and again
+                raise WorkerLost(f"{job.name}: the scheduler of {self.place} is gone. Start it again.") from error
             finally:
-                client.unsubscribe_topic(topic)
+                self._futures.discard(future)
+                if client.status == "running":
+                    client.unsubscribe_topic(topic)
             return result
 
     def close(self) -> None:
-        """Nothing: the cluster is used by the next stage, too. Tasks that are going on write nothing that counts."""
+        """Let the cluster forget the jobs that have not ended. It cannot interrupt those that a worker does: what they
+        write does not count."""
+        self._is_closed = True
+        client = self._connection.client
+        if self._futures and client.status == "running":
+            client.cancel(list(self._futures))
 
     def _tell_of_missing(self, job: Job, tell: Tell) -> None:
         """Dask waits for a worker that has the resources. Say so when there is none now."""
         if not job.resources:
             return
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = self._connection.client.scheduler_info(n_workers=-1)["workers"].values()
         if not any(_has(worker["resources"], job) for worker in workers):
             wanted = " ".join(f"{name}={amount:g}" for name, amount in job.resources.items())
             tell((DIED, f"it waits: none of the {len(workers)} workers of {self.place} has {wanted}. Start one: "
@@ -92,48 +103,48 @@ def _run(entry: str, data: bytes, topic: str, path: list[str]) -> bytes:
     return run_entry(entry, data, lambda event: worker.log_event(topic, event))
 
 
-_clients: dict[tuple[Any, ...], tuple[Any, threading.Semaphore]] = {}
+_connections: dict[tuple[Any, ...], _Connection] = {}
 _connecting = threading.Lock()
 
 
-def _client(tasks: Tasks) -> tuple[distributed.Client, threading.Semaphore]:
-    """The client of a cluster, and how many of its tasks may run. All stages that this process runs share them."""
-    try:
-        import distributed  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(f"tasks: dask needs Dask: pip install 'pipedag_dagster[dask]' ({error}).") from None
-    key = (tasks.address, tasks.count, tasks.minimum, tuple(sorted(tasks.resources.items())))
-    with _connecting:
-        if key not in _clients or _clients[key][0].status != "running":
-            _clients[key] = _connected(distributed, tasks), threading.Semaphore(tasks.count)
-        return _clients[key]
+class _Connection:
+    """A client of a cluster. All stages that this process runs share it."""
 
-
-def _connected(distributed: Any, tasks: Tasks) -> Any:
-    if tasks.address is not None:
+    def __init__(self, tasks: Tasks) -> None:
         try:
-            return distributed.Client(tasks.address, set_as_default=False)
+            from distributed import Client  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError(f"tasks: dask needs Dask: pip install 'pipedag_dagster[dask]' ({error}).") from None
+        self.free = threading.Semaphore(tasks.count)
+        self._cluster = LocalCluster(tasks) if tasks.address is None else None
+        address = tasks.address if self._cluster is None else self._cluster.address
+        try:
+            self.client: Any = Client(address, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             raise WorkerLost(
-                f"The scheduler of Dask at {tasks.address} cannot be reached: {error}. Start it (dask scheduler), or "
+                f"The scheduler of Dask at {address} cannot be reached: {error}. Start it (dask scheduler), or "
                 "fix tasks.address."
             ) from error
-    # Not LocalCluster: its workers would import the program of the user again, and run it.
-    cluster = distributed.SubprocessCluster(
-        n_workers=tasks.count if tasks.minimum is None else tasks.minimum,
-        threads_per_worker=1,
-        dashboard_address=":0",
-        worker_kwargs={"resources": tasks.resources, "env": importable()},
-    )
-    if tasks.minimum is not None:
-        cluster.adapt(minimum=tasks.minimum, maximum=tasks.count)
-    return distributed.Client(cluster, set_as_default=False)
+
+    def close(self) -> None:
+        """Close it, and end the cluster, if it is one of our own."""
+        with suppress(TimeoutError, OSError):
+            self.client.close(timeout=1)
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def _connection(tasks: Tasks) -> _Connection:
+    key = (tasks.address, tasks.count, tasks.minimum, tuple(sorted(tasks.resources.items())))
+    with _connecting:
+        if key in _connections and _connections[key].client.status != "running":
+            _connections.pop(key).close()
+        if key not in _connections:
+            _connections[key] = _Connection(tasks)
+        return _connections[key]
 
 
 @atexit.register
 def _close() -> None:
-    for client, _ in _clients.values():
-        client.close()
-        if client.cluster is not None:
-            client.cluster.close()
-    _clients.clear()
+    while _connections:
+        _connections.popitem()[1].close()

@@ -21,7 +21,7 @@ class Places:
 
     def __init__(self, tasks: Tasks) -> None:
         self.tasks = tasks
-        self._processes: ProcessWorkers | None = None
+        self._started: dict[str, Workers] = {}
         self._starting = threading.Lock()
 
     def workers(self, place: str | None) -> Workers | None:
@@ -41,19 +41,19 @@ class Places:
         if place == "threads":
             return None
         with self._starting:
-            return self._dask() if place == "dask" else self._of_this_machine()
+            if place not in self._started:
+                self._started[place] = self._dask() if place == "dask" else self._of_this_machine()
+            return self._started[place]
 
     def close(self) -> None:
-        """End the processes, also in the middle of a task."""
-        if self._processes is not None:
-            self._processes.close()
+        """End what the tasks do, also in the middle."""
+        for workers in self._started.values():
+            workers.close()
 
-    def _of_this_machine(self) -> ProcessWorkers:
-        if self._processes is None:
-            if not hasattr(os, "fork"):
-                raise ConfigError("tasks: processes needs fork, which Windows does not have. Write tasks: dask.")
-            self._processes = ProcessWorkers(self.tasks.count)
-        return self._processes
+    def _of_this_machine(self) -> Workers:
+        if not hasattr(os, "fork"):
+            raise ConfigError("tasks: processes needs fork, which Windows does not have. Write tasks: dask.")
+        return ProcessWorkers(self.tasks.count)
 
     def _dask(self) -> Workers:
         from pipedag_dagster.workers.dask_workers import DaskWorkers  # noqa: PLC0415

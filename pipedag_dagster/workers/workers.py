@@ -48,6 +48,9 @@ class Workers(Protocol):
             WorkerLost: workers died, or none can be reached.
         """
 
+    def close(self) -> None:
+        """End what they do for the run, also in the middle of a job."""
+
 
 def run_entry(entry: str, data: bytes, tell: Tell) -> bytes:
     """Do a job here: what every kind of worker calls."""

@@ -113,6 +113,11 @@ def everything(instance: ConfigContext) -> Flow:
     return flow
 
 
+@materialize(resources={"gpu": 1})
+def needs_a_gpu() -> pd.DataFrame:
+    return pd.DataFrame({"process": [os.getpid()]})
+
+
 # What goes wrong
 
 

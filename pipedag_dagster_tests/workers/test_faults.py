@@ -7,20 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import sqlalchemy as sa
 
 from pipedag_dagster import ConfigContext
 from pipedag_dagster.errors import ConnectionLost, SeveralFailed, WorkerLost
 from pipedag_dagster.versions.verify import differences
 from pipedag_dagster.workers import processes
 from pipedag_dagster_tests.helpers import Instances, Query, travelling
+from pipedag_dagster_tests.helpers.gated_project import wait_for
 
 WORKERS = ["processes", "dask"]
 
@@ -38,13 +36,6 @@ def physical_tables(instance: ConfigContext, query: Query) -> set[str]:
 def recorded(instance: ConfigContext) -> set[str]:
     version = instance.store.table_store.current(["work"])["work"]
     return {table.physical for table in version.tables.values() if table.in_database}
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not happen within a minute"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("place", WORKERS)
@@ -104,7 +95,7 @@ def test_a_run_that_has_lost_its_lock_records_nothing(
     flow = travelling.waiting(gate)
     run = threading.Thread(target=lambda: errors.append(flow.run(config=instance, fail_fast=False).exception))
     run.start()
-    wait_until((tmp_path / "gate.waits").exists)
+    wait_for((tmp_path / "gate.waits").exists, "the task began")
     query("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()")
     gate.touch()
     run.join(60)
@@ -126,23 +117,27 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("place", "how"),
+    [("processes", signal.SIGKILL), ("processes", signal.SIGINT), ("dask", signal.SIGKILL), ("dask", signal.SIGINT)],
+    ids=["processes, killed", "processes, Ctrl-C", "dask, killed", "dask, Ctrl-C"],
+)
 def test_workers_end_with_the_run(
-    instances: Instances, query: Query, database_url: sa.URL, tmp_path: Path, how: signal.Signals
+    instances: Instances, query: Query, tmp_path: Path, place: str, how: signal.Signals
 ) -> None:
     """In the middle of a task: nobody would record what they write."""
-    instance, gate = on(instances, "processes"), tmp_path / "gate"
+    instance, gate = on(instances, place), tmp_path / "gate"
     host = subprocess.Popen(
         [sys.executable, "-c", HOST, str(instance.files.path), str(gate)],
         start_new_session=True,
         stderr=subprocess.PIPE,
     )
-    wait_until((tmp_path / "gate.waits").exists)
+    wait_for((tmp_path / "gate.waits").exists, "the task began")
     children = psutil.Process(host.pid).children(recursive=True)
     (worker,) = [child for child in children if child.pid == int((tmp_path / "gate.waits").read_text())]
     os.killpg(host.pid, how) if how == signal.SIGINT else os.kill(host.pid, how)
     host.communicate(timeout=60)
-    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker ended")
     gate.touch()
     assert travelling.waiting(gate).run(config=instance, fail_fast=True).successful
     assert physical_tables(instance, query) == recorded(instance)
