@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,55 +11,44 @@ from click.testing import CliRunner
 from pipedag_dagster.cli.init import init, next_steps
 from pipedag_dagster.errors import FilesInTheWay, InvalidName
 from pipedag_dagster_tests.helpers import Instances
+from pipedag_dagster_tests.helpers.terminal import Terminal
 
 pytest_plugins = ["pytester"]
-BIN = Path(sys.executable).parent
-
-
-def type_in(folder: Path, command: str) -> str:
-    """Type a command that was printed, with the package of this environment instead of one that pip installs."""
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A new project `shop`."""
-    folder = tmp_path_factory.mktemp("new") / "web-shop"
-    printed = type_in(folder.parent, f"pipedag-dagster init {folder.name}")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """In the folder of a new project `web-shop`."""
+    terminal = Terminal(tmp_path_factory.mktemp("new"))
+    printed = terminal.type("pipedag-dagster init web-shop")
     assert printed.splitlines() == ["Now type:", *(f"  {command}" for command in next_steps(Path("web-shop")))]
-    yield folder
-    type_in(folder, "pipedag-dagster stop")
+    terminal.folder /= "web-shop"
+    yield terminal
+    terminal.type("pipedag-dagster stop")
 
 
-def test_a_fresh_checkout_is_green_and_has_no_warnings(project: Path) -> None:
+def test_a_fresh_checkout_is_green_and_has_no_warnings(terminal: Terminal) -> None:
     """Nothing was run before: full is run first."""
-    printed = type_in(project, "pytest -W error --pipeline-instance mini")
+    printed = terminal.type("pytest -W error --pipeline-instance mini")
     assert "4 passed" in printed
     assert "warning" not in printed
 
 
-def test_what_it_says_to_type_next_works(project: Path) -> None:
+def test_what_it_says_to_type_next_works(terminal: Terminal) -> None:
     change, install, full, mini, tests, dev = next_steps(Path("web-shop"))
     assert (change, install) == ("cd web-shop", "pip install -e '.[dev]'")
-    assert "of 4 tables ran" in type_in(project, full)
-    assert "orders" in type_in(project, mini)
-    assert "2 passed" in type_in(project, tests)
+    assert "of 4 tables ran" in terminal.type(full)
+    assert "orders" in terminal.type(mini)
+    assert "2 passed" in terminal.type(tests)
     # `dagster dev` does not end; what it would load is loaded.
     assert dev == "dagster dev -w workspace.yaml"
-    type_in(project, "dagster definitions validate -w workspace.yaml")
-    assert "Everything is right." in type_in(project, "pipedag-dagster check")
+    terminal.type("dagster definitions validate -w workspace.yaml")
+    assert "Everything is right." in terminal.type("pipedag-dagster check")
 
 
-def test_a_new_project_is_formatted_and_ignores_what_is_made(project: Path) -> None:
-    type_in(project, "ruff format --check --line-length 120 .")
+def test_a_new_project_is_formatted_and_ignores_what_is_made(terminal: Terminal) -> None:
+    project = terminal.folder
+    terminal.type("ruff format --check --line-length 120 .")
     assert (project / ".gitignore").read_text().splitlines()[0] == "__pycache__/"
     assert 'name = "web_shop"' in (project / "pyproject.toml").read_text()
     assert (project / "web_shop" / "flow.py").is_file()

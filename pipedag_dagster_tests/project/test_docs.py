@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,37 +14,28 @@ import pytest
 import pipedag_dagster
 from pipedag_dagster import PipedagConfig
 from pipedag_dagster.cli.lazy_group import COMMANDS
-from pipedag_dagster.cli.main import main
 from pipedag_dagster.config.instances import InstanceConfig
+from pipedag_dagster_tests.helpers.terminal import Terminal
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
-BIN = Path(sys.executable).parent
-
-
-def run(folder: Path, *command: str) -> str:
-    environment = {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
-    """The files of the README's example: each block names its file in its first line."""
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """In a folder with the files of the README's example: each block names its file in its first line."""
     for name, rest in re.findall(r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml)):[^\n]*\n(.*?)```", README, re.DOTALL):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(rest)
-    yield tmp_path
-    run(tmp_path, "pipedag-dagster", "stop")
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.type("pipedag-dagster stop")
 
 
-def test_the_example_of_the_readme_runs_as_it_stands(project: Path) -> None:
-    run(project, "dagster", "asset", "materialize", "-m", "shop.definitions", "-a", "full", "--select", "*")
-    summary = run(project, "pipedag-dagster", "run", "midi", "-m", "shop.definitions")
+def test_the_example_of_the_readme_runs_as_it_stands(terminal: Terminal) -> None:
+    terminal.type("dagster asset materialize -m shop.definitions -a full --select '*'")
+    summary = terminal.type("pipedag-dagster run midi -m shop.definitions")
     promised = re.search(r"```text\n(.*?)```", README, re.DOTALL)
     assert promised is not None
     assert without_times(summary) == without_times(promised[1])
@@ -60,16 +47,16 @@ def test_the_existing_project_runs_before_and_after(tmp_path: Path) -> None:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(rest)
-    materialize = ("dagster", "asset", "materialize", "--select", "*", "-f")
-    run(tmp_path, *materialize, "before.py")
+    terminal = Terminal(tmp_path)
+    terminal.type("dagster asset materialize --select '*' -f before.py")
     try:
         for instance in ("full", "mini"):
-            run(tmp_path, *materialize, "after.py", "-a", instance)
+            terminal.type(f"dagster asset materialize --select '*' -f after.py -a {instance}")
         files = PipedagConfig(tmp_path / "instances")
         tables = {name: files.get(name).store.table_store.current(["raw"])["raw"].tables for name in ("full", "mini")}
         assert [tables[name]["orders"].rows for name in ("full", "mini")] == [1000, 10]
     finally:
-        run(tmp_path, "pipedag-dagster", "stop")
+        terminal.type("pipedag-dagster stop")
 
 
 def snippets(page: str, language: str) -> list[str]:
@@ -78,9 +65,8 @@ def snippets(page: str, language: str) -> list[str]:
     return [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if not block.startswith("# ")]
 
 
-def test_the_page_about_looking_does_what_it_says(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_about_looking_does_what_it_says(terminal: Terminal) -> None:
+    project = terminal.folder
     (project / "workspace.yaml").write_text(
         "load_from:\n"
         + "".join(
@@ -88,24 +74,16 @@ def test_the_page_about_looking_does_what_it_says(
             for name in ("full", "mini")
         )
     )
-    monkeypatch.chdir(project)
-    for module in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
-        monkeypatch.delitem(sys.modules, module)
     definitions = project / "shop" / "definitions.py"
     definitions.write_text(definitions.read_text().replace("midi", "mini"))
     (project / "instances" / "midi.yaml").rename(project / "instances" / "mini.yaml")
-    run(project, "pipedag-dagster", "run", "full")
-    run(project, "pipedag-dagster", "run", "mini")
-    run(project, "pipedag-dagster", "run", "full", "--cache-mode", "force_cache_invalid")
+    for command in ("run full", "run mini", "run full --cache-mode force_cache_invalid"):
+        terminal.type(f"pipedag-dagster {command}")
     for block in snippets("looking.md", "bash"):
         for line in block.splitlines():
-            program, *arguments = shlex.split(line, comments=True)
-            assert program == "pipedag-dagster"
-            with contextlib.suppress(SystemExit):
-                main(arguments)
-            assert capfd.readouterr().out, line
+            assert terminal.type(line), line
     for block in snippets("looking.md", "python"):
-        run(project, "python", "-c", block)
+        terminal.type(f"python -c {shlex.quote(block)}")
 
 
 def without_times(text: str) -> list[list[str]]:
