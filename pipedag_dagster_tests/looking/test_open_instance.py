@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,34 @@ import sqlalchemy as sa
 
 from pipedag_dagster import OpenInstance, PipedagConfig, open_instance
 from pipedag_dagster.errors import BadQuery, ConfigError, NoConfig, NotMaterialized, UnknownInstance, WrongCall
-from pipedag_dagster_tests.helpers import Connection, Instances
+from pipedag_dagster_tests.helpers import Connection, Instances, new_database, write_instances
 from pipedag_dagster_tests.helpers.command_line import write_shop
 from pipedag_dagster_tests.helpers.stage import Stage
 
 ORDERS = pd.DataFrame({"id": [1, 2, 3], "amount": [5, 7, 9]})
 
 
+@pytest.fixture(scope="module")
+def tables_of_mini(server_url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database in which mini has `raw.orders`, `raw.customers` and `report.ranking`."""
+    with new_database(server_url) as url:
+        store = write_instances(tmp_path_factory.mktemp("mini"), url).get("mini").store.table_store
+        Stage(store).commit(orders=ORDERS, customers=pd.DataFrame({"id": [1]}))
+        Stage(store, "report").commit(ranking=pd.DataFrame({"id": [3, 1], "place": [1, 2]}))
+        store.database.close()
+        assert url.database is not None
+        yield url.database
+
+
+@pytest.fixture
+def database_template(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("tables_of_mini") if "mini" in request.fixturenames else None
+
+
 @pytest.fixture
 def mini(config: PipedagConfig) -> OpenInstance:
-    """An instance with `raw.orders`, `raw.customers` and `report.ranking`."""
-    opened = open_instance("mini", config)
-    store = opened.instance.store.table_store
-    Stage(store).commit(orders=ORDERS, customers=pd.DataFrame({"id": [1]}))
-    Stage(store, "report").commit(ranking=pd.DataFrame({"id": [3, 1], "place": [1, 2]}))
-    return opened
+    """An instance with the tables of `tables_of_mini`."""
+    return open_instance("mini", config)
 
 
 # What is opened

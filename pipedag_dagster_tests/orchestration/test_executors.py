@@ -46,7 +46,7 @@ def done(process: Any, project: Project, program: str = "dagster") -> None:
 
 
 def test_a_run_in_several_processes_sees_one_version_of_every_stage(project: Project, query: Query) -> None:
-    done(project.materialize(), project)
+    done(project.command("pipedag-dagster", "run", "full", "-m", "shop_flow"), project)
     project.set_orders(1, 2)
     project.close_gate()
     run = project.materialize()
