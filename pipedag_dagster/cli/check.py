@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from pipedag_dagster.cli.options import WORKSPACE, count, json_option, print_json, where
+from pipedag_dagster.cli.options import count, json_option, print_json, where
 from pipedag_dagster.context import PipedagConfig
 from pipedag_dagster.errors import ConfigError, PipedagError, Problem
-from pipedag_dagster.orchestration.workspace import locations, refuse_shared_keys
+from pipedag_dagster.orchestration.workspace import WORKSPACE, locations, refuse_shared_keys
 from pipedag_dagster.versions.verify import differences
 
 

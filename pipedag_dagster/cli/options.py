@@ -17,8 +17,7 @@ from pipedag_dagster.catalog.catalog import TableVersion
 from pipedag_dagster.config.instances import CacheMode
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError, did_you_mean
-
-WORKSPACE = Path("workspace.yaml")
+from pipedag_dagster.orchestration.workspace import WORKSPACE, nearest_workspace
 
 
 def where(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,16 +47,17 @@ def _from_folder_above(context: click.Context, option: click.Parameter, workspac
     """Without `--workspace`, change to the nearest folder above that has a `workspace.yaml`: its modules and paths are
     relative to it. Paths that were typed stay relative to the folder in which they were typed."""
     is_named = context.get_parameter_source(option.name or "") is not click.core.ParameterSource.DEFAULT
-    if is_named or context.params.get("module") or context.params.get("config") or workspace.exists():
+    nearest = (
+        workspace if is_named or context.params.get("module") or context.params.get("config") else nearest_workspace()
+    )
+    if nearest == workspace:
         return workspace
-    folder = next((folder for folder in Path.cwd().parents if (folder / workspace).is_file()), None)
-    if folder is not None:
-        for name, value in context.params.items():  # click reads what was typed first
-            if isinstance(value, Path):
-                context.params[name] = value.absolute()
-        if "PIPEDAG_CONFIG" in os.environ:
-            os.environ["PIPEDAG_CONFIG"] = str(Path(os.environ["PIPEDAG_CONFIG"]).absolute())
-        os.chdir(folder)
+    for name, value in context.params.items():  # click reads what was typed first
+        if isinstance(value, Path):
+            context.params[name] = value.absolute()
+    if "PIPEDAG_CONFIG" in os.environ:
+        os.environ["PIPEDAG_CONFIG"] = str(Path(os.environ["PIPEDAG_CONFIG"]).absolute())
+    os.chdir(nearest.parent)
     return workspace
 
 

@@ -62,10 +62,11 @@ class OpenInstance:
 
     Args:
         instance: its configuration and store.
-        workspace: names the definitions, for `run`.
+        workspace: names the definitions, for `run`. Without it, the nearest `workspace.yaml`, in the working directory
+            or a folder above it.
     """
 
-    def __init__(self, instance: ConfigContext, workspace: Path = Path("workspace.yaml")) -> None:
+    def __init__(self, instance: ConfigContext, workspace: Path | None = None) -> None:
         self.instance = instance
         self.workspace = workspace
         self._store = instance.store.table_store

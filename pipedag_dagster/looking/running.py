@@ -8,11 +8,14 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ConfigError
 from pipedag_dagster.orchestration.result import Result
 from pipedag_dagster.orchestration.run import execute
-from pipedag_dagster.orchestration.workspace import Location, locations
+from pipedag_dagster.orchestration.workspace import Location, locations, nearest_workspace
 
 
-def run_instance(instance: ConfigContext, select: str | None, workspace: Path) -> Result:
+def run_instance(instance: ConfigContext, select: str | None, workspace: Path | None) -> Result:
     """Run all of an instance, or the part that `select` names.
+
+    Args:
+        workspace: names the definitions. Without it, the nearest one, in the working directory or a folder above it.
 
     Raises:
         PipedagError: the run fails.
@@ -25,12 +28,13 @@ def run_instance(instance: ConfigContext, select: str | None, workspace: Path) -
     return result
 
 
-def location_of(instance: ConfigContext, workspace: Path) -> Location:
+def location_of(instance: ConfigContext, workspace: Path | None) -> Location:
     """The definitions of an instance: those that write to the same schemas.
 
     Raises:
         ConfigError: there are none.
     """
+    workspace = workspace or nearest_workspace()
     loaded = locations(workspace=workspace)
     for location in loaded:
         if _place(location.instance) == _place(instance):

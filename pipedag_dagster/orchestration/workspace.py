@@ -23,7 +23,16 @@ from pipedag_dagster.orchestration.tags import INPUT
 if TYPE_CHECKING:
     import dagster as dg
 
+WORKSPACE = Path("workspace.yaml")
 _PACKAGE = str(Path(__file__).parent.parent)
+
+
+def nearest_workspace() -> Path:
+    """`workspace.yaml` in the working directory or in the nearest folder above it that has one. If there is none, the
+    path in the working directory."""
+    if WORKSPACE.is_file():
+        return WORKSPACE
+    return next((folder / WORKSPACE for folder in Path.cwd().parents if (folder / WORKSPACE).is_file()), WORKSPACE)
 
 
 @dataclass(frozen=True)
@@ -94,9 +103,7 @@ def _assets(stage: Stage) -> list[str]:
     return [asset for call in stage.calls for asset in call.assets]
 
 
-def locations(
-    module: str | None = None, workspace: Path = Path("workspace.yaml"), *, checked: bool = False
-) -> list[Location]:
+def locations(module: str | None = None, workspace: Path = WORKSPACE, *, checked: bool = False) -> list[Location]:
     """All definitions made by `build_definitions` in a module, or in the modules that the workspace names.
 
     Args:
@@ -159,10 +166,10 @@ def of_instance(loaded: Iterable[Location], name: str) -> list[Location]:
 def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, int | None]]:
     """The name of each module, a function that loads its definitions, and the line that names it."""
     if module is not None:
-        yield module, lambda: _in_module(module, None), None
+        yield module, lambda: _in_module(module, None, Path()), None
         return
     if not workspace.is_file():
-        above = " here or in a folder above" if workspace == Path("workspace.yaml") else ""
+        above = " here or in a folder above" if workspace == WORKSPACE else ""
         raise ConfigError(
             f"There is no {workspace}{above}. Name the module of your definitions: -m my_pipeline.definitions"
         )
@@ -172,7 +179,7 @@ def _targets(module: str | None, workspace: Path) -> Iterator[tuple[str, Any, in
         origin, target = next(iter(entry.items())) if isinstance(entry, dict) and entry else ("", None)
         if origin == "python_module":
             name, attribute = _target(target, "module_name", workspace, line)
-            yield name, lambda name=name, attribute=attribute: _in_module(name, attribute), line
+            yield name, lambda name=name, attribute=attribute: _in_module(name, attribute, workspace.parent), line
         elif origin == "python_file":
             name, attribute = _target(target, "relative_path", workspace, line)
             path = workspace.parent / name
@@ -203,9 +210,12 @@ def _raised_at(error: Exception) -> str:
     return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
 
 
-def _in_module(name: str, attribute: str | None) -> list[Location]:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the working directory, as with `python -m` and Dagster
+def _in_module(name: str, attribute: str | None, folder: Path) -> list[Location]:
+    place = (
+        "" if folder == Path() else str(folder.absolute())
+    )  # "": the working directory, as for `python -m` and Dagster
+    if place not in sys.path:
+        sys.path.insert(0, place)
     return _definitions(importlib.import_module(name), name, attribute)
 
 

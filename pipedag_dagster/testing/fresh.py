@@ -70,7 +70,7 @@ def flows_of(location: Location) -> list[FlowGraph]:
     return list({id(stage.flow): stage.flow for stage in location.stages}.values())
 
 
-def run_source(instance: ConfigContext, workspace: Path) -> bool:
+def run_source(instance: ConfigContext, workspace: Path | None) -> bool:
     """Run the instance that inputs are copied from, if it was never run. If two processes do so at once, one waits for
     the other and then finds everything cached.
 

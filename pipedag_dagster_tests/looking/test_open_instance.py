@@ -278,6 +278,16 @@ def test_run_takes_the_flow_from_the_workspace(project: Path) -> None:
     assert list(full.table("report.ranking")["revenue"]) == [12, 9]
 
 
+def test_a_notebook_in_a_subfolder_finds_the_configuration_and_the_workspace(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "notebooks").mkdir()
+    monkeypatch.chdir(project / "notebooks")
+    full = open_instance("full")
+    assert full.run("raw").successful
+    assert [table.name for table in full.tables()] == ["customers", "orders"]
+
+
 def test_run_refuses_definitions_of_another_database(
     instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,13 @@ def test_each_stage_is_a_test_in_the_order_of_the_pipeline(shop: pytest.Pytester
     result.stdout.fnmatch_lines(["pipeline: mini of *", "*pipeline::mini::raw PASSED*", "*mini::report PASSED*"])
 
 
+def test_the_stages_are_tests_in_a_subfolder_too(shop: pytest.Pytester) -> None:
+    folder = shop.mkdir("notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(shop, "--pipeline-instance", "mini").assert_outcomes(passed=2)
+
+
 def test_a_stage_that_fails_shows_the_error_of_the_user_and_what_reads_it_is_skipped(shop: pytest.Pytester) -> None:
     flow = shop.path / "shop_flow.py"
     broken = '    raise OSError("this is broken")\n    orders = pd.DataFrame'
