@@ -279,7 +279,7 @@ def test_readers_find_every_table_and_never_a_mix_of_versions(raw: Stage, databa
         reader.start()
     ready.wait()
     try:
-        for number in range(1, 51):
+        for number in range(1, 21):
             raw.put(versions[number % 2])
     finally:
         stop.set()
