@@ -296,9 +296,14 @@ class SeveralFailed(PipedagError):
     """Several tasks failed. Each one is in `failures`."""
 
     def __init__(self, failures: Sequence[BaseException]) -> None:
-        self.failures = tuple(failures)
-        listed = "\n".join(f"- {failure}" for failure in failures)
+        self.failures = tuple(part for failure in failures for part in failures_in(failure))
+        listed = "\n".join(f"- {failure}" for failure in self.failures)
         super().__init__(f"{len(self.failures)} tasks failed:\n{listed}")
+
+
+def failures_in(error: BaseException) -> tuple[BaseException, ...]:
+    """The error of each task, if several have failed. Otherwise, the error itself."""
+    return error.failures if isinstance(error, SeveralFailed) else (error,)
 
 
 class ChecksFailed(PipedagError):

@@ -35,7 +35,7 @@ class Forgetting(Pins, Samples):
             asset: what older runs did is forgotten when too many are remembered of this table, because most runs do
                 something about all tables of a stage; without it, always.
         """
-        self._lock_pins(connection, shared=False)
+        self.pins_lock(shared=False).take(connection)
         self._forget_pins(connection)
         last = connection.scalar(sa.select(self._last_not_kept(stage, keep)))
         connection.execute(self.stage_version.delete().where(self._is_old(stage, keep)))

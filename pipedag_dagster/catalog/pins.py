@@ -18,7 +18,6 @@ from pipedag_dagster.catalog.functions import CALLER, LEASE_MINUTES
 from pipedag_dagster.catalog.schema import CatalogTables
 from pipedag_dagster.errors import PinLost
 from pipedag_dagster.names import quote
-from pipedag_dagster.postgres import advisory_lock
 from pipedag_dagster.postgres.advisory_lock import TransactionLock
 
 _REMEMBERED = datetime.timedelta(days=7)
@@ -34,8 +33,7 @@ class Pins(CatalogTables):
         Raises:
             PinLost: a version that the run has pinned before is gone.
         """
-        # One lock for pinning (shared) and for forgetting (exclusive): nothing is pinned while it is forgotten.
-        self._lock_pins(connection, shared=True)
+        self.pins_lock(shared=True).take(connection)
         rows = self._call(connection, "SELECT * FROM {}(%s, %s)", "pin_stages", run_id, sorted(stages)).all()
         return _numbers(run_id, rows)
 
@@ -78,13 +76,9 @@ class Pins(CatalogTables):
     def _pin_lock(self) -> str:
         return f"pipedag:{self.schema}:pin"
 
-    @property
-    def pins_lock(self) -> TransactionLock:
-        """While it is held, nothing is forgotten."""
-        return TransactionLock(self._pin_lock, f"the pins in {self.schema}", shared=True)
-
-    def _lock_pins(self, connection: sa.Connection, *, shared: bool) -> None:
-        advisory_lock.take_in_transaction(connection, self._pin_lock, f"the pins in {self.schema}", shared=shared)
+    def pins_lock(self, *, shared: bool) -> TransactionLock:
+        """Nothing is forgotten while somebody pins (shared), and nothing is pinned while somebody forgets."""
+        return TransactionLock(self._pin_lock, f"the pins in {self.schema}", shared)
 
     def _call(
         self, connection: sa.Connection, query: str, function: str, *arguments: str | list[str]

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from pipedag_dagster.cli.lazy_group import LazyGroup
-from pipedag_dagster.errors import PipedagError, SeveralFailed
+from pipedag_dagster.errors import PipedagError, failures_in
 
 _log = logging.getLogger("pipedag_dagster")
 
@@ -82,8 +82,7 @@ def print_error(error: PipedagError) -> None:
     from pipedag_dagster.execution.user_frames import user_traceback  # noqa: PLC0415
 
     console = Console(stderr=True)
-    failures = error.failures if isinstance(error, SeveralFailed) else (error,)
-    for failure in failures:
+    for failure in failures_in(error):
         if isinstance(failure.__cause__, Exception):
             lines = user_traceback(failure.__cause__)
             console.print(lines, end="", markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,8 @@ from rich.table import Table as Grid
 from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.catalog.reason import Reason
 from pipedag_dagster.cli.options import attrs_of, cache_modes, count, extent, json_option, print_json, where
-from pipedag_dagster.errors import PipedagError, SeveralFailed
+from pipedag_dagster.errors import PipedagError, failures_in
+from pipedag_dagster.execution.progress import Progress as RunProgress
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster.orchestration.partition_choice import PartitionRange, choose
@@ -119,8 +120,7 @@ def _run(
 
 def _for_programs(location: Location, result: Result, seconds: float) -> dict[str, Any]:
     """What `--json` says of a run."""
-    error = result.error
-    failures = error.failures if isinstance(error, SeveralFailed) else [] if error is None else [error]
+    failures = () if result.error is None else failures_in(result.error)
     tables: list[tuple[RunRecord, TableVersion]] = []
     with suppress(*((PipedagError, sa.exc.SQLAlchemyError) if failures else ())):  # there may be no catalog yet
         tables = result.tables
@@ -164,8 +164,9 @@ def _for_programs(location: Location, result: Result, seconds: float) -> dict[st
     }
 
 
-class _Bar:
-    """A bar that counts tables, and one for each task that runs. Without a terminal, lines of text."""
+class _Bar(RunProgress):
+    """A bar that counts tables, and one for each task that runs. Without a terminal, lines of text. Warnings are on the
+    console already, from the log; messages say what the summary says."""
 
     def __init__(self, location: Location, total: int) -> None:
         console = Console(stderr=True)
@@ -177,9 +178,6 @@ class _Bar:
         self.total, self.done = total, 0
         self.running_tasks: dict[TaskCall, TaskID] = {}
         self.first_rows: dict[TaskCall, tuple[float, int]] = {}  # when rows were sent first, and how many
-
-    def started(self, call: TaskCall) -> None:
-        """A bar appears when it has to run."""
 
     def running(self, call: TaskCall, reason: Reason) -> None:
         bar = self.bars.add_task(f"  {escape(str(call))}", total=None, what=escape(str(reason)))
@@ -204,12 +202,6 @@ class _Bar:
     def _remove(self, call: TaskCall) -> None:
         if call in self.running_tasks:
             self.bars.remove_task(self.running_tasks.pop(call))
-
-    def warning(self, text: str) -> None:
-        """The log has shown it on the console."""
-
-    def message(self, text: str) -> None:
-        """Not shown here: the summary has the same information."""
 
 
 _WHAT = TextColumn("{task.fields[what]}")

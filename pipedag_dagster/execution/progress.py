@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 from pipedag_dagster.catalog.reason import Reason
 from pipedag_dagster.execution.stage_result import Outcome
@@ -12,8 +11,9 @@ from pipedag_dagster.graph.flow import TaskCall
 log = logging.getLogger(__name__)
 
 
-class Progress(Protocol):
-    """Is told what happens in a stage run, always by the thread that called `run_stage`."""
+class Progress:
+    """Is told what happens in a stage run, always by the thread that called `run_stage`. What a subclass does not
+    define does nothing."""
 
     def started(self, call: TaskCall) -> None:
         """A call begins: it is decided whether it must run, and it runs if it must."""
@@ -37,58 +37,55 @@ class Progress(Protocol):
         """Something may be wrong."""
 
 
-class LoggedProgress:
-    """Writes the messages to the log of this package."""
+class LoggedProgress(Progress):
+    """Writes what happens to a log. The tables of a call that has ended are in messages."""
 
-    def started(self, call: TaskCall) -> None:
-        """The log has a line when it has to run."""
-
-    def running(self, call: TaskCall, reason: Reason) -> None:
-        log.info("%s: started: %s", call, reason)
-
-    def sent(self, call: TaskCall, rows: int) -> None:
-        """The log has the number when all rows are sent."""
-
-    def failed(self, call: TaskCall) -> None:
-        log.info("%s: failed", call)
-
-    def finished(self, outcome: Outcome) -> None:
-        """Its tables are in messages."""
-
-    def message(self, text: str) -> None:
-        log.info("%s", text)
-
-    def warning(self, text: str) -> None:
-        log.warning("%s", text)
-
-
-class FollowedProgress(LoggedProgress):
-    """The same, and tells somebody who follows the run."""
-
-    def __init__(self, follower: Progress) -> None:
-        self._follower = follower
-
-    def started(self, call: TaskCall) -> None:
-        self._follower.started(call)
+    def __init__(self, log: logging.Logger = log) -> None:
+        self.log = log
 
     def running(self, call: TaskCall, reason: Reason) -> None:
-        super().running(call, reason)
-        self._follower.running(call, reason)
-
-    def sent(self, call: TaskCall, rows: int) -> None:
-        self._follower.sent(call, rows)
+        self.log.info(f"{call}: started: {reason}")
 
     def failed(self, call: TaskCall) -> None:
-        super().failed(call)
-        self._follower.failed(call)
-
-    def finished(self, outcome: Outcome) -> None:
-        self._follower.finished(outcome)
+        self.log.info(f"{call}: failed")
 
     def message(self, text: str) -> None:
-        super().message(text)
-        self._follower.message(text)
+        self.log.info(text)
 
     def warning(self, text: str) -> None:
-        super().warning(text)
-        self._follower.warning(text)
+        self.log.warning(text)
+
+
+class SharedProgress(Progress):
+    """Tells several followers what happens, in their order."""
+
+    def __init__(self, *followers: Progress | None) -> None:
+        self._followers = [follower for follower in followers if follower is not None]
+
+    def started(self, call: TaskCall) -> None:
+        for follower in self._followers:
+            follower.started(call)
+
+    def running(self, call: TaskCall, reason: Reason) -> None:
+        for follower in self._followers:
+            follower.running(call, reason)
+
+    def sent(self, call: TaskCall, rows: int) -> None:
+        for follower in self._followers:
+            follower.sent(call, rows)
+
+    def finished(self, outcome: Outcome) -> None:
+        for follower in self._followers:
+            follower.finished(outcome)
+
+    def failed(self, call: TaskCall) -> None:
+        for follower in self._followers:
+            follower.failed(call)
+
+    def message(self, text: str) -> None:
+        for follower in self._followers:
+            follower.message(text)
+
+    def warning(self, text: str) -> None:
+        for follower in self._followers:
+            follower.warning(text)

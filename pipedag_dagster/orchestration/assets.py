@@ -11,6 +11,7 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import ChecksFailed
 from pipedag_dagster.execution.cache_key import read_code
 from pipedag_dagster.execution.check_result import CheckResult
+from pipedag_dagster.execution.progress import SharedProgress
 from pipedag_dagster.execution.sample_checks import sample_checks
 from pipedag_dagster.execution.stage_result import StageResult
 from pipedag_dagster.execution.stage_run import run_stage
@@ -20,7 +21,7 @@ from pipedag_dagster.orchestration.asset_checks import check_result, check_specs
 from pipedag_dagster.orchestration.keys import asset_key, identifier
 from pipedag_dagster.orchestration.resources import InstanceResource
 from pipedag_dagster.orchestration.shown_failure import shown_failures
-from pipedag_dagster.orchestration.step_progress import StepProgress
+from pipedag_dagster.orchestration.step_progress import StepProgress, observer
 from pipedag_dagster.orchestration.tags import DATA_VERSION, run_tags
 from pipedag_dagster.orchestration.translator import PipedagTranslator, TableProps, asset_specs
 from pipedag_dagster.sampling.copies import copied_from
@@ -51,7 +52,7 @@ def stage_assets(instance: ConfigContext, stage: Stage, translator: PipedagTrans
                 assets=selected,
                 checks=checks,
                 validation=resource.validation(instance.config.cache_validation),
-                progress=StepProgress(context.log),
+                progress=SharedProgress(StepProgress(context.log), observer.get()),
             )
         except ChecksFailed as error:
             yield from _checks(instance, tables, error.results, None)

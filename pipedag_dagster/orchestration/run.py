@@ -16,7 +16,7 @@ from pipedag_dagster.context import ConfigContext, PipedagConfig
 from pipedag_dagster.errors import NoInstance, NotMaterialized, PipedagError, SeveralFailed
 from pipedag_dagster.execution import cache_key
 from pipedag_dagster.execution.call_outputs import CallOutputs
-from pipedag_dagster.execution.progress import FollowedProgress, LoggedProgress, Progress
+from pipedag_dagster.execution.progress import LoggedProgress, Progress, SharedProgress
 from pipedag_dagster.execution.run_pins import release
 from pipedag_dagster.execution.run_validation import cache_mode, validation
 from pipedag_dagster.execution.stage_loop import run_stages
@@ -296,7 +296,7 @@ def _run_stages(
                 run_id,
                 assets=assets,
                 validation=validation(instance.config.cache_validation, **overrides),
-                progress=LoggedProgress() if progress is None else FollowedProgress(progress),
+                progress=SharedProgress(LoggedProgress(), progress),
             )
         except PipedagError as error:
             return _result(instance, run_id, [error], tuple)
@@ -359,5 +359,4 @@ def rollback(instance: ConfigContext, stage: str, to: int | None = None) -> Stag
 
 
 def _error(errors: list[BaseException]) -> BaseException | None:
-    flat = [part for error in errors for part in (error.failures if isinstance(error, SeveralFailed) else [error])]
-    return SeveralFailed(flat) if len(flat) > 1 else flat[0] if flat else None
+    return SeveralFailed(errors) if len(errors) > 1 else errors[0] if errors else None

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipedag_dagster.errors import PipedagError, SeveralFailed, TaskFailed
+from pipedag_dagster.errors import PipedagError, TaskFailed, failures_in
 from pipedag_dagster.execution.user_frames import user_traceback
 
 
@@ -67,7 +67,7 @@ def _failure(error: PipedagError, command: str | None) -> _Shown:
 
 def _metadata(error: PipedagError, command: str | None) -> dict[str, dg.MetadataValue]:
     """What is shown below the message. The most useful comes first, because the page shows only a few lines."""
-    failures = list(_each(error))
+    failures = [failure for failure in failures_in(error) if isinstance(failure, PipedagError)]
     lines = ", ".join(dict.fromkeys(each.line for each in failures if each.line))
     fix = f"Fix {lines}, and reload the code location. Then re" if lines and isinstance(error, TaskFailed) else "Re"
     again = f"{fix}-execute from failure" + (f", or type: {command}" if command else ".")
@@ -79,11 +79,3 @@ def _metadata(error: PipedagError, command: str | None) -> dict[str, dg.Metadata
         "pipedag/visible": "\n".join(error.notes),
     }
     return {key: dg.MetadataValue.text(text) for key, text in shown.items() if text}
-
-
-def _each(error: BaseException) -> Iterator[PipedagError]:
-    if isinstance(error, SeveralFailed):
-        for failure in error.failures:
-            yield from _each(failure)
-    elif isinstance(error, PipedagError):
-        yield error

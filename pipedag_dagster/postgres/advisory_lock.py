@@ -169,9 +169,36 @@ class TransactionLock:
     what: str
     shared: bool = False
 
+    def take(self, connection: sa.Connection) -> None:
+        """Wait for the lock.
+
+        It is never held for long. Anybody who may connect can take it, though, and so block us: a session that holds it
+        for more than a few seconds is named in the log, with what an administrator can do.
+        """
+        mode, given = "_shared" if self.shared else "", {"key": self.key}
+        if connection.scalar(sa.text(f"SELECT pg_try_advisory_xact_lock{mode}(hashtextextended(:key, 0))"), given):
+            return
+        wait = sa.text(f"SELECT pg_advisory_xact_lock{mode}(hashtextextended(:key, 0))")
+        limit = connection.scalar(sa.text("SELECT current_setting('lock_timeout')"))
+        while True:
+            try:
+                with connection.begin_nested():
+                    connection.execute(_LIMIT, {"limit": f"{int(_LONG * 1000)}ms"})
+                    connection.execute(wait, given)
+                break
+            except sa.exc.OperationalError as error:
+                if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                    raise
+            for row in connection.execute(sa.text(_HOLDER.replace("%s", ":key")), given).all():
+                log.warning(
+                    "Waiting for %s, which %s holds. If that is no run of yours, an administrator can end it: SELECT "
+                    "pg_terminate_backend(%s)", self.what, Holder(*row), row[0]
+                )  # fmt: skip
+        connection.execute(_LIMIT, {"limit": limit})
+
 
 def take_in_order(connection: sa.Connection, locks: Sequence[TransactionLock], *, before: str = "") -> None:
-    """Wait for these locks, in this order (see `take_in_transaction`). When they are free it is one message.
+    """Wait for these locks, in this order. When they are free it is one message.
 
     Args:
         before: statements that are sent with it.
@@ -187,38 +214,7 @@ def take_in_order(connection: sa.Connection, locks: Sequence[TransactionLock], *
         pass
     (count,) = cursor.fetchone() or (0,)
     for lock in locks[count:]:
-        take_in_transaction(connection, lock.key, lock.what, shared=lock.shared)
-
-
-def take_in_transaction(connection: sa.Connection, key: str, what: str, *, shared: bool = False) -> None:
-    """Wait for a lock that lasts until the transaction ends.
-
-    It is never held for long. Anybody who may connect can take it, though, and so block us: a session that holds it
-    for more than a few seconds is named in the log, with what an administrator can do.
-
-    Args:
-        what: the lock, for people.
-    """
-    mode, given = "_shared" if shared else "", {"key": key}
-    if connection.scalar(sa.text(f"SELECT pg_try_advisory_xact_lock{mode}(hashtextextended(:key, 0))"), given):
-        return
-    wait = sa.text(f"SELECT pg_advisory_xact_lock{mode}(hashtextextended(:key, 0))")
-    limit = connection.scalar(sa.text("SELECT current_setting('lock_timeout')"))
-    while True:
-        try:
-            with connection.begin_nested():
-                connection.execute(_LIMIT, {"limit": f"{int(_LONG * 1000)}ms"})
-                connection.execute(wait, given)
-            break
-        except sa.exc.OperationalError as error:
-            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
-                raise
-        for row in connection.execute(sa.text(_HOLDER.replace("%s", ":key")), given).all():
-            log.warning(
-                "Waiting for %s, which %s holds. If that is no run of yours, an administrator can end it: SELECT "
-                "pg_terminate_backend(%s)", what, Holder(*row), row[0]
-            )  # fmt: skip
-    connection.execute(_LIMIT, {"limit": limit})
+        lock.take(connection)
 
 
 def take_all(connection: psycopg.Connection[tuple[object, ...]], locks: Iterable[StageLock]) -> None:

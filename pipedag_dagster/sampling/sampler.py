@@ -18,7 +18,8 @@ from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.digest import digest
 from pipedag_dagster.errors import NotMaterialized, SampleError
 from pipedag_dagster.names import quote
-from pipedag_dagster.postgres import advisory_lock, temporary_tables
+from pipedag_dagster.postgres import temporary_tables
+from pipedag_dagster.postgres.advisory_lock import TransactionLock
 from pipedag_dagster.sampling import choose
 from pipedag_dagster.sampling.changing_functions import changing_functions
 from pipedag_dagster.sampling.chosen import Chosen
@@ -170,7 +171,7 @@ class Sampler:
         store = self.instance.store.table_store
         with store.database.begin() as connection:
             lock = f"pipedag:{store.catalog.schema}:sample:{key}"
-            advisory_lock.take_in_transaction(connection, lock, f"the sample of {', '.join(spec.rules)}")
+            TransactionLock(lock, f"the sample of {', '.join(spec.rules)}").take(connection)
             before = store.catalog.sample(connection, key)
             if before is not None:
                 return before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import ConfigError, PipedagError, SeveralFailed, did_you_mean
+from pipedag_dagster.errors import ConfigError, PipedagError, did_you_mean, failures_in
 from pipedag_dagster.execution.user_frames import user_traceback
 from pipedag_dagster.looking.running import location_of, run_instance
 from pipedag_dagster.testing.fresh import run_source
@@ -51,8 +51,7 @@ class StageTest(pytest.Item):
         error = excinfo.value
         if not isinstance(error, PipedagError):
             return str(super().repr_failure(excinfo))
-        failures = error.failures if isinstance(error, SeveralFailed) else (error,)
-        causes = [failure.__cause__ for failure in failures if failure.__cause__ is not None]
+        causes = [failure.__cause__ for failure in failures_in(error) if failure.__cause__ is not None]
         return "".join(map(user_traceback, causes)) + str(error)
 
     def reportinfo(self) -> tuple[Path, None, str]:

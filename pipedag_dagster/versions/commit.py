@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from pipedag_dagster.catalog.catalog import Catalog, RunRecord, SourceVersion, TableVersion
 from pipedag_dagster.errors import DatabaseError
 from pipedag_dagster.names import StageSchemas, literal, quote
-from pipedag_dagster.postgres.advisory_lock import TransactionLock, take_in_transaction
+from pipedag_dagster.postgres.advisory_lock import TransactionLock
 from pipedag_dagster.postgres.database import Database, execute
 from pipedag_dagster.versions import comments, grants, ownership, schema_objects
 from pipedag_dagster.versions.ownership import Owner
@@ -91,7 +91,7 @@ def gate(connection: sa.Connection, schemas: StageSchemas, check: Callable[[], N
     """Make sure that we hold the stage's lock, and that nobody else changes the stage until this transaction ends. The
     lock alone is not enough: it may be lost, or taken away, at any instant."""
     lock = gate_lock(schemas)
-    take_in_transaction(connection, lock.key, lock.what)
+    lock.take(connection)
     check()
 
 

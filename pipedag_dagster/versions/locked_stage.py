@@ -232,7 +232,7 @@ class LockedStage:
             ConnectionLost: the lock was lost. A task of a run that was interrupted may go on for a while; what it has
                 written is gone, or belongs to nobody and is dropped by the next run that commits.
         """
-        locks = [commit.gate_lock(self._schemas), *([self._catalog.pins_lock] if texts else [])]
+        locks = [commit.gate_lock(self._schemas), *([self._catalog.pins_lock(shared=True)] if texts else [])]
         # Threads of one process wait for each other here, which is faster than in the database.
         with self._adding, self._together.until_committed(), self._transaction() as connection:
             # A query that ran in this transaction may have changed settings.

@@ -18,7 +18,7 @@ from pipedag_dagster.graph.external_table import ExternalTableReference
 from pipedag_dagster.graph.schema import SCRIPT_SCHEMA, Schema, schema_name
 from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.names import StageSchemas, stage_name, table_name
-from pipedag_dagster.postgres.advisory_lock import StageLock, hold, take_in_transaction
+from pipedag_dagster.postgres.advisory_lock import StageLock, TransactionLock, hold
 from pipedag_dagster.postgres.database import Database
 from pipedag_dagster.versions import debug_table, ownership, pydiverse_schemas
 from pipedag_dagster.versions.instance_schemas import InstanceSchemas
@@ -124,7 +124,7 @@ class TableStore:
                 return
         with self.database.begin() as connection:
             # Two processes may do so at once.
-            take_in_transaction(connection, "pipedag:prepare", "the lock for making schemas")
+            TransactionLock("pipedag:prepare", "the lock for making schemas").take(connection)
             for stage in stages:
                 pydiverse_schemas.refuse(connection, self.instance_schemas, stage)
             for schema, owner in claimed.items():

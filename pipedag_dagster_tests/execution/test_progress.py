@@ -8,13 +8,14 @@ import pytest
 from pipedag_dagster import Flow, Stage, materialize
 from pipedag_dagster.catalog.reason import Reason
 from pipedag_dagster.errors import TaskFailed
+from pipedag_dagster.execution.progress import Progress
 from pipedag_dagster.execution.stage_result import Outcome
 from pipedag_dagster.execution.stage_run import run_stage
 from pipedag_dagster.graph.flow import TaskCall
 from pipedag_dagster_tests.helpers import Instances
 
 
-class Recorded:
+class Recorded(Progress):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
