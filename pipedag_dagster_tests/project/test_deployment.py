@@ -95,7 +95,8 @@ class Host:
         self.folder = folder
         self.services = compose(GIVEN | {"POSTGRES_USERNAME": user})
         self.ports = {name: free_port() for name in self.services if name.startswith("code-")}
-        self.ports["webserver"] = free_port()
+        self.ports["webserver"], self.ports["dask-scheduler"] = free_port(), free_port()
+        self.scheduler = f"tcp://127.0.0.1:{self.ports['dask-scheduler']}"
         self.started: list[subprocess.Popen[bytes]] = []
         # As the Dockerfile has it.
         shutil.copytree(REPOSITORY / "deploy", folder / "deploy")
@@ -108,6 +109,9 @@ class Host:
             server = entry["grpc_server"]
             server["host"], server["port"] = "127.0.0.1", self.ports[server["host"]]
         workspace.write_text(yaml.safe_dump({"load_from": entries}))
+        (folder / "deploy" / "instances" / "full.yaml").write_text(
+            f"tasks: {{on: dask, address: '{self.scheduler}'}}\n"
+        )
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "PG"))},
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -144,7 +148,8 @@ class Host:
     def here(self, service: str, command: list[str]) -> list[str]:
         """A command with the addresses of this machine."""
         port = str(self.ports.get(service, ""))
-        places = {"0.0.0.0": "127.0.0.1", "4000": port, "3000": port, "python": sys.executable}
+        places = {"0.0.0.0": "127.0.0.1", "4000": port, "3000": port, "8786": port, "python": sys.executable}
+        places["tcp://dask-scheduler:8786"] = self.scheduler
         return [places.get(part, part).replace("127.0.0.1:3000", f"127.0.0.1:{port}") for part in command]
 
     def log(self, service: str) -> str:
@@ -182,6 +187,8 @@ def test_every_service_runs_and_a_run_launched_in_the_ui_succeeds(tmp_path: Path
         for name in codes:
             wait_for(name, lambda name=name: host.listens(name))
             wait_for(name, lambda name=name: host.healthy(name))
+        host.start("dask-scheduler")
+        host.start("dask-worker")
         host.start("webserver")
         host.start("daemon")
         wait_for("webserver", lambda: host.listens("webserver"))
@@ -197,7 +204,9 @@ def test_every_service_runs_and_a_run_launched_in_the_ui_succeeds(tmp_path: Path
             # All rows: each of its values is a rare one.
             assert connection.execute("SELECT count(*) FROM mini_stage_1.dfa").fetchone() == (4,)
             assert connection.execute("SELECT count(*) FROM dagster.runs").fetchone() == (2,)
-        for service in ("storage", *codes, "webserver", "daemon"):
+        assert "Registered to" in host.log("dask-worker")
+        assert f"{host.scheduler}" in host.log("dask-scheduler")
+        for service in host.services.keys() - {"postgres"}:
             assert SECRET not in host.log(service)
         page = f"http://127.0.0.1:{host.ports['webserver']}/server_info"
         assert urllib.request.urlopen(page).status == 200
