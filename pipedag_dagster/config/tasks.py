@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from typing import Annotated, Any
@@ -58,6 +59,10 @@ class Tasks(Keys):
 
     @model_validator(mode="after")
     def _fits(self) -> Tasks:
+        if self.on == "dask" and importlib.util.find_spec("distributed") is None:
+            raise ValueError("Dask is not installed: pip install 'pipedag_dagster[dask]'.")
+        if self.on == "processes" and not hasattr(os, "fork"):
+            raise ValueError("processes needs fork, which Windows does not have. Write tasks: dask.")
         if self.on == "threads" and self.workers is not None:
             raise ValueError("workers: tasks run on threads here, and max_concurrent says how many do. Or write on: …")
         if self.on != "dask" and (self.address or self.minimum is not None or self.resources):

@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import marshal
+import os
 import pickle
 import secrets
 import sys
@@ -19,14 +20,15 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 from weakref import WeakKeyDictionary
 
 import cloudpickle
 
 from pipedag_dagster.catalog.catalog import StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
-from pipedag_dagster.errors import TaskFailed, WorkerLost
+from pipedag_dagster.errors import WiringError, WorkerLost
 from pipedag_dagster.execution.cache_key import Key, TaskCode
 from pipedag_dagster.execution.inputs import Inputs
 from pipedag_dagster.execution.observed import Reads
@@ -81,21 +83,25 @@ class SentInputs(Inputs):
         return self._sent.versions
 
 
-def dumped(sent: SentCall) -> bytes:
-    """The bytes that a worker gets.
-
-    Raises:
-        TaskFailed: part of the call cannot be pickled. It is named.
+def refuse_unpicklable(call: TaskCall) -> None:
     """
+    Raises:
+        WiringError: part of the call cannot travel to another process. It is named.
+    """
+    try:
+        _pickle(call, call)
+    except Exception as error:
+        raise WiringError(
+            f"{call} cannot run in another process: {_culprit(call)} cannot be pickled ({error}). Make it in the task, "
+            "or write @materialize(run_on='threads')."
+        ) from error
+
+
+def dumped(sent: SentCall) -> bytes:
+    """The bytes that a worker gets."""
     buffer = io.BytesIO()
     buffer.write(json.dumps(_versions()).encode() + b"\n")
-    try:
-        _Pickler(buffer, sent.call).dump(sent)
-    except Exception as error:
-        raise TaskFailed(
-            f"{sent.call} cannot run in another process: {_culprit(sent.call)} cannot be pickled ({error}). Make it in "
-            "the task, or write @materialize(run_on='threads')."
-        ) from error
+    _Pickler(buffer, sent.call).dump(sent)
     return buffer.getvalue()
 
 
@@ -167,14 +173,19 @@ def _culprit(call: TaskCall) -> str:
 
 def _can_be_pickled(call: TaskCall, value: object) -> bool:
     try:
-        _Pickler(io.BytesIO(), call).dump(value)
+        _pickle(call, value)
     except Exception:
         return False
     return True
 
 
+def _pickle(call: TaskCall, value: object) -> None:
+    with Path(os.devnull).open("wb") as nowhere:
+        _Pickler(nowhere, call).dump(value)
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-    def __init__(self, file: io.BytesIO, call: TaskCall) -> None:
+    def __init__(self, file: IO[bytes], call: TaskCall) -> None:
         super().__init__(file)
         self._call = call
 

@@ -116,7 +116,7 @@ def in_library(file: str | None) -> bool:
 
 def forget_user_modules() -> None:
     """Let the modules of the user be imported again, from their files as they are now."""
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         file = getattr(module, "__file__", None)
         if file is not None and name != "__main__" and not in_library(file):
             del sys.modules[name]
@@ -135,7 +135,7 @@ def _uses_us(top: str) -> bool:
     """Whether a loaded module of a package has imported something of pipedag_dagster."""
     all_loaded, loaded, uses = _known_use.get(top, (0, 0, False))
     if not uses and all_loaded != len(sys.modules):
-        modules = [module for name, module in list(sys.modules.items()) if name == top or name.startswith(f"{top}.")]
+        modules = [module for name, module in sys.modules.copy().items() if name == top or name.startswith(f"{top}.")]
         if len(modules) != loaded:
             uses = _holds_ours(value for module in modules for value in list(getattr(module, "__dict__", {}).values()))
         _known_use[top] = (len(sys.modules), len(modules), uses)

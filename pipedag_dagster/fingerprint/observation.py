@@ -50,7 +50,7 @@ _lock = threading.RLock()
 @contextmanager
 def observe() -> Iterator[Observation]:
     """Observe what this thread, and each thread that it starts, does. Several threads may do so at the same time."""
-    observation, before = Observation(), set(sys.modules)
+    observation, before = Observation(), set(sys.modules.copy())
     with _lock:
         _active.append(observation)
         _watch_files_and_variables()
@@ -65,7 +65,7 @@ def observe() -> Iterator[Observation]:
             _code_watch.stop()
             if not _active:
                 os.environ.__class__ = _Environment
-        files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+        files = {name: getattr(module, "__file__", None) for name, module in sys.modules.copy().items()}
         observation.modules |= {name for name in set(files) - before if _is_users(files[name])}
         observation.files -= observation.written
         if observation.files:  # to resolve the paths of all modules takes 15 ms

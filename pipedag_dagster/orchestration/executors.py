@@ -119,5 +119,5 @@ def _validate(instance: ConfigContext, executor: dg.ExecutorDefinition) -> None:
 def _forkserver() -> Mapping[str, object]:
     """Start child processes from one that has imported the same modules as this one. Dagster imports most of its
     modules late, and each child would import them again."""
-    loaded = [name for name, module in list(sys.modules.items()) if getattr(module, "__spec__", None) is not None]
+    loaded = [name for name, module in sys.modules.copy().items() if getattr(module, "__spec__", None) is not None]
     return {"forkserver": {"preload_modules": [name for name in loaded if name != "__main__"]}}

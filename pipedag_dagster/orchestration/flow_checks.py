@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pipedag_dagster.checks import References
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import WiringError, did_you_mean
+from pipedag_dagster.execution.sent_call import refuse_unpicklable
 from pipedag_dagster.graph.flow import FlowGraph
 
 
@@ -27,6 +28,8 @@ def refuse_unusable(instance: ConfigContext, flows: Sequence[FlowGraph], *, may_
         for stage in flow.stages:
             for call in stage.calls:
                 call.task.about.refuse_unknown_tables(str(call), call.assets)
+                if not call.task.lazy and (call.task.run_on or instance.config.tasks.on) != "threads":
+                    refuse_unpicklable(call)
     refuse_wrong_references(flows)
 
 

@@ -65,7 +65,7 @@ class ProcessWorkers:
         self._workers.clear()
 
     def _start(self) -> _Worker:
-        worker = _Worker(*_template().fork())
+        worker = _Worker(*_fork())
         self._workers.add(worker)
         if self._is_closed:
             worker.kill()
@@ -154,7 +154,7 @@ class _Template:
 def _libraries() -> Iterable[str]:
     """The modules of libraries that this process has loaded. Those of the user each worker imports itself: they may
     have changed since. Dagster is left out, because tasks do without it."""
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         file = getattr(module, "__file__", None)
         is_dagster = name.partition(".")[0].startswith("dagster")
         if file is not None and name != "__main__" and not is_dagster and in_library(file):
@@ -171,6 +171,16 @@ def _template() -> _Template:
         if not _current or not _current[0].is_alive():
             _current[:] = [_Template()]
         return _current[0]
+
+
+def _fork() -> tuple[int, Connection]:
+    """A new worker: its process id, and the connection to it."""
+    template = _template()
+    try:
+        return template.fork()
+    except OSError:  # it was killed just now
+        template.close()
+        return _template().fork()
 
 
 @atexit.register

@@ -68,7 +68,7 @@ def import_path() -> list[str]:
     """Where the user's modules are found that this process has imported: in `sys.path`, or where it pointed to before.
     Dagster extends it only while it loads a module."""
     folders = list(sys.path)
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         file = getattr(module, "__file__", None)
         if file is not None and name != "__main__" and not in_library(file):
             path = Path(file)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from pipedag_dagster import ConfigContext, Flow, Result, Stage, StageLockContext, materialize
-from pipedag_dagster.errors import SeveralFailed, TaskFailed, UnstorableResult, WiringError, WorkerLost
+from pipedag_dagster.errors import ConfigError, SeveralFailed, TaskFailed, UnstorableResult, WiringError, WorkerLost
 from pipedag_dagster.versions.verify import differences
 from pipedag_dagster_tests.helpers import Instances, Query, travelling
 from pipedag_dagster_tests.helpers.travelling import Model, Rate
@@ -131,7 +131,7 @@ def test_what_cannot_be_pickled_is_named(instances: Instances, place: str) -> No
 
     with Flow("shop") as flow, Stage("work"):
         load(Unpicklable())
-    with pytest.raises(TaskFailed, match=r"argument 'source' \(of class .*Unpicklable\).*run_on='threads'"):
+    with pytest.raises(WiringError, match=r"argument 'source' \(of class .*Unpicklable\).*run_on='threads'"):
         flow.run(config=on(instances, place), fail_fast=True)
 
 
@@ -167,6 +167,24 @@ def test_a_task_can_choose_its_place(instances: Instances, query: Query) -> None
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(WiringError) as error:
         materialize(name="talks", **options)(travelling.talks.fn)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("proceses", "there is no place 'proceses' for tasks. Did you mean 'processes'?"),
+        ("{on: threads, workers: 3}", "workers: tasks run on threads here, and max_concurrent says how many do"),
+        ("{on: processes, address: 'tcp://x:1'}", "address, minimum and resources are for `on: dask`"),
+        ("{on: dask, address: 'tcp://x:1', minimum: 1}", "leave minimum and resources out"),
+        ("{on: dask, workers: 2, minimum: 3}", "minimum is 3, but there are at most 2 workers"),
+        ("{on: dask, resources: {memory: lots}}", 'must be a number above 0, or a size like "8 GiB"'),
+        ("{on: dask, adress: 'tcp://x:1'}", "Did you mean 'address'?"),
+    ],
+)
+def test_wrong_settings(instances: Instances, tasks: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        instances(any=f"tasks: {tasks}\n").get("full")
     assert message in str(error.value)
 
 
