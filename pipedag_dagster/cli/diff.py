@@ -148,9 +148,10 @@ def _print(found: Diff) -> None:
     if not found.different:
         return
     grid = Grid(box=None, padding=(0, 2, 0, 0))
-    heads = ("table", "rows", "in both", f"only {found.left}", f"only {found.right}", "changed rows", "what")
+    heads = ("table", "rows", "in both", f"only {found.left}", f"only {found.right}", "changed", "what")
     for head in heads:
-        grid.add_column(head, justify="left" if head in ("table", "what") else "right", overflow="fold")
+        left = head in ("table", "what")
+        grid.add_column(head, justify="left" if left else "right", no_wrap=head != "what", overflow="fold")
     for table in found.different:
         grid.add_row(*map(Text, overview_row(table)))
     console.print(grid)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipedag_dagster.cli.options import count
+from pipedag_dagster.cli.options import confirmed, count
 from pipedag_dagster.context import PipedagConfig
 from pipedag_dagster.versions import pydiverse_schemas
 
@@ -37,8 +37,8 @@ def drop_pydiverse(instance: str, config: Path | None, flow: str | None, per_use
     size = f"{count(len(found.schemas), 'schema')} with {count(found.tables, 'table')} and views"
     if not found.schemas:
         return
-    if not yes and not click.confirm(f"Drop what pydiverse.pipedag has made for {instance}: {size}?"):
-        click.echo("Nothing was dropped.")
+    question = f"Drop what pydiverse.pipedag has made for {instance}: {size}?"
+    if not confirmed(question, "Nothing was dropped.", yes=yes):
         return
     pydiverse_schemas.drop(store.database, store.instance_schemas, found.schemas)
     click.echo(f"{instance}: dropped {size}")

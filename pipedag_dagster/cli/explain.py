@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def plan(
             console = Console()
             console.print(_title(location, tables), soft_wrap=True)
             console.print(_planned(tables))
+            if hint := choice.hint(instance):
+                console.print(hint, soft_wrap=True)
     if as_json:
         print_json(planned)
     if check and any(table.action is not Action.cached for table in planned):
@@ -131,8 +134,9 @@ def explain(instance: str, table: str, runs: int, as_json: bool, module: str | N
         pipedag-dagster explain midi report.ranking
         pipedag-dagster explain midi report.ranking --runs 3
     """
-    store = of_instance(locations(module, workspace), instance)[0].instance.store.table_store
-    stage, asset = _known(store, instance, table)
+    chosen = of_instance(locations(module, workspace), instance)
+    store = chosen[0].instance.store.table_store
+    stage, asset = _known(store, chosen, table)
     done = store.records.runs(stage, asset, runs)
     if as_json:
         print_json([_as_json(run, _diff(store, run)) for run in done])
@@ -168,16 +172,27 @@ def _as_json(run: RunRecord, diff: str) -> dict[str, Any]:
     }
 
 
-def _known(store: TableStore, instance: str, table: str) -> tuple[str, str]:
-    """Stage and asset of a table that some run has made."""
+def _known(store: TableStore, chosen: Sequence[Location], table: str) -> tuple[str, str]:
+    """Stage and asset of a table that some run has made.
+
+    Raises:
+        NotMaterialized: there is none.
+    """
+    instance = chosen[0].instance.config.name
     if not store.exists():
         raise NotMaterialized(f"Instance {instance!r} was never run.")
     assets = store.records.assets()
-    found = find_table(table, assets, store)
-    if found is None:
-        known = map(".".join, assets)
-        raise NotMaterialized(f"No run of {instance!r} has made {table!r}.{did_you_mean(table.lower(), known)}")
-    return found
+    made = find_table(table, assets, store)
+    if made is not None:
+        return made
+    defined = find_table(table, [each for location in chosen for each in location.tables()], store)
+    if defined is not None:
+        raise NotMaterialized(
+            f"{'.'.join(defined)} has no table in {instance!r}: no run has made it yet, or it is a plain asset that "
+            "returns None. Dagster's UI shows the runs of such assets."
+        )
+    hint = did_you_mean(table.lower(), map(".".join, assets))
+    raise NotMaterialized(f"No run of {instance!r} has made {table!r}.{hint}")
 
 
 def _heading(instance: str, table: str, current: TableVersion | None) -> str:

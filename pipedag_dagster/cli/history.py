@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipedag_dagster.catalog.catalog import SourceVersion
-from pipedag_dagster.cli.options import count, json_option, print_json, where
+from pipedag_dagster.cli.options import confirmed, count, json_option, print_json, where
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.orchestration.run import rollback as roll_back
@@ -127,8 +127,7 @@ def drop(instance: str, yes: bool, force: bool, module: str | None, workspace: P
     for schema in owned.schemas:
         click.echo(f"  {schema}")
     size = f"{count(len(owned.schemas), 'schema')}, {count(owned.tables, 'table')}, {filesize.decimal(owned.bytes)}"
-    if not yes and not click.confirm(f"Drop {instance}: {size}?"):
-        click.echo("Nothing was dropped.")
+    if not confirmed(f"Drop {instance}: {size}?", "Nothing was dropped.", yes=yes):
         return
     removal.drop(store, force=force)
     click.echo(f"{instance}: dropped {size}")
@@ -159,8 +158,7 @@ def unlock(instance: str, stage: str, yes: bool, module: str | None, workspace: 
             click.echo(f"Nobody holds the lock of {held.what}.")
             return
         click.echo(f"{held.what}: {holder}")
-        if not yes and not click.confirm("Take the lock from it?"):
-            click.echo("Nothing was done.")
+        if not confirmed("Take the lock from it?", "Nothing was done.", yes=yes):
             return
         done = advisory_lock.take_away(connection, held, holder)
     click.echo(f"{held.what}: {'free' if done else 'that run does not hold it any more'}.")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import click
 
+from pipedag_dagster.errors import did_you_mean
+
 _PACKAGE = "pipedag_dagster.cli"
 
 
@@ -60,6 +62,13 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"{_PACKAGE}.{entry.module}"), entry.attribute)
         _hide_beta_warnings()
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"There is no command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

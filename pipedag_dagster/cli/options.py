@@ -61,6 +61,25 @@ def _from_folder_above(context: click.Context, option: click.Parameter, workspac
     return workspace
 
 
+def confirmed(question: str, declined: str, *, yes: bool) -> bool:
+    """Whether the user agrees: `--yes` was typed, or the answer is yes.
+
+    Args:
+        declined: what to say when the answer is no, such as "Nothing was dropped."
+
+    Raises:
+        click.ClickException: there was no answer. Without a terminal, nobody can give one.
+    """
+    try:
+        agrees = yes or click.confirm(question)
+    except click.Abort:
+        click.echo()
+        raise click.ClickException(f"There was no answer. {declined} With --yes, the command does not ask.") from None
+    if not agrees:
+        click.echo(declined)
+    return agrees
+
+
 def json_option(command: Callable[..., None]) -> Callable[..., None]:
     """The option `--json`, passed to the command as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)

@@ -91,10 +91,8 @@ def run(
                 console.print(_summary(location, result, seconds))
                 for line in _checks(result.checks):
                     console.print(line, soft_wrap=True, highlight=False)
-        if choice.left_out:
-            names = ", ".join(".".join(table) for table in choice.left_out)
-            again = f"pipedag-dagster run {instance} --partition KEY"
-            console.print(f"Left out, because they are partitioned: {names}. To run them: {again}", soft_wrap=True)
+        if hint := choice.hint(instance):
+            console.print(hint, soft_wrap=True)
     if as_json:
         print_json(runs)
 

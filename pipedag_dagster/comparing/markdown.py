@@ -47,7 +47,9 @@ def words(table: TableDiff) -> str:
     parts = [str(column) for column in table.columns]
     if table.values:
         parts.append("values of " + ", ".join(value.column for value in table.values))
-    return "; ".join(parts) or table.note or "rows"
+    if not parts and table.kind not in ("table", "view"):
+        return table.note
+    return "; ".join(parts) or "rows"
 
 
 def _details(left: str, right: str, table: TableDiff) -> Iterator[str]:

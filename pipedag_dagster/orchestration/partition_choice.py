@@ -49,6 +49,13 @@ class PartitionChoice:
     runs: list[PartitionRange | None]
     left_out: Tables
 
+    def hint(self, instance: str) -> str | None:
+        """A sentence about what was left out, with what to type to run it."""
+        if not self.left_out:
+            return None
+        again = f"pipedag-dagster run {instance} --partition KEY"
+        return f"Left out, because they are partitioned: {_names(self.left_out)}. To run them: {again}"
+
 
 def choose(
     assets: Iterable[dg.AssetsDefinition], tables: Tables, partitions: str | None, *, selected: bool
@@ -81,7 +88,8 @@ def choose(
             )
         return PartitionChoice(whole, [None], partitioned)
     if not partitioned:
-        raise WrongPartition(f"{_names(tables)} has no partitions. Leave --partition out.")
+        have = "has" if len(tables) == 1 else "have"
+        raise WrongPartition(f"{_names(tables)} {have} no partitions. Leave --partition and --partitions out.")
     chosen = tables if selected else partitioned
     return PartitionChoice(chosen, _runs([definitions[table] for table in partitioned], partitioned, partitions), ())
 

@@ -278,7 +278,7 @@ def test_a_misspelt_cache_mode_is_refused_with_the_one_that_was_meant(command: C
 def test_a_word_that_is_no_command_is_an_error_with_exit_code_2(command: Command) -> None:
     done = command("runn", "full")
     assert done.code == 2
-    assert "No such command 'runn'" in done.err
+    assert "There is no command 'runn'. Did you mean 'run'?" in done.err
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ def test_two_instances_are_compared(full_and_midi: Command, monkeypatch: pytest.
     assert (done.code, done.err) == (0, "")
     first, header, *lines = (line.split() for line in done.out.splitlines())
     assert " ".join(first) == "full → midi: 3 of 4 tables differ."
-    assert header == ["table", "rows", "in", "both", "only", "full", "only", "midi", "changed", "rows", "what"]
+    assert header == ["table", "rows", "in", "both", "only", "full", "only", "midi", "changed", "what"]
     assert ["raw.orders", "3", "→", "2", "2", "1", "0", "0", "rows"] in lines
     assert "  only in full: id=" in done.out
 

@@ -75,6 +75,16 @@ def test_explain_says_that_a_plain_asset_always_runs(plain: Command) -> None:
     assert "full report.revenue  1 row, a plain asset: it runs in every run, data version" in told
 
 
+def test_explain_of_an_asset_without_a_table_says_so(plain: Command) -> None:
+    plain("full", "run", "full", "-s", "raw.orders")
+    done = plain("full", "explain", "full", "report.revenue")
+    assert "report.revenue has no table in 'full': no run has made it yet" in done.err
+
+
+def test_plan_says_which_assets_are_left_out_because_they_are_partitioned(plain: Command) -> None:
+    assert "Left out, because they are partitioned: raw.events. To run" in plain("parts", "plan", "midi").out
+
+
 def test_a_partition_is_run_by_its_key(plain: Command) -> None:
     done = plain("parts", "run", "midi", "--partition", "2026-01-02")
     assert (done.code, "1 of 1 table ran" in done.out) == (0, True)
@@ -96,7 +106,10 @@ def test_a_range_of_partitions_is_run_in_its_order(plain: Command) -> None:
         (("--partition", "2026-01-12"), "raw.events has no partition '2026-01-12'. Did you mean"),
         (("--partition", "x"), "has no partition 'x'. The first is 2026-01-01, the last 2026-01-04."),
         (("--partitions", "2026-01-03..2026-01-01"), "2026-01-01 comes before 2026-01-03."),
-        (("-s", "raw.orders", "--partition", "2026-01-01"), "raw.orders has no partitions. Leave --partition out."),
+        (
+            ("-s", "raw.orders", "--partition", "2026-01-01"),
+            "raw.orders has no partitions. Leave --partition and --partitions out.",
+        ),
     ],
 )
 def test_a_wrong_partition_is_one_sentence(plain: Command, arguments: tuple[str, ...], message: str) -> None:

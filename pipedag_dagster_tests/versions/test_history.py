@@ -276,6 +276,14 @@ def test_drop_asks_first(command: Command, project: Path) -> None:
     assert command("list", "full").out.count("version 1") == 2
 
 
+def test_drop_without_an_answer_drops_nothing_and_names_the_option(command: Command) -> None:
+    command("run", "full")
+    asked = CliRunner().invoke(cli, ["drop", "full"], input="")
+    assert asked.exit_code == 1
+    assert "There was no answer. Nothing was dropped. With --yes, the command does not ask." in asked.stderr
+    assert command("list", "full").out.count("version 1") == 2
+
+
 def test_rollback_gc_and_drop_from_the_command_line(command: Command, project: Path) -> None:
     command("run", "full")
     assert "older ones are: none" in command("rollback", "full", "raw").err
