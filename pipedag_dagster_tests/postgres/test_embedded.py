@@ -144,6 +144,45 @@ def test_a_pid_file_that_a_crash_has_left_is_no_obstacle(project: Path, pid: str
     assert (data / "postmaster.pid").read_text().split("\n")[0] != number
 
 
+START = """
+import sys, time
+from pathlib import Path
+import psycopg
+from pipedag_dagster.postgres import embedded, session
+
+project = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(2):
+    with psycopg.connect(session.libpq(embedded.start(project).set(database="postgres"))) as connection:
+        print(connection.execute("SELECT pg_postmaster_start_time()::text").fetchone()[0])
+"""
+
+
+@pytest.mark.parametrize("how", ["empty_project", "project"])
+def test_several_processes_that_start_it_at_the_same_time_share_one_server(
+    request: pytest.FixtureRequest, how: str
+) -> None:
+    """Whether it was never started before, or is stopped."""
+    folder: Path = request.getfixturevalue(how)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", START, folder], stdin=-1, stdout=-1, stderr=-1, text=True)
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, ended
+    assert {errors for _, errors in ended} == {""}
+    assert len({line for printed, _ in ended for line in printed.splitlines()}) == 1
+    assert (embedded.data_folder(folder) / "postmaster.pid").exists()
+
+
 def test_stop_says_that_a_crashed_server_does_not_run(project: Path) -> None:
     select_one(project)
     data = embedded.data_folder(project)
