@@ -339,6 +339,14 @@ def _same_place(one: sa.URL | str, two: sa.URL | str) -> bool:
     return places[0] == places[1]
 
 
+def config_in(project: Path) -> Path | None:
+    """The configuration that lies in the folder of a project: its folder `instances`, or its `pipedag.yaml`."""
+    for candidate in (project / "instances", project / "pipedag.yaml", project / "pipedag.yml"):
+        if (candidate / "__any__.yaml").is_file() or (candidate.is_file() and candidate.suffix):
+            return candidate
+    return None
+
+
 def find_config(start: Path | None = None) -> Path:
     """The configuration of a command that names none (see `PipedagConfig`).
 
@@ -351,9 +359,8 @@ def find_config(start: Path | None = None) -> Path:
         return next((file for file in inside if file.is_file()), Path(named))
     start = start or Path.cwd()
     for folder in (start, *start.parents):
-        for candidate in (folder / "instances", folder / "pipedag.yaml", folder / "pipedag.yml"):
-            if (candidate / "__any__.yaml").is_file() or (candidate.is_file() and candidate.suffix):
-                return candidate
+        if config := config_in(folder):
+            return config
     for candidate in (Path.home() / "pipedag.yaml", Path.home() / "pipedag.yml"):
         if candidate.is_file():
             return candidate

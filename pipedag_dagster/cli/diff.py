@@ -19,6 +19,7 @@ from pipedag_dagster.comparing.diff import Diff
 from pipedag_dagster.comparing.markdown import overview_row
 from pipedag_dagster.comparing.sides import compare_instances
 from pipedag_dagster.comparing.table_diff import TableDiff, described_row, shown
+from pipedag_dagster.context import config_in
 from pipedag_dagster.errors import NotComparable, PipedagError
 from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
 
@@ -30,8 +31,8 @@ from pipedag_dagster.looking.open_instance import OpenInstance, open_instance
 @click.option(
     "--against",
     type=click.Path(exists=True, path_type=Path),
-    metavar="CONFIG",
-    help="Compare with the same instance of another configuration, such as that of another checkout.",
+    metavar="PATH",
+    help="Compare with the same instance of another checkout: its folder, or its configuration.",
 )
 @click.option("--key", metavar="A,B", help="The columns by which rows are the same row. Default: the primary key.")
 @click.option("--examples", type=click.IntRange(0), help="How many rows of one side to show; 0 shows no data.")
@@ -65,7 +66,7 @@ def diff(
         pipedag-dagster diff full midi report.ranking --key customer
         pipedag-dagster diff mini
         pipedag-dagster diff mini raw --versions 3 4
-        pipedag-dagster diff mini --against ../main/instances --markdown
+        pipedag-dagster diff mini --against ../main --markdown
     """
     if len(names) > 2 or (len(names) == 2 and (versions or against)):
         raise click.UsageError(f"These are too many names: {' '.join(names)}.")
@@ -133,7 +134,7 @@ def _compared(
         return chosen.diff(opened(other, *place), select, key=key, examples=examples)
     assert against is not None
     return compare_instances(
-        open_instance(chosen.name, against).instance.store.table_store,
+        open_instance(chosen.name, config_in(against) or against).instance.store.table_store,
         chosen.instance.store.table_store,
         select,
         key=key,

@@ -34,7 +34,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 
 def test_the_example_of_the_readme_runs_as_it_stands(terminal: Terminal) -> None:
-    terminal.type("dagster asset materialize -m shop.definitions -a full --select '*'")
+    terminal.type("dg launch -m shop.definitions -a full --assets '*'")
     summary = terminal.type("pipedag-dagster run midi -m shop.definitions")
     promised = re.search(r"```text\n(.*?)```", README, re.DOTALL)
     assert promised is not None
