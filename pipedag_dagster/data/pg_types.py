@@ -166,7 +166,9 @@ def with_decimals(cursor: Any, columns: Sequence[PgColumn], table: str, where: s
     sizes = iter(cursor.fetchone())
     decimals = {}
     for each in unknown:
-        digits, scale = next(sizes) or 0, next(sizes) or 0
+        digits, scale = next(sizes), next(sizes)
+        if scale is None:  # it has no value
+            continue
         precision = max(digits + scale, 1)
         if precision <= 76:  # Arrow has no larger ones: reading them says so
             decimals[each.name] = (

@@ -37,11 +37,12 @@ def serialized(frame: Any) -> bytes | None:
     is not in the plan."""
     polars = sys.modules["polars"]
     try:
+        if "python" in frame.explain(optimized=False).lower():
+            return None
         plan: bytes = frame.serialize()
-        known = "python" not in frame.explain(optimized=False).lower()
     except polars.exceptions.PolarsError:  # without cloudpickle; or the plan is wrong, which collecting it will tell
         return None
-    return plan if known and not any(mark in plan for mark in _PICKLED) else None
+    return None if any(mark in plan for mark in _PICKLED) else plan
 
 
 def text(frame: Any) -> str | None:

@@ -5,7 +5,7 @@ The types of the columns are those of the first batch that has rows. What is in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -151,30 +151,49 @@ def read(uri: str, table: str, batch: type, what: str, *, where: str | None = No
     with adbc.reading(uri) as cursor:
         described = pg_types.describe(cursor, table)
         frames.refuse_unreadable(described, what)
-        is_pandas = data_type(batch) is FrameType.PANDAS
-        if not is_pandas:
+        if data_type(batch) is not FrameType.PANDAS:
             described = pg_types.with_decimals(cursor, described, table, where)
-        cursor.adbc_statement.set_options(**_BATCHES)
-        cursor.execute(pg_types.select(described, table, where, None) if described else f"TABLE {table}")
-        reader = cursor.fetch_record_batch()
-        missing = _Missing(what)
-        number = 0
-        for number, rows in enumerate(reader, 1):
-            found = pa.Table.from_batches([rows])
-            if is_pandas:
-                missing.refuse_both(described, found)
-            yield frames.frame(described, found, batch, f"{what}, batch {number}")
-        if not number:
-            yield frames.frame(described, reader.schema.empty_table(), batch, what)
+        yield from batches(cursor, described, table, batch, what, where)
 
 
-def reader(batches: TableStream) -> pa.RecordBatchReader:
+def batches(
+    cursor: Any,
+    described: Sequence[pg_types.PgColumn],
+    table: str,
+    batch: type,
+    what: str,
+    where: str | None = None,
+    limit: int | None = None,
+) -> Iterator[Any]:
+    """Some columns of a table, as `read` gives all of them.
+
+    Args:
+        cursor: in a transaction of `adbc.reading`. It is used until the last batch.
+        described: the columns.
+        limit: at most so many rows.
+    """
+    cursor.adbc_statement.set_options(**_BATCHES)
+    cursor.execute(pg_types.select(described, table, where, limit) if described else f"TABLE {table}")
+    reader = cursor.fetch_record_batch()
+    is_pandas = data_type(batch) is FrameType.PANDAS
+    missing = _Missing(what)
+    number = 0
+    for number, rows in enumerate(reader, 1):
+        found = pa.Table.from_batches([rows])
+        if is_pandas:
+            missing.refuse_both(described, found)
+        yield frames.frame(described, found, batch, f"{what}, batch {number}")
+    if not number:
+        yield frames.frame(described, pa.Table.from_batches([], reader.schema), batch, what)
+
+
+def reader(stream: TableStream) -> pa.RecordBatchReader:
     """A stream of Arrow tables as a RecordBatchReader. Its first batch is read, to know the types."""
-    first = next(batches)
+    first = next(stream)
 
     def rest() -> Iterator[pa.RecordBatch]:
         yield from first.to_batches()
-        for table in batches:
+        for table in stream:
             yield from table.to_batches()
 
     return pa.RecordBatchReader.from_batches(first.schema, rest())

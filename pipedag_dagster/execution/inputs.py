@@ -11,7 +11,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.cache_functions import rows_hash
-from pipedag_dagster.catalog.catalog import SourceVersion, StageVersion, TableVersion
+from pipedag_dagster.catalog.catalog import OutputKind, SourceVersion, StageVersion, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.data import json_values, streams
 from pipedag_dagster.data.streams import TableStream
@@ -267,7 +267,10 @@ class Arguments:
             return self._with_alias_of_its_own(store.reader.described(table).alias(table.name))
         if is_stream_class(kind):
             return self._stream(store, table, kind)
-        if kind is not None and data_type(kind) is not FrameType.PANDAS:
+        frame_type = FrameType.PANDAS if kind is None else data_type(kind)
+        if frame_type is FrameType.POLARS_LAZY and table.kind is OutputKind.table:  # a view may choose another order
+            return store.reader.scan(table)
+        if frame_type is not FrameType.PANDAS:
             return store.read(table, kind)
         if is_arrow_backed(self.call, self.inputs.instance.config):
             from pipedag_dagster.data import pandas_frames  # noqa: PLC0415

@@ -92,7 +92,9 @@ class FrameTable(TaskOutput):
             )
         if not self.is_plan:
             return digest(self.name, self.content.version, self.constraints.identity)
-        plan = polars_plans.serialized(self.frame) or b""
+        plan = polars_plans.serialized(self.frame)
+        if plan is None:
+            return digest(self.name, self.content.version, self.constraints.identity)
         for physical, label in labels.items():
             plan = plan.replace(physical.encode(), label.encode())
         return digest(self.name, hashlib.sha256(plan).hexdigest(), self.constraints.identity)

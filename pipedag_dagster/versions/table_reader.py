@@ -13,7 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipedag_dagster.catalog.catalog import OutputKind, TableVersion
-from pipedag_dagster.data import frames, json_values, polars_plans, streams
+from pipedag_dagster.data import frames, json_values, polars_plans, polars_scan, streams
 from pipedag_dagster.data.blobs import BlobStore
 from pipedag_dagster.data.sql_types import sql_type
 from pipedag_dagster.data.streams import TableStream
@@ -111,6 +111,12 @@ class TableReader:
         """
         what = str(TableRef(table.stage, table.name))
         return self._stream(self.name_of(table), batch, what, partial(self._told_of, table), None)
+
+    def scan(self, table: TableVersion) -> Any:
+        """A table version as a polars LazyFrame, which reads the rows batch by batch when it is collected. Errors of
+        values come then."""
+        what = str(TableRef(table.stage, table.name))
+        return polars_scan.scan(self.database.uri, self.name_of(table), what, partial(self._told_of, table))
 
     @contextmanager
     def _told_of(self, table: TableVersion) -> Iterator[None]:
