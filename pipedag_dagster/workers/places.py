@@ -7,7 +7,6 @@ import threading
 
 from pipedag_dagster.config.tasks import Tasks
 from pipedag_dagster.errors import ConfigError
-from pipedag_dagster.workers.processes import ProcessWorkers
 from pipedag_dagster.workers.workers import Workers
 
 
@@ -53,6 +52,8 @@ class Places:
     def _of_this_machine(self) -> Workers:
         if not hasattr(os, "fork"):
             raise ConfigError("tasks: processes needs fork, which Windows does not have. Write tasks: dask.")
+        from pipedag_dagster.workers.processes import ProcessWorkers  # noqa: PLC0415
+
         return ProcessWorkers(self.tasks.count)
 
     def _dask(self) -> Workers:
