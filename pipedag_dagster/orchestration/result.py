@@ -13,14 +13,22 @@ from pipedag_dagster.catalog.catalog import RunRecord, TableVersion
 from pipedag_dagster.context import ConfigContext
 from pipedag_dagster.errors import NotMaterialized, did_you_mean
 from pipedag_dagster.execution.call_outputs import CallOutputs
+from pipedag_dagster.frame_types import is_sql, is_stream_class
 from pipedag_dagster.graph.flow import FlowGraph, Output, TaskCall
 from pipedag_dagster.graph.not_drawn import NotDrawn
 from pipedag_dagster.graph.not_here import Instead
+from pipedag_dagster.graph.task import Task
 
 if TYPE_CHECKING:
     import dagster as dg
 
 Data = TypeVar("Data")
+
+
+def read_type(task: Task) -> type | None:
+    """The type in which people get the tables of a task that they ask for without a type; None for the default."""
+    kind = task.input_type
+    return None if kind is None or is_stream_class(kind) or is_sql(kind) else kind
 
 
 class FinalTaskState(enum.Enum):
@@ -127,7 +135,8 @@ class Result(NotDrawn):
 
         Args:
             task: the handle that the task's call returned while wiring; or the name of a table, `"stage.table"`.
-            as_type: `pd.DataFrame` (the default), `pa.Table`, `pl.DataFrame` or `sa.Table`.
+            as_type: `pd.DataFrame`, `pa.Table`, `pl.DataFrame`, `pl.LazyFrame` or `sa.Table`. Without it, the
+                `input_type` of the task, if it is a frame; else, and for the name of a table, a `pd.DataFrame`.
             write_local_table_cache: accepted for pydiverse.pipedag, without an effect.
 
         Returns:
@@ -154,7 +163,8 @@ class Result(NotDrawn):
             )
 
         store = self.instance.store.table_store
-        return CallOutputs(call, made, missing).read(output, lambda table: store.read(table, as_type))
+        kind = as_type or read_type(call.task)
+        return CallOutputs(call, made, missing).read(output, lambda table: store.read(table, kind))
 
     def _read(self, name: str, as_type: type | None) -> Any:
         """The table of a name, in Dagster or in SQL."""

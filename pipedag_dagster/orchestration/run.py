@@ -30,7 +30,7 @@ from pipedag_dagster.graph.tables import Table
 from pipedag_dagster.options import known_options
 from pipedag_dagster.orchestration.deferred import deferred, stages_of
 from pipedag_dagster.orchestration.flow_checks import refuse_unusable
-from pipedag_dagster.orchestration.result import Result
+from pipedag_dagster.orchestration.result import Result, read_type
 from pipedag_dagster.orchestration.table_names import check_sample
 from pipedag_dagster.sampling.copies import copied_from
 from pipedag_dagster.versions import history
@@ -206,7 +206,8 @@ def _read_committed(output: Output, as_type: type | None) -> Any:
         name = instance.config.name
         return NotMaterialized(f"Instance {name!r} has no table {call.stage.name}.{asset} yet. Run the flow first.")
 
-    return CallOutputs(call, tables, missing).read(output, lambda table: store.read(table, as_type))
+    kind = as_type or read_type(call.task)
+    return CallOutputs(call, tables, missing).read(output, lambda table: store.read(table, kind))
 
 
 committed_reader.append(_read_committed)

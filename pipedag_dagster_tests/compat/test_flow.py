@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
@@ -356,3 +357,29 @@ def test_configurations_are_arguments(config: PipedagConfig, full: ConfigContext
     with Flow() as flow, Stage("raw"):
         names = names_of(config, config.get("midi"))
     assert flow.run().get(names) == ["full", "midi", "mini", "midi"]
+
+
+@pytest.mark.parametrize(
+    ("input_type", "expected"),
+    [
+        (None, pd.DataFrame),
+        (pl.DataFrame, pl.DataFrame),
+        (pl.LazyFrame, pl.LazyFrame),
+        (pa.Table, pa.Table),
+        (sa.Table, pd.DataFrame),
+        (pa.RecordBatchReader, pd.DataFrame),
+    ],
+    ids=str,
+)
+def test_a_result_without_a_type_has_the_input_type_of_its_task(
+    full: ConfigContext, input_type: Any, expected: type
+) -> None:
+    @materialize(input_type=input_type)
+    def orders() -> pd.DataFrame:
+        return pd.DataFrame({"id": [1, 2]})
+
+    with Flow("shop") as flow, Stage("raw"):
+        table = orders()
+    result = flow.run(config=full)
+    assert isinstance(result.get(table), expected)
+    assert isinstance(result.get(table, as_type=pd.DataFrame), pd.DataFrame)

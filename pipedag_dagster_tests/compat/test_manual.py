@@ -93,7 +93,7 @@ def test_queries_texts_and_frames_feed_each_other(basic: ConfigContext) -> None:
         result = flow.run()
         assert result.successful
         assert result.get(one, as_type=pd.DataFrame)["x"][0] == 1
-        assert [len(result.get(table)) for table in results] == [1, 1, 1]
+        assert [len(result.get(table, as_type=pd.DataFrame)) for table in results] == [1, 1, 1]
         assert set(result.task_states.values()) == {FinalTaskState.CACHE_VALID}
 
 

@@ -374,7 +374,7 @@ def test_a_task_of_polars_plans_materializes_when_it_has_its_data(full: ConfigCo
         with Flow() as flow, Stage("raw"):
             made = materialize(lambda: FRAME, name="made")()
             output = materialize(task, input_type=pl.LazyFrame, lazy=True)(made)
-        assert flow.run().get(output)["a"].to_list() == [12]
+        assert flow.run().get(output, as_type=pd.DataFrame)["a"].to_list() == [12]
     assert {"part", "whole"} <= set(visible())
 
 
