@@ -65,16 +65,6 @@ def edge_case_handles(
     return cases
 
 
-def all_edge_cases(
-    connection: Connection, tables: Mapping[str, SourceTable], spec: SampleSpec, profile_store: ProfileStore
-) -> dict[str, list[EdgeCase]]:
-    """The rare rows of all tables, by table."""
-    return {
-        name: edge_case_handles(connection, table, relations_of(name, tables, spec.relations), spec, profile_store)
-        for name, table in tables.items()
-    }
-
-
 def relations_of(
     name: str, tables: Mapping[str, SourceTable], relations: Sequence[Relation]
 ) -> dict[Relation, SourceTable]:
